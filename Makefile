@@ -1,0 +1,55 @@
+# `make demo` runs a study end to end; `make test` runs all that CI runs. Both set up .venv if it is missing.
+
+PYTHON := $(shell command -v python3.11 || command -v python3 || command -v python)
+BIN := .venv/bin
+STUDY ?= search_spaces/demo.yaml
+STORAGE ?= raystudy-storage
+RUN_OPTIONS ?=
+
+.PHONY: demo test check format constraints clean
+
+demo: .venv/ready
+	@echo "== study $(STUDY): plan"
+	@$(BIN)/raystudy plan $(STUDY) --storage $(STORAGE)
+	@echo "== run: every wanted run that is not on $(STORAGE) yet"
+	@$(BIN)/raystudy run $(STUDY) --storage $(STORAGE) $(RUN_OPTIONS)
+	@echo "== compare the cheap protocols with the tuned truth"
+	@$(BIN)/raystudy compare $(STUDY) --storage $(STORAGE)
+	@$(BIN)/raystudy report $(STUDY) --storage $(STORAGE)
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tests/check_file_lengths.py
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# A virtual environment with everything pinned; made once, made again when the pins change.
+.venv/ready: pyproject.toml constraints.txt
+	@case "$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')" in \
+	3.11) ;; \
+	*) echo "note: python3.11 is not on the path; with $$($(PYTHON) --version) pip downloads other wheels, torch's" \
+	"with CUDA among them on some platforms (several GB)" ;; \
+	esac
+	@echo "== setting up .venv with $$($(PYTHON) --version) (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch .venv/ready
+
+# Makes constraints.txt anew: a fresh environment with torch==2.13.0 and the newest of all else, frozen.
+constraints:
+	@rm -rf .constraints-venv && $(PYTHON) -m venv .constraints-venv
+	@.constraints-venv/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[dev]'
+	@{ echo "# Every package that \`make\` installs, pinned. Made by \`make constraints\` (torch is pinned there)."; \
+	.constraints-venv/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
+	@rm -rf .constraints-venv
+
+clean:
+	rm -rf .venv .constraints-venv dist build

@@ -1,0 +1,285 @@
+"""The only reader and writer of shards on storage: token shards, and views that choose from them.
+
+`root/shards/<digest>/` holds either
+
+- a token shard: `tokens.bin` (uint16, little endian), `documents.npy` (int64 [documents + 1], where each
+  document begins), `document_bytes.npy` (int64 [documents], UTF-8 bytes of its text), `manifest.json`.
+  Each document begins with the end-of-text token; or
+- a view (a built recipe): per source its weight, the token shards it reads, which of their documents it
+  keeps (`kept-<source>-<shard>.npy`, int64, ascending) and its token counts (`unigram-<source>.npy`,
+  int64 [vocabulary]), `manifest.json`.
+
+A digest covers what determines training, never a name. Knows nothing of text, tokenizers or models.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raystudy.artifacts.sealed import damaged, open_sealed, sha256, write_sealed
+from raystudy.errors import DataError
+from raystudy.specs.base import digest as spec_digest
+
+TokenArray = npt.NDArray[np.uint16]
+IntArray = npt.NDArray[np.int64]
+
+MAX_VOCABULARY = 2**16  # token ids are kept as uint16
+_TOKEN_TYPE = np.dtype("<u2")
+
+
+@dataclass(frozen=True)
+class TokenShard:
+    """Tokenised documents: `tokens` uint16 [num_tokens], `offsets` int64 [documents + 1], bytes [documents]."""
+
+    digest: str
+    vocabulary_size: int
+    tokens: TokenArray
+    offsets: IntArray
+    document_bytes: IntArray
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.document_bytes)
+
+    @property
+    def document_tokens(self) -> IntArray:
+        """Tokens of each document, its end-of-text token included; int64 [documents]."""
+        return np.diff(self.offsets)
+
+    def documents(self) -> list[TokenArray]:
+        """One uint16 array per document, each beginning with the end-of-text token."""
+        return [self.tokens[start:end] for start, end in zip(self.offsets[:-1], self.offsets[1:], strict=True)]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Documents of one token shard that a view's source keeps: ascending indices, int64."""
+
+    shard: TokenShard
+    kept: IntArray
+
+
+@dataclass(frozen=True)
+class SourceDraft:
+    """One source of a view to be written; `weight` above 0, need not be normalised."""
+
+    name: str
+    weight: float
+    parts: tuple[Selected, ...]
+
+
+class ViewSource:
+    """One source as training reads it: its kept documents, one after another, read where they lie.
+
+    Args:
+        row: the source's entry in the view's manifest.
+        parts: the kept documents; in the order of the manifest.
+        unigram_counts: how often each token occurs in them, int64 [vocabulary].
+    """
+
+    def __init__(self, row: Mapping[str, Any], parts: Sequence[Selected], unigram_counts: IntArray) -> None:
+        self.name: str = row["name"]
+        self.weight: float = row["weight"]
+        self.unigram_counts = unigram_counts
+        lengths = np.concatenate([part.shard.document_tokens[part.kept] for part in parts])
+        ends = np.cumsum(lengths)
+        self.num_documents = len(lengths)
+        self.num_tokens = int(ends[-1])
+        self._ends = ends
+        # Added to a position in the concatenation, this gives the position in the document's own shard.
+        self._shifts = np.concatenate([part.shard.offsets[part.kept] for part in parts]) - (ends - lengths)
+        self._part_ends = ends[np.cumsum([len(part.kept) for part in parts]) - 1]
+        self._tokens = [part.shard.tokens for part in parts]
+
+    def windows(self, context: int) -> int:
+        """How many windows of context + 1 tokens, `context` apart, the source holds.
+
+        Raises:
+            DataError: not even one.
+        """
+        count = (self.num_tokens - 1) // context
+        if count < 1:
+            raise DataError(
+                f"a source must hold at least one window of {context + 1} tokens, but {self.name!r} holds "
+                f"{self.num_tokens} tokens; give it more text or choose a shorter context"
+            )
+        return count
+
+    def read_windows(self, indices: IntArray, context: int) -> TokenArray:
+        """Windows number `indices` [count], each below `windows(context)`, as uint16 [count, context + 1]."""
+        starts = np.asarray(indices, dtype=np.int64) * context
+        places = starts[:, None] + np.arange(context + 1)
+        own_places = places + self._shifts[np.searchsorted(self._ends, places, side="right")]
+        if len(self._tokens) == 1:
+            return np.asarray(self._tokens[0][own_places], dtype=np.uint16)
+        owners = np.searchsorted(self._part_ends, places, side="right")
+        windows = np.empty(places.shape, dtype=np.uint16)
+        for owner in np.unique(owners).tolist():
+            mine = owners == owner
+            windows[mine] = self._tokens[owner][own_places[mine]]
+        return windows
+
+
+@dataclass(frozen=True)
+class RecipeView:
+    """A built recipe; `manifest` is what lies in its manifest.json."""
+
+    digest: str
+    vocabulary_size: int
+    sources: tuple[ViewSource, ...]
+    manifest: Mapping[str, Any]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(source.num_tokens for source in self.sources)
+
+
+def write_tokens(
+    root: Path, documents: Sequence[TokenArray], document_bytes: Sequence[int], vocabulary_size: int, end_of_text: int
+) -> str:
+    """Write a token shard and return its digest; `documents` come without the end-of-text token."""
+    offsets = np.zeros(len(documents) + 1, dtype=np.int64)
+    np.cumsum([len(document) + 1 for document in documents], out=offsets[1:])
+    tokens = np.empty(int(offsets[-1]), dtype=_TOKEN_TYPE)
+    tokens[offsets[:-1]] = end_of_text
+    for start, document in zip(offsets[:-1], documents, strict=True):
+        tokens[start + 1 : start + 1 + len(document)] = document
+    contents = {
+        "tokens.bin": tokens.tobytes(),
+        "documents.npy": _npy(offsets),
+        "document_bytes.npy": _npy(np.asarray(document_bytes, dtype=np.int64)),
+    }
+    checksums = {name: sha256(content) for name, content in contents.items()}
+    digest = spec_digest({"files": checksums, "vocabulary_size": vocabulary_size, "end_of_text": end_of_text})
+    manifest = {
+        "kind": "tokens",
+        "vocabulary_size": vocabulary_size,
+        "end_of_text": end_of_text,
+        "documents": len(documents),
+        "tokens": len(tokens),
+        "bytes": int(sum(document_bytes)),
+    }
+    write_sealed(shard_folder(root, digest), contents, manifest)
+    return digest
+
+
+def write_view(root: Path, recipe_name: str, sources: Sequence[SourceDraft], budget_tokens: int | None = None) -> str:
+    """Write a view and return its digest; every source must keep at least one document.
+
+    `recipe_name` and `budget_tokens` are shown in the manifest and are no part of the digest.
+    """
+    total_weight = sum(source.weight for source in sources)
+    contents: dict[str, bytes] = {}
+    rows = [_source_row(number, source, total_weight, contents) for number, source in enumerate(sources)]
+    tokens = sum(row["tokens"] for row in rows)
+    for row in rows:
+        # How often a run of `budget_tokens` (without a budget: of the view's tokens) reads the source.
+        row["epochs"] = row["weight"] * (budget_tokens or tokens) / row["tokens"]
+    digest = spec_digest([
+        [row["weight"], [[part["shard"], sha256(contents[part["kept"]])] for part in row["parts"]]] for row in rows
+    ])  # fmt: skip
+    manifest = {
+        "kind": "view",
+        "recipe": recipe_name,
+        "vocabulary_size": sources[0].parts[0].shard.vocabulary_size,
+        "documents": sum(row["documents"] for row in rows),
+        "tokens": tokens,
+        "unique_tokens": _unique_tokens([part for source in sources for part in source.parts]),
+        "bytes": sum(row["bytes"] for row in rows),
+        "budget_tokens": budget_tokens,
+        "sources": rows,
+    }
+    write_sealed(shard_folder(root, digest), contents, manifest)
+    return digest
+
+
+def _source_row(number: int, source: SourceDraft, total_weight: float, contents: dict[str, bytes]) -> dict[str, Any]:
+    """The source's entry in the manifest; its files are added to `contents`."""
+    counts = np.zeros(source.parts[0].shard.vocabulary_size, dtype=np.int64)
+    parts = []
+    for place, part in enumerate(source.parts):
+        documents = part.shard.documents()
+        counts += np.bincount(np.concatenate([documents[i] for i in part.kept.tolist()]), minlength=len(counts))
+        parts.append({"shard": part.shard.digest, "kept": f"kept-{number}-{place}.npy"})
+        contents[parts[-1]["kept"]] = _npy(part.kept.astype(np.int64))
+    contents[f"unigram-{number}.npy"] = _npy(counts)
+    return {
+        "name": source.name,
+        "weight": source.weight / total_weight,
+        "parts": parts,
+        "unigram": f"unigram-{number}.npy",
+        "documents": sum(len(part.kept) for part in source.parts),
+        "tokens": int(counts.sum()),
+        "unique_tokens": _unique_tokens(source.parts),
+        "bytes": int(sum(part.shard.document_bytes[part.kept].sum() for part in source.parts)),
+    }
+
+
+def _unique_tokens(parts: Sequence[Selected]) -> int:
+    """Tokens of the documents, those with the same tokens counted once."""
+    lengths: dict[bytes, int] = {}
+    for part in parts:
+        documents = part.shard.documents()
+        for index in part.kept.tolist():
+            lengths[hashlib.sha256(documents[index].tobytes()).digest()] = len(documents[index])
+    return sum(lengths.values())
+
+
+def open_tokens(root: Path, digest: str, verify: bool = True) -> TokenShard:
+    """The token shard called `digest`, memory-mapped.
+
+    Raises:
+        DataError: it is missing or damaged; with `verify` every file's SHA-256 is compared, once per process.
+    """
+    folder = shard_folder(root, digest)
+    manifest = _open(folder, "tokens", verify)
+    return TokenShard(
+        digest=digest,
+        vocabulary_size=int(manifest["vocabulary_size"]),
+        tokens=np.asarray(np.memmap(folder / "tokens.bin", dtype=_TOKEN_TYPE, mode="r")),
+        offsets=np.load(folder / "documents.npy"),
+        document_bytes=np.load(folder / "document_bytes.npy"),
+    )
+
+
+def open_view(root: Path, digest: str, verify: bool = True) -> RecipeView:
+    """The built recipe called `digest`.
+
+    Raises:
+        DataError: it, or a token shard it reads, is missing or damaged.
+    """
+    folder = shard_folder(root, digest)
+    manifest = _open(folder, "view", verify)
+    shards: dict[str, TokenShard] = {}
+    sources = []
+    for row in manifest["sources"]:
+        for part in row["parts"]:
+            if part["shard"] not in shards:
+                shards[part["shard"]] = open_tokens(root, part["shard"], verify)
+        parts = [Selected(shards[part["shard"]], np.load(folder / part["kept"])) for part in row["parts"]]
+        sources.append(ViewSource(row, parts, np.load(folder / row["unigram"])))
+    return RecipeView(digest, int(manifest["vocabulary_size"]), tuple(sources), manifest)
+
+
+def shard_folder(root: Path, digest: str) -> Path:
+    """Where the shards called `digest` lie."""
+    return root / "shards" / digest
+
+
+def _open(folder: Path, kind: str, verify: bool) -> dict[str, Any]:
+    manifest = open_sealed(folder, verify)
+    if manifest.get("kind") != kind:
+        raise damaged(folder, f"it holds {manifest.get('kind')!r} instead of {kind!r}")
+    return manifest
+
+
+def _npy(array: IntArray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

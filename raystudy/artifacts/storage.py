@@ -1,0 +1,111 @@
+"""Where a storage lies and where its parts are: shards, runs and studies below one folder.
+
+A study's folder holds the resolved study, the driver's lock, the comparison and the report.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from raystudy.artifacts.files import read_json, storage_errors, write_bytes, write_json
+from raystudy.artifacts.records import RunLedger
+from raystudy.errors import StorageError
+from raystudy.specs.base import digest
+from raystudy.specs.load import LoadedStudy
+from raystudy.specs.study import StudySpec
+
+DEFAULT_STORAGE = "raystudy-storage"
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def folder_name(name: str) -> str:
+    """A folder name for any study name: itself where that is plain, else a readable part and a digest."""
+    if _PLAIN.fullmatch(name):
+        return name
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40]
+    return f"{readable or 'study'}-{digest(name)[:12]}"
+
+
+class StudyFolder:
+    """`studies/<name>/` on a storage."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.name = name
+        self.path = root / "studies" / folder_name(name)
+
+    def write_study(self, study: LoadedStudy, inputs: dict[str, Any]) -> None:
+        """Keep the resolved study, the text it came from and the digests of its shards."""
+        # Only what was given: in a model's own training settings null and left out are not the same.
+        resolved = study.spec.model_dump(mode="json", exclude_unset=True)
+        text = study.text + "".join(f"\n# --set {override}" for override in study.overrides)
+        write_bytes(self.path / "study.yaml", text.encode())
+        write_json(self.path / "study.json", {"study": resolved, "inputs": inputs})
+
+    def read_study(self) -> tuple[StudySpec, dict[str, Any]]:
+        """The resolved study and the digests of its shards.
+
+        Raises:
+            StorageError: there is no such study, or its folder is damaged.
+        """
+        path = self.path / "study.json"
+        value = read_json(path)
+        if value is None:
+            raise StorageError(f"there must be a study in {self.path}, but it has no study.json. Run the study first")
+        try:
+            return StudySpec.model_validate_json(json.dumps(value["study"])), dict(value["inputs"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"{path} must be a resolved study, but is damaged. Run the study again") from error
+
+    def write_comparison(self, comparison: dict[str, Any]) -> Path:
+        """Keep the comparison; returns its path."""
+        path = self.path / "comparison.json"
+        write_json(path, comparison)
+        return path
+
+    def read_comparison(self) -> dict[str, Any] | None:
+        """The comparison made last, or None."""
+        value = read_json(self.path / "comparison.json")
+        return value if isinstance(value, dict) else None
+
+    def write_report(self, page: str) -> Path:
+        """Keep the report page; returns its path."""
+        path = self.path / "report.html"
+        write_bytes(path, page.encode())
+        return path
+
+
+class Storage:
+    """A folder that holds shards, runs and studies."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.runs = RunLedger(root)
+
+    def study(self, name: str) -> StudyFolder:
+        """The folder of the study called `name`."""
+        return StudyFolder(self.root, name)
+
+    def prepare(self) -> None:
+        """Make the folder and see that it can be written.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        with storage_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / ".write-check"
+            probe.write_text("raystudy storage\n")
+            probe.unlink()
+
+
+def open_storage(location: str | Path) -> Storage:
+    """The storage at `location`, a local folder.
+
+    Raises:
+        StorageError: `location` is a URI; those come with the cluster part.
+    """
+    text = str(location)
+    if "://" in text:
+        raise StorageError(f"the storage must be a local folder in this version, but got {text!r}. Give a path")
+    return Storage(Path(text).absolute())

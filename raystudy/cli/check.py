@@ -1,0 +1,22 @@
+"""Check a study file and all files it names; every problem is reported at once."""
+
+import argparse
+from pathlib import Path
+
+from raystudy.cli.options import add_study
+from raystudy.specs.load import load_study
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    add_study(parser)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Check and say what the study holds."""
+    study = load_study(Path(options.study), options.overrides).spec
+    print(
+        f"{options.study}: study {study.name!r} is right: {len(study.recipes)} recipes, {len(study.validation)} "
+        f"validation sets, {len(study.models)} models, {len(study.protocols)} protocols, truth {study.truth!r}"
+    )
+    return 0

@@ -1,0 +1,57 @@
+"""The command line: `raystudy VERB`, also `python -m raystudy VERB`. Parses, calls, prints.
+
+Exit status: 0 done; 1 another error; 2 a wrong study file or option; 3 the storage; 4 data; 5 the study is held by
+another driver; 6 some wanted runs have no result; 7 a package is missing; 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from raystudy import __version__
+from raystudy.errors import RaystudyError
+
+VERBS = {
+    "check": "check a study file and all files it names; every problem is reported at once",
+    "plan": "show what a study wants: runs done and missing, tokens, FLOPs, time",
+    "run": "make every run that is wanted and not done, with Ray Tune or on this machine alone",
+    "compare": "compare a study's candidates with its truth, from the records on storage",
+    "report": "write a study's report: one self-contained HTML page",
+}
+
+
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The parser; only the chosen verb's module is loaded, so that light verbs stay light."""
+    parser = argparse.ArgumentParser(
+        prog="raystudy",
+        description="Which data recipe is best when each is tuned, and which cheap protocol can be trusted to tell.",
+        epilog=(__doc__ or "").partition("\n\n")[2],
+    )
+    parser.add_argument("--version", action="version", version=f"raystudy {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    for name, summary in VERBS.items():
+        verb = verbs.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if name == chosen:
+            module = import_module(f"raystudy.cli.{name}")
+            module.add_arguments(verb)
+            verb.set_defaults(call=module.call)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    options = build_parser(chosen).parse_args(words)
+    try:
+        return int(options.call(options))
+    except RaystudyError as error:
+        print(f"raystudy: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("raystudy: stopped; finished runs are kept, the same command goes on from them", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1

@@ -1,0 +1,72 @@
+"""Options that several verbs share, and how tables and JSON are printed."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raystudy.artifacts.files import write_json
+from raystudy.errors import SpecError
+
+_STANDARD_OUTPUT = "-"
+
+
+def add_study(parser: argparse.ArgumentParser, *, by_name: bool = False) -> None:
+    """The STUDY argument, and `--set`."""
+    text = "path of a study file" + (", or the name of a study on the storage" if by_name else "")
+    parser.add_argument("study", metavar="STUDY", help=text)
+    help_text = "override a key of the study; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=help_text)
+
+
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    """`--storage`."""
+    parser.add_argument(
+        "--storage", metavar="URI", help="where shards, runs and studies lie (default: RAYSTUDY_STORAGE, the study "
+        "file's storage, raystudy-storage/)"
+    )  # fmt: skip
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json [FILE]`."""
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const=_STANDARD_OUTPUT,
+        metavar="FILE",
+        help="write JSON to FILE; without FILE print JSON alone on standard output",
+    )
+
+
+def wants_only_json(options: argparse.Namespace) -> bool:
+    """Whether standard output must hold nothing but JSON."""
+    return bool(options.json == _STANDARD_OUTPUT)
+
+
+def put_json(options: argparse.Namespace, value: Any) -> None:
+    """Write `value` where `--json` says, if it was given.
+
+    Raises:
+        SpecError: the file's folder is not there.
+    """
+    if options.json is None:
+        return
+    if wants_only_json(options):
+        json.dump(value, sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
+        print()
+        return
+    path = Path(options.json)
+    if not path.absolute().parent.is_dir():
+        raise SpecError(f"--json must name a file in a folder that is there, but got {path}")
+    write_json(path, value)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain text table; the first column is left-aligned, the others right-aligned."""
+    cells = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    for row in cells:
+        first, others = row[0].ljust(widths[0]), zip(row[1:], widths[1:], strict=True)
+        print("  ".join([first, *(text.rjust(width) for text, width in others)]).rstrip())

@@ -1,0 +1,54 @@
+"""Show what a study wants: runs done and missing, tokens, FLOPs, time."""
+
+import argparse
+import os
+from pathlib import Path
+
+from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, wants_only_json
+from raystudy.distribute.launch import storage_for
+from raystudy.execute.inputs import find_inputs
+from raystudy.specs.load import load_study
+from raystudy.study.plan import Plan, make_plan
+from raystudy.study.results import read_records
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    add_study(parser)
+    add_storage(parser)
+    add_json(parser)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Print the plan; changes nothing."""
+    loaded = load_study(Path(options.study), options.overrides)
+    storage = storage_for(loaded, options.storage)
+    state = read_records(storage, loaded.spec, find_inputs(loaded.spec, storage))
+    slots = loaded.spec.resources.workers or len(os.sched_getaffinity(0))
+    plan = make_plan(state, slots)
+    if not wants_only_json(options):
+        _print(plan)
+    put_json(options, plan.as_dict())
+    return 0
+
+
+def _print(plan: Plan) -> None:
+    header = ("protocol", "model", "wanted", "done", "missing", "waiting", "tokens", "FLOPs", "time left")
+    rows = [
+        (
+            row.protocol,
+            row.model,
+            f"{row.wanted}",
+            f"{row.done}",
+            f"{row.missing}",
+            f"{row.waiting}",
+            f"{row.tokens:,}",
+            f"{row.flops:.3g}",
+            f"{row.seconds_left:,.0f} s",
+        )
+        for row in [*plan.rows, plan.total]
+    ]
+    print_table(header, rows)
+    source = "measured on this study's records" if plan.is_measured else "an assumption until runs are measured"
+    print(f"speed: {plan.flops_per_second:.3g} FLOP/s a run ({source}), {plan.slots} at once")
+    print("runs that protocols share count in each row and once in the total; waiting: named once a tuned LR is known")

@@ -1,0 +1,53 @@
+"""Write a study's report: one self-contained HTML page."""
+
+import argparse
+import datetime
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from raystudy import __version__
+from raystudy.artifacts.files import write_bytes
+from raystudy.cli.finished import open_results
+from raystudy.cli.options import add_storage, add_study
+from raystudy.report.page import render_page
+from raystudy.study.results import StudyResults
+from raystudy.study.waves import make_wave
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    add_study(parser, by_name=True)
+    add_storage(parser)
+    parser.add_argument("--out", metavar="FILE", help="where to write it (default: the study's folder on storage)")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Compare, render, write, and say where."""
+    results = open_results(options)
+    page = render_page(results.comparison, provenance(results))
+    results.folder.write_comparison(results.comparison)
+    if options.out is None:
+        path = results.folder.write_report(page)
+    else:
+        path = Path(options.out)
+        write_bytes(path, page.encode())
+    print(f"report: {path}")
+    return 0
+
+
+def provenance(results: StudyResults) -> dict[str, Any]:
+    """Where the numbers came from: versions, devices, counts, the study file."""
+    records = [record for run in make_wave(results.state).wanted.values() if (record := results.state.record(run))]
+    made = [record.result.get("provenance", {}) for record in records]
+    text = results.folder.path / "study.yaml"
+    return {
+        "raystudy": __version__,
+        "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "study_file": text.read_text(encoding="utf-8") if text.exists() else "",
+        "storage": str(results.storage.root),
+        "num_runs": dict(Counter(record.status for record in records)),
+        "packages": {k: v for about in made for k, v in about.get("packages", {}).items()},
+        "devices": sorted({str(about.get("device")) for about in made}),
+        "device_seconds": sum(record.device_seconds for record in records),
+    }

@@ -1,0 +1,45 @@
+"""Run a study: make every run that is wanted and not done, with Ray Tune or on this machine alone."""
+
+import argparse
+from pathlib import Path
+
+from raystudy.cli.options import add_storage, add_study
+from raystudy.distribute.launch import launch, storage_for
+from raystudy.errors import SpecError
+from raystudy.specs.load import load_study
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    add_study(parser)
+    add_storage(parser)
+    parser.add_argument("--local", action="store_true", help="train on this machine without Ray")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="worker processes of --local (default: one per core; 0: the driver)"
+    )
+    parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else a local cluster of its own)")
+    parser.add_argument("--no-wait", action="store_true", help="end when another driver holds the study")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Launch; ends non-zero if any wanted run is missing."""
+    if options.workers is not None and (options.workers < 0 or not options.local):
+        raise SpecError(f"--workers must be 0 or more and goes with --local, but got {options.workers}")
+    if options.local and options.address is not None:
+        raise SpecError("--local and --address exclude each other. Leave one out")
+    loaded = load_study(Path(options.study), options.overrides)
+    storage = storage_for(loaded, options.storage)
+    done = launch(
+        loaded,
+        storage,
+        local=options.local,
+        workers=options.workers,
+        address=options.address,
+        wait=not options.no_wait,
+    )
+    if done.is_complete and not done.num_made:
+        print(f"{done.name}: all {done.num_wanted} wanted runs are done; nothing to do")
+    else:
+        print(f"{done.name}: {done.num_made} runs made, {done.num_done_before} were done, {done.num_wanted} wanted")
+    done.raise_if_incomplete()
+    return 0

@@ -1,0 +1,68 @@
+"""All figures of one comparison in one pass over pair signs and one sort.
+
+Keys are `spearman`, `kendall_tau_b`, `pearson`, `decision_accuracy`, `separable_decision_accuracy`,
+`regret.<k>.best_of_k` and `regret.<k>.mean_of_k`. Knows nothing about noise or intervals; undefined is NaN.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from raystudy.compare.agreement import accuracy_of_signs, pair_signs, pearson, spearman, tau_b_of_signs
+from raystudy.compare.regret import best_of_k, mean_of_k, regrets
+from raystudy.compare.scores import BoolArray, FloatArray
+
+REGRET_KS = (1, 3, 5)
+CORRELATIONS = ("spearman", "kendall_tau_b", "pearson")
+AGREEMENTS = (*CORRELATIONS, "decision_accuracy", "separable_decision_accuracy")
+# Two recipes have a correlation of -1 or 1 whatever the scores.
+MIN_RECIPES_FOR_CORRELATION = 3
+
+
+def agreement_figures(truth: FloatArray, candidate: FloatArray, separable: BoolArray | None) -> dict[str, FloatArray]:
+    """The five agreements of [..., recipe] scores, each [...]; with `separable` None the last is NaN."""
+    truth_signs, candidate_signs = pair_signs(truth), pair_signs(candidate)
+    found = {
+        "spearman": spearman(truth, candidate),
+        "kendall_tau_b": tau_b_of_signs(truth_signs, candidate_signs),
+        "pearson": pearson(truth, candidate),
+        "decision_accuracy": accuracy_of_signs(truth_signs, candidate_signs),
+    }
+    undefined = np.full_like(found["spearman"], np.nan)
+    found["separable_decision_accuracy"] = undefined
+    if separable is not None and separable.any():
+        found["separable_decision_accuracy"] = accuracy_of_signs(
+            truth_signs[..., separable], candidate_signs[..., separable]
+        )
+    if truth.shape[-1] < MIN_RECIPES_FOR_CORRELATION:
+        found |= dict.fromkeys(CORRELATIONS, undefined)
+    return found
+
+
+def drawn_figures(
+    truth: FloatArray,
+    candidate: FloatArray,
+    separable: BoolArray | None,
+    tie_breaker: np.random.Generator | None,
+) -> dict[str, FloatArray]:
+    """Every figure of drawn score vectors [..., recipe] of one shape, each [...]. See `regrets` for ties."""
+    found = agreement_figures(truth, candidate, separable)
+    possible = [k for k in REGRET_KS if k <= truth.shape[-1]]
+    for k, (best, mean) in regrets(truth, candidate, possible, tie_breaker).items():
+        found[f"regret.{k}.best_of_k"] = best
+        found[f"regret.{k}.mean_of_k"] = mean
+    return found
+
+
+def point_figures(truth: FloatArray, groups: FloatArray, separable: BoolArray | None) -> dict[str, float]:
+    """Every figure's value: the mean over `groups` [group, recipe] of its figure with `truth` [recipe].
+
+    NaN where it is undefined in any group. Regrets treat ties exactly.
+    """
+    by_group = agreement_figures(np.broadcast_to(truth, groups.shape), groups, separable)
+    found = {name: float(values.mean()) for name, values in by_group.items()}
+    for k in REGRET_KS:
+        if k <= truth.size:
+            found[f"regret.{k}.best_of_k"] = float(np.mean([best_of_k(truth, scores, k) for scores in groups]))
+            found[f"regret.{k}.mean_of_k"] = float(np.mean([mean_of_k(truth, scores, k) for scores in groups]))
+    return found

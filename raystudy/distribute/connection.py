@@ -1,0 +1,68 @@
+"""Which Ray cluster a launch uses: the job it runs in, `--address` or RAY_ADDRESS, else one of its own.
+
+Never a stranger's: without an address a local cluster is started and ended with the launch.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from raystudy.errors import MissingPackageError, RaystudyError
+
+_OWN_OBJECT_STORE_BYTES = 100_000_000  # jobs and reports are small; shards are memory-mapped files
+# Set before ray is imported: no phoning home, trials stay in our working folder, no per-trial log files.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def import_ray() -> Any:
+    """The ray module, set up for raystudy.
+
+    Raises:
+        MissingPackageError: ray is not installed.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingPackageError(
+            "ray must be installed to run on a cluster. Install raystudy[cluster], or add --local"
+        ) from error
+    return ray
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Connect to the cluster of this launch; shut down only what was started here.
+
+    Raises:
+        RaystudyError: there is no cluster at the address.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"address": wanted, "log_to_driver": False, "logging_level": "ERROR"}
+    if wanted == "local":
+        cores = len(os.sched_getaffinity(0))
+        options |= {"include_dashboard": False, "num_cpus": cores, "object_store_memory": _OWN_OBJECT_STORE_BYTES}
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RaystudyError(
+            f"a Ray cluster must answer at {wanted!r}, but: {first}. Check --address, RAY_ADDRESS and, "
+            f"with token authentication, RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH; or add --local"
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

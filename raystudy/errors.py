@@ -1,0 +1,47 @@
+"""The exceptions a user can meet. Every message says what must hold, what came, and what to do.
+
+The command line turns each into one message on standard error and the exit status named here;
+a traceback is therefore always a defect of raystudy.
+"""
+
+
+class RaystudyError(Exception):
+    """Something the user can mend. `exit_status` is the process's exit status on the command line."""
+
+    exit_status = 1
+
+
+class SpecError(RaystudyError):
+    """A study file, catalogue, search space or option that breaks a rule."""
+
+    exit_status = 2
+
+
+class StorageError(RaystudyError):
+    """The storage cannot be read or written, or holds something that is not what it should be."""
+
+    exit_status = 3
+
+
+class DataError(RaystudyError):
+    """A source of text, a shard or a results table that cannot be used."""
+
+    exit_status = 4
+
+
+class StudyHeldError(RaystudyError):
+    """Another driver holds the study."""
+
+    exit_status = 5
+
+
+class IncompleteError(RaystudyError):
+    """Some wanted runs have no result."""
+
+    exit_status = 6
+
+
+class MissingPackageError(RaystudyError):
+    """An optional package is needed and not installed."""
+
+    exit_status = 7

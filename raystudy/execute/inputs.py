@@ -1,0 +1,50 @@
+"""Builds what a study reads (recipes' shards, validation sets) or finds it built, and gives the digests."""
+
+from raystudy.artifacts.storage import Storage
+from raystudy.execute.progress import Progress
+from raystudy.recipes.build import build_recipe, build_validation, find_recipe, find_validation
+from raystudy.recipes.disjoint import check_disjoint
+from raystudy.recipes.tokenizer import vocabulary_size
+from raystudy.specs.recipe import TextRecipe
+from raystudy.specs.study import StudySpec
+from raystudy.study.state import StudyInputs
+
+
+def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> StudyInputs:
+    """Build every recipe and validation set that is not on the storage yet."""
+    found = find_inputs(study, storage)
+    unbuilt = [name for name, digest in found.shards.items() if digest.startswith(UNBUILT)]
+    if not unbuilt and not any(digest.startswith(UNBUILT) for digest in found.validation.values()):
+        return found
+    check_disjoint(study.recipes, study.validation)
+    progress.say(f"building {len(unbuilt)} of {len(found.shards)} recipes and the validation sets")
+    shards = {}
+    for recipe in text_recipes(study):
+        shards[recipe.name] = build_recipe(recipe, study.tokenizer, storage.root)
+        if recipe.name in unbuilt:
+            progress.say(f"  built {recipe.name}")
+    validation = {
+        name: build_validation(spec, study.tokenizer, storage.root) for name, spec in study.validation.items()
+    }
+    return StudyInputs(shards, validation, found.vocabulary)
+
+
+UNBUILT = "unbuilt:"  # in front of what stands in for the digest of shards that are not built
+
+
+def find_inputs(study: StudySpec, storage: Storage) -> StudyInputs:
+    """The digests of what is built; for the rest a stand-in, so that a plan can count runs."""
+    shards = {
+        recipe.name: find_recipe(recipe, study.tokenizer, storage.root) or f"{UNBUILT}{recipe.name}"
+        for recipe in text_recipes(study)
+    }
+    validation = {
+        name: find_validation(spec, study.tokenizer, storage.root) or f"{UNBUILT}{name}"
+        for name, spec in study.validation.items()
+    }
+    return StudyInputs(shards, validation, vocabulary_size(study.tokenizer))
+
+
+def text_recipes(study: StudySpec) -> list[TextRecipe]:
+    """The study's recipes; its check has refused those of other kinds."""
+    return [recipe for recipe in study.recipes if isinstance(recipe, TextRecipe)]

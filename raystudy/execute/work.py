@@ -1,0 +1,214 @@
+"""One run on this machine: read shards, train, leave a record. What a worker of any kind calls.
+
+The worker writes the record itself, so that a finished run is safe whatever then happens to the driver.
+"""
+
+import datetime
+import platform
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raystudy import __version__
+from raystudy.artifacts.shards import RecipeView, TokenShard, open_tokens, open_view
+from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.weights import read_weights, write_weights
+from raystudy.errors import RaystudyError
+from raystudy.specs.run import TrainRun
+
+if TYPE_CHECKING:
+    from raystudy.train.evaluation import Evaluation, ValidationDocuments
+    from raystudy.train.run import Outcome
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to make: its spec as JSON, the storage, and the validation sets (digest -> name).
+
+    `recipe` and `model` are names for people; nothing depends on them.
+    """
+
+    run: str
+    storage: str
+    validation: Mapping[str, str]
+    device: str = "cpu"
+    recipe: str = ""
+    model: str = ""
+
+    def spec(self) -> TrainRun:
+        """The run's spec."""
+        return TrainRun.model_validate_json(self.run)
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """How a job ended: a record's status, or "failed" with the first cause."""
+
+    run_id: str
+    status: str
+    num_tokens: int = 0
+    seconds: float = 0.0
+    cause: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for queues and trials."""
+        return asdict(self)
+
+
+def do_job(job: Job) -> JobReport:
+    """Make one run unless its record is there, and evaluate kept weights where only evaluations lack.
+
+    Never raises for what a run may meet: a failure comes back as a report.
+    """
+    run, started = job.spec(), time.perf_counter()
+    try:
+        status = _do(job, run, Storage(Path(job.storage)))
+    except RaystudyError as error:
+        return JobReport(run.run_id, "failed", cause=str(error), seconds=time.perf_counter() - started)
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        return JobReport(run.run_id, "failed", cause=cause, seconds=time.perf_counter() - started)
+    return JobReport(run.run_id, status, run.num_tokens, time.perf_counter() - started)
+
+
+def _do(job: Job, run: TrainRun, storage: Storage) -> str:
+    record = storage.runs.read(run.run_id)
+    documents = {digest: _documents(job.storage, digest) for digest in job.validation}
+    if record is not None:
+        if record.status == "finished":
+            _evaluate_kept(job, run, storage, documents)
+        return record.status
+    return _train(job, run, storage, documents)
+
+
+def _train(job: Job, run: TrainRun, storage: Storage, documents: "Mapping[str, ValidationDocuments]") -> str:
+    from raystudy.train.run import train
+
+    started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    storage.runs.write_spec(run)
+    try:
+        outcome = train(run, _view(job.storage, run.shards), documents, job.device)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate" in str(error)):
+            raise
+        seconds = {"total": 0.0}
+        provenance = _provenance(job, started_at)
+        storage.runs.write_result(run.run_id, _result(run, "out-of-memory", [], seconds, provenance))
+        return "out-of-memory"
+    folder = storage.runs.folder(run.run_id)
+    storage.runs.write_curve(run.run_id, outcome.curve)
+    if outcome.status == "finished":
+        write_weights(folder, run.settings.steps, outcome.weights)
+    for digest, evaluation in outcome.final.items():
+        _write_evaluation(storage, run, digest, evaluation, outcome.unigram[digest])
+    result = _result(run, outcome.status, _metrics(job, outcome), outcome.seconds, _provenance(job, started_at))
+    details = {"moved": outcome.moved, "epochs_per_source": outcome.epochs}
+    storage.runs.write_result(run.run_id, {**result, **details})
+    return outcome.status
+
+
+def _result(
+    run: TrainRun, status: str, metrics: list[dict[str, Any]], seconds: Mapping[str, float], provenance: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "status": status,
+        "spec": run.model_dump(mode="json"),
+        "metrics": metrics,
+        "num_tokens": run.num_tokens,
+        "seconds": dict(seconds),
+        "provenance": provenance,
+    }
+
+
+def _metrics(job: Job, outcome: "Outcome") -> list[dict[str, Any]]:
+    """Rows of name, dataset, value, unit, direction. A diverged run's losses that are not finite are left out."""
+    rows = []
+    for digest, name in job.validation.items():
+        values = [("initial-loss", outcome.initial[digest].nats_per_token, "nats per token")]
+        values.append(("unigram-loss", outcome.unigram[digest], "nats per token"))
+        if outcome.status == "finished":
+            values.append(("loss", outcome.final[digest].nats_per_token, "nats per token"))
+            values.append(("bits-per-byte", outcome.final[digest].bits_per_byte, "bits per byte"))
+        rows += [
+            {
+                "name": metric,
+                "dataset": digest,
+                "dataset_name": name,
+                "value": value,
+                "unit": unit,
+                "direction": "lower-is-better",
+            }
+            for metric, value, unit in values
+        ]
+    return rows
+
+
+def _write_evaluation(storage: Storage, run: TrainRun, digest: str, evaluation: "Evaluation", floor: float) -> None:
+    storage.runs.write_evaluation(
+        run.run_id,
+        {
+            "run_id": run.run_id,
+            "validation": digest,
+            "step": run.settings.steps,
+            "readout": "last",
+            "unigram_loss": floor,
+            "loss_sum": evaluation.loss_sum.tolist(),
+            "num_tokens": evaluation.num_tokens.tolist(),
+            "num_bytes": evaluation.num_bytes.tolist(),
+        },
+    )
+
+
+def _evaluate_kept(
+    job: Job, run: TrainRun, storage: Storage, documents: "Mapping[str, ValidationDocuments]"
+) -> None:
+    """Evaluate kept weights on validation sets that the run has not seen."""
+    from raystudy.train.process import reset_state
+    from raystudy.train.run import evaluate_all, load_weights, unigram_floors
+
+    step = run.settings.steps
+    lacking = {d: v for d, v in documents.items() if storage.runs.read_evaluation(run.run_id, d, step) is None}
+    if not lacking:
+        return
+    arrays = read_weights(storage.runs.folder(run.run_id), step)
+    if arrays is None:
+        names = ", ".join(job.validation[digest] for digest in lacking)
+        raise RaystudyError(
+            f"run {run.run_id} must be evaluated on {names}, but its weights were not kept. "
+            f"Remove its folder from the storage to train it again"
+        )
+    reset_state(run.seed)
+    floors = unigram_floors(_view(job.storage, run.shards), lacking)
+    model = load_weights(run, arrays, job.device)
+    for digest, evaluation in evaluate_all(model, run, lacking, job.device).items():
+        _write_evaluation(storage, run, digest, evaluation, floors[digest])
+
+
+def _provenance(job: Job, started_at: str) -> dict[str, Any]:
+    from raystudy.train.process import versions
+
+    return {
+        "raystudy": __version__,
+        "packages": {"python": platform.python_version(), **versions()},
+        "device": job.device,
+        "host": socket.gethostname(),
+        "started_at": started_at,
+    }
+
+
+@lru_cache(maxsize=8)
+def _view(storage: str, digest: str) -> RecipeView:
+    return open_view(Path(storage), digest)
+
+
+@lru_cache(maxsize=64)
+def _documents(storage: str, digest: str) -> "ValidationDocuments":
+    from raystudy.train.evaluation import ValidationDocuments
+
+    shard: TokenShard = open_tokens(Path(storage), digest)
+    return ValidationDocuments(shard.documents(), [int(count) for count in shard.document_bytes])

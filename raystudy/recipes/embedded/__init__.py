@@ -1,0 +1,1 @@
+"""The embedded corpus: text of the wheels this project pins, its manifest, its tokenizer and what made them."""

@@ -1,0 +1,128 @@
+"""Protocols of a study file: rules that say which runs they want and how a recipe gets its score.
+
+Only what is written in the file; `study/protocols/` holds what each kind does.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from raystudy.specs.base import Name, Spec
+from raystudy.specs.space import LearningRate, SearchSpace
+
+# Not strict: inside a learning-rate rule they arrive as a Python list. Each seed stays strict.
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, strict=False)]
+
+
+class LearningRateRule(Spec):
+    """An absolute learning rate (a plain number in the file), or a ratio to a tuned one.
+
+    `{ratio: 0.1, baseline: R, space: S}` means 0.1 x the learning rate that is best for the protocol's
+    own model on recipe R over search space S (argmin of seed means), at 2 significant digits.
+    """
+
+    absolute: LearningRate | None = None
+    ratio: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    baseline: Name | None = None
+    space: SearchSpace | None = None
+    seeds: Seeds | None = Field(default=None, description="seeds of the baseline sweep; default: the protocol's")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number_is_absolute(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return {"absolute": value} if is_number else value
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> "LearningRateRule":
+        relative = (self.ratio, self.baseline, self.space)
+        if self.absolute is not None:
+            if any(part is not None for part in (*relative, self.seeds)):
+                raise ValueError("an absolute learning rate goes with no ratio, baseline, space or seeds")
+        elif any(part is None for part in relative):
+            raise ValueError("a learning rate is a number, or has all of ratio, baseline and space")
+        return self
+
+
+class _Seeded(Spec):
+    seeds: Seeds = (0,)
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "_Seeded":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, but got {list(self.seeds)}")
+        return self
+
+
+class TunedProtocol(_Seeded):
+    """A full sweep per recipe; a recipe's score is its loss at its own best learning rate."""
+
+    kind: Literal["tuned"]
+    model: Name
+    space: SearchSpace
+
+
+class _SingleRate(_Seeded):
+    model: Name
+    lr: LearningRateRule
+    runs_per_score: int = Field(default=1, ge=1, description="seeds averaged into one score; more seeds are repeats")
+
+    @model_validator(mode="after")
+    def _groups(self) -> "_SingleRate":
+        if len(self.seeds) % self.runs_per_score:
+            raise ValueError(
+                f"runs_per_score must divide the number of seeds, "
+                f"but got {self.runs_per_score} and {len(self.seeds)} seeds"
+            )
+        return self
+
+
+class ReducedLrProtocol(_SingleRate):
+    """One run per recipe and seed at a much reduced learning rate."""
+
+    kind: Literal["reduced-lr"]
+
+
+class StandardLrProtocol(_SingleRate):
+    """One run per recipe and seed at the standard learning rate, whose rule says which that is."""
+
+    kind: Literal["standard-lr"]
+
+
+class LrLadderProtocol(_Seeded):
+    """One candidate per learning rate of the space, named `<name>@<lr>`."""
+
+    kind: Literal["lr-ladder"]
+    model: Name
+    space: SearchSpace
+    runs_per_score: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _groups(self) -> "LrLadderProtocol":
+        if len(self.seeds) % self.runs_per_score:
+            raise ValueError(
+                f"runs_per_score must divide the number of seeds, "
+                f"but got {self.runs_per_score} and {len(self.seeds)} seeds"
+            )
+        return self
+
+
+class KnownProtocol(Spec):
+    """Scores that are known without noise, given in the file; lower is better. No runs."""
+
+    kind: Literal["known"]
+    scores: dict[Name, Annotated[float, Field(allow_inf_nan=False)]] = Field(min_length=1)
+
+
+class TableProtocol(Spec):
+    """Scores from a CSV file with columns recipe, score and optionally seed; lower is better. No runs."""
+
+    kind: Literal["table"]
+    file: str
+
+
+Protocol = Annotated[
+    TunedProtocol | ReducedLrProtocol | StandardLrProtocol | LrLadderProtocol | KnownProtocol | TableProtocol,
+    Field(discriminator="kind"),
+]
+TrainingProtocol = TunedProtocol | ReducedLrProtocol | StandardLrProtocol | LrLadderProtocol

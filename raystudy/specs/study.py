@@ -1,0 +1,76 @@
+"""The study: one question, one file. The checked form of what a person writes.
+
+Cross-references between sections are checked in `references.py`, files are joined in `load.py`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from raystudy.specs.base import Name, Spec
+from raystudy.specs.model import DecoderSpec, RandomFeaturesSpec
+from raystudy.specs.protocol import Protocol
+from raystudy.specs.recipe import Recipe, ValidationSet
+from raystudy.specs.training import TrainingOverride, TrainingSettings
+
+FORMAT = "raystudy-study/1"
+
+
+class StudyDecoder(DecoderSpec):
+    """A decoder with what it changes in the study's training settings."""
+
+    training: TrainingOverride | None = None
+
+    @property
+    def shape(self) -> DecoderSpec:
+        """The model alone."""
+        return DecoderSpec(**{name: getattr(self, name) for name in DecoderSpec.model_fields})
+
+
+StudyModel = Annotated[StudyDecoder | RandomFeaturesSpec, Field(discriminator="kind")]
+
+
+class ComparisonSettings(Spec):
+    """How candidates are compared with the truth."""
+
+    seed: int = Field(default=0, ge=0, description="of the generator behind every interval")
+    resamples: int = Field(default=2000, ge=100, le=1_000_000)
+    contrast: tuple[Name, Name] | None = Field(
+        default=None, description="two candidates: does the first recover the truth better than the second?"
+    )
+
+
+class Resources(Spec):
+    """What one run takes, and how many run at once."""
+
+    cpus_per_run: float = Field(default=1, gt=0)
+    gpus_per_run: float = Field(default=0, ge=0)
+    workers: int | None = Field(default=None, ge=0, description="worker processes of --local; default: one per core")
+
+
+class StudySpec(Spec):
+    """A whole study."""
+
+    format: Literal["raystudy-study/1"] = "raystudy-study/1"
+    name: Name
+    tokenizer: str = Field(default="embedded", description="'embedded', or the path of a tokenizer.json")
+    catalogues: tuple[str, ...] = Field(default=(), description="files whose recipes may be named in `recipes`")
+    recipes: tuple[Recipe, ...] = Field(min_length=1)
+    validation: dict[Name, ValidationSet] = Field(min_length=1)
+    models: dict[Name, StudyModel] = Field(min_length=1)
+    training: TrainingSettings
+    protocols: dict[Name, Protocol] = Field(min_length=1)
+    truth: Name
+    comparison: ComparisonSettings = ComparisonSettings()
+    resources: Resources = Resources()
+    storage: str | None = Field(default=None, description="a folder, relative to the study file")
+
+    def decoder(self, name: str) -> StudyDecoder:
+        """The decoder called `name`; the study's check has made sure that it is one."""
+        model = self.models[name]
+        assert isinstance(model, StudyDecoder)
+        return model
+
+    def settings_of(self, model: str) -> TrainingSettings:
+        """The training settings with the model's own changes."""
+        return self.training.overridden_by(self.decoder(model).training)

@@ -1,0 +1,138 @@
+"""Training settings of a study file, and how they resolve to the settings of one run.
+
+Resolved settings count steps and sequences; tokens and tokens per parameter are only ways to ask.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from raystudy.specs.base import Spec
+from raystudy.specs.model import DecoderSpec, count_parameters
+from raystudy.specs.space import LearningRate
+
+_BUDGETS = ("steps", "tokens", "tokens_per_parameter")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class AdamW(Spec):
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101); weight decay acts on matrices only."""
+
+    kind: Literal["adamw"] = "adamw"
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+
+
+class WarmupStableDecay(Spec):
+    """Linear warm-up, constant, linear decay to zero; both ends as shares of the run's steps."""
+
+    kind: Literal["wsd"]
+    warmup: Share = 0.05
+    decay: Share = 0.2
+
+    @model_validator(mode="after")
+    def _fits(self) -> "WarmupStableDecay":
+        if self.warmup + self.decay > 1:
+            raise ValueError(f"warmup + decay <= 1 must hold, but got {self.warmup:g} + {self.decay:g}")
+        return self
+
+
+class Cosine(Spec):
+    """Linear warm-up, then a cosine to `final` times the peak (Loshchilov & Hutter, arXiv 1608.03983)."""
+
+    kind: Literal["cosine"]
+    warmup: Share = 0.05
+    final: Share = 0.1
+
+
+Schedule = Annotated[WarmupStableDecay | Cosine, Field(discriminator="kind")]
+
+
+class TrainingSettings(Spec):
+    """How runs train. Exactly one of `steps`, `tokens`, `tokens_per_parameter` sets the budget."""
+
+    steps: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
+    tokens_per_parameter: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    batch_tokens: int = Field(ge=1)
+    schedule: Schedule = WarmupStableDecay(kind="wsd")
+    optimizer: AdamW = AdamW()
+    clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm; null: no clipping")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "TrainingSettings":
+        given = [name for name in _BUDGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of {', '.join(_BUDGETS)} must be given, but got {given or 'none'}")
+        return self
+
+    def overridden_by(self, override: "TrainingOverride | None") -> "TrainingSettings":
+        """These settings with a model's own; a budget there replaces the budget here."""
+        if override is None:
+            return self
+        changed = {name: getattr(override, name) for name in override.model_fields_set}
+        values: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        if any(changed.get(name) is not None for name in _BUDGETS):
+            values.update(dict.fromkeys(_BUDGETS))
+        return TrainingSettings(**{**values, **changed})
+
+
+class TrainingOverride(Spec):
+    """What a model changes in the study's training settings; what is left out stays."""
+
+    steps: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
+    tokens_per_parameter: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    batch_tokens: int | None = Field(default=None, ge=1)
+    schedule: Schedule | None = None
+    optimizer: AdamW | None = None
+    clip: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _at_most_one_budget(self) -> "TrainingOverride":
+        given = [name for name in _BUDGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"at most one of {', '.join(_BUDGETS)} may be given, but got {given}")
+        return self
+
+
+class RunSettings(Spec):
+    """The settings of one run, resolved: part of its identity."""
+
+    steps: int = Field(ge=1)
+    batch_sequences: int = Field(ge=1)
+    lr: LearningRate
+    schedule: Schedule
+    optimizer: AdamW
+    clip: float | None
+
+
+def resolve_settings(settings: TrainingSettings, model: DecoderSpec, vocabulary: int, lr: float) -> RunSettings:
+    """Settings of one run: budget in steps (rounded up), batch in sequences of the model's context.
+
+    `batch_tokens` must be a multiple of the context (the study file's check says so first).
+    """
+    if settings.batch_tokens % model.context:
+        raise ValueError(
+            f"batch_tokens must be a multiple of the model's context, "
+            f"but got {settings.batch_tokens} and context {model.context}"
+        )
+    if settings.steps is not None:
+        steps = settings.steps
+    else:
+        tokens = settings.tokens
+        if tokens is None:
+            assert settings.tokens_per_parameter is not None
+            tokens = round(settings.tokens_per_parameter * count_parameters(model, vocabulary).non_embedding)
+        steps = max(1, -(-tokens // settings.batch_tokens))
+    return RunSettings(
+        steps=steps,
+        batch_sequences=settings.batch_tokens // model.context,
+        lr=lr,
+        schedule=settings.schedule,
+        optimizer=settings.optimizer,
+        clip=settings.clip,
+    )

@@ -1,0 +1,224 @@
+"""A study's comparison: scores from records, compared with the truth, with guards and costs.
+
+Everything here is a function of the study, seeds and losses, save fields ending in `_seconds`.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from raystudy.compare.contrast import contrast
+from raystudy.compare.entries import comparison_entries
+from raystudy.compare.premise import premise
+from raystudy.compare.scores import Scores
+from raystudy.errors import DataError
+from raystudy.specs.recipe import TextRecipe
+from raystudy.study.protocols.base import Scored
+from raystudy.study.protocols.registry import protocols_of
+from raystudy.study.protocols.tuned import Tuned
+from raystudy.study.state import PRIMARY_METRIC, StudyState, WantedRun
+from raystudy.study.tuned_losses import tuned_losses
+from raystudy.study.verdict import verdict
+
+FORMAT = "raystudy-comparison/1"
+
+CONVENTIONS = {
+    "direction": "every metric is a loss in nats per token: lower is better",
+    "metric": "`loss` is the mean over the study's validation sets, each counting the same",
+    "ties": "tied scores share their mean rank; a tied pair counts one half in decision accuracy",
+    "divergence": "a diverged candidate run is tied worst; a diverged point of a truth sweep is skipped",
+    "seeds": "a candidate is scored at its advertised number of runs: the value is the mean over its repeats; "
+    "the truth is the mean over all its seeds",
+    "tuned": "the truth is the lowest seed mean over the learning rates swept, chosen and scored on the same "
+    "seeds and documents, and so optimistic",
+    "intervals": "`these recipes`, 95%: recipes fixed, seeds drawn anew at the same numbers under a normal model of "
+    "recipe x seed residuals; validation documents are not resampled yet",
+    "headline": "the headline leaves out recipes marked as controls",
+    "separable": "pairs of recipes whose truth differs beyond seed noise at a false-discovery rate of 5%, decided on "
+    "the same seeds that are scored",
+}
+
+
+def compare_study(state: StudyState) -> dict[str, Any]:
+    """The comparison of every candidate of the study with its truth, JSON-ready.
+
+    Raises:
+        DataError: fewer than two recipes have a score.
+    """
+    protocols = protocols_of(state.study)
+    scored = {name: protocol.scored(state) for name, protocol in protocols.items()}
+    truth = scored[state.study.truth][0] if scored[state.study.truth] else None
+    if truth is None:
+        raise DataError(f"the truth {state.study.truth!r} must have scores, but its runs are not done. Run the study")
+    candidates = [item for name, items in scored.items() if name != state.study.truth for item in items]
+    settings = state.study.comparison
+    missing = missing_runs(state)
+    comparison: dict[str, Any] = {
+        "format": FORMAT,
+        "study": state.study.name,
+        "truth": truth.name,
+        "generator_seed": settings.seed,
+        "resamples": settings.resamples,
+        "conventions": CONVENTIONS,
+        "recipes": [_recipe_row(recipe) for recipe in state.study.recipes],
+        "comparisons": _entries(state, truth, candidates),
+        "premise": _premise(state),
+        "contrast": _contrast(state, truth, candidates),
+        "tuned_losses": tuned_losses(state),
+        "missing": missing,
+    }
+    comparison["verdict"] = verdict(comparison)
+    return comparison
+
+
+def headline(state: StudyState) -> list[str]:
+    """The recipes of the headline: all but controls (all, where fewer than two would be left)."""
+    chosen = [recipe.name for recipe in state.study.recipes if not recipe.control]
+    return chosen if len(chosen) > 1 else list(state.recipes)
+
+
+def subsets(state: StudyState) -> dict[str, list[str]]:
+    """Other sets of recipes a figure is given for: with controls, and near-ties (members of one family)."""
+    found: dict[str, list[str]] = {}
+    if len(headline(state)) < len(state.recipes):
+        found["with-controls"] = list(state.recipes)
+    families = [recipe.family for recipe in state.study.recipes]
+    ties = [
+        recipe.name
+        for recipe in state.study.recipes
+        if recipe.family is not None and families.count(recipe.family) > 1 and not recipe.control
+    ]
+    if len(ties) > 1:
+        found["near-ties"] = ties
+    return found
+
+
+def _recipe_row(recipe: Any) -> dict[str, Any]:
+    fields = ("name", "dimension", "family", "control", "description")
+    row = {field: getattr(recipe, field) for field in fields}
+    return {**row, "family": row["family"] or recipe.name} if isinstance(recipe, TextRecipe) else row
+
+
+def missing_runs(state: StudyState) -> list[dict[str, str]]:
+    """Every wanted run without a result, by protocol, and what waits."""
+    rows = []
+    for name, protocol in protocols_of(state.study).items():
+        demand = protocol.demand(state)
+        rows += [
+            {"protocol": name, "recipe": run.recipe, "reason": f"no result for {run}"}
+            for run in demand.runs
+            if not state.is_done(run)
+        ]
+        rows += [
+            {"protocol": name, "recipe": "all", "reason": f"{item.num_runs} runs wait for {item.reason}"}
+            for item in demand.waiting
+        ]
+    return rows
+
+
+def _entries(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> list[dict[str, Any]]:
+    by_metric: dict[str, dict[str, dict[str, Any]]] = {}
+    for metric in state.metrics:
+        having = [candidate for candidate in candidates if metric in candidate.scores]
+        if metric not in truth.scores or not having:
+            continue
+        entries = comparison_entries(
+            truth.scores[metric],
+            [candidate.scores[metric] for candidate in having],
+            metric=metric,
+            recipes=headline(state),
+            subsets=subsets(state),
+            seed=state.study.comparison.seed,
+            resamples=state.study.comparison.resamples,
+        )
+        by_metric[metric] = {entry["candidate"]: entry for entry in entries}
+    return [
+        {**by_metric[metric][candidate.name], **_about(state, candidate, metric)}
+        for candidate in candidates
+        for metric in by_metric
+        if candidate.name in by_metric[metric]
+    ]
+
+
+def _about(state: StudyState, candidate: Scored, metric: str) -> dict[str, Any]:
+    """What a study adds to an entry: where the scores come from, guards, cost."""
+    chosen = [run for recipe in headline(state) for run in candidate.runs.get(recipe, ())]
+    scores = candidate.scores[metric]
+    return {
+        "kind": candidate.kind,
+        "model": candidate.model,
+        "ladder": candidate.ladder,
+        "lr": candidate.lr,
+        "lr_rule": candidate.lr_rule,
+        "runs_per_score": scores.runs_per_score or scores.values.shape[1],
+        "num_seeds": scores.values.shape[1],
+        "mean_loss": _mean(state.loss(run, metric) for run in chosen),
+        "mean_unigram_loss": _mean(state.unigram_loss(run, metric) for run in chosen),
+        "guards": guards(state, candidate.runs, metric, candidate.edges),
+        "cost": cost(state, candidate.all_runs),
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
+
+
+def guards(
+    state: StudyState, runs: Mapping[str, Sequence[WantedRun]], metric: str, edges: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Recipes whose score should not be taken at face value, by reason."""
+    flags: dict[str, list[str]] = {"barely_trained": [], "edge": [], "diverged": [], "repeated": []}
+    for recipe, members in runs.items():
+        losses = [(state.loss(run, metric), state.unigram_loss(run, metric)) for run in members]
+        records = [record for run in members if (record := state.record(run)) is not None]
+        if any(math.isfinite(loss) and loss >= floor for loss, floor in losses):
+            flags["barely_trained"].append(recipe)
+        if recipe in edges:
+            flags["edge"].append(recipe)
+        if any(math.isinf(loss) for loss, _ in losses):
+            flags["diverged"].append(recipe)
+        if any(epochs > 1 for record in records for epochs in record.result.get("epochs_per_source", ())):
+            flags["repeated"].append(recipe)
+    return flags
+
+
+def cost(state: StudyState, runs: Sequence[WantedRun]) -> dict[str, float]:
+    """What a protocol takes, tuning included; device-seconds as measured on whatever device ran it."""
+    records = [record for run in runs if (record := state.record(run)) is not None]
+    return {
+        "num_runs": len(runs),
+        "tokens": sum(run.run.num_tokens for run in runs),
+        "flops": float(sum(run.flops for run in runs)),
+        "device_seconds": sum(record.device_seconds for record in records),
+    }
+
+
+def _premise(state: StudyState) -> dict[str, Any] | None:
+    """Does tuning reorder the recipes here? Only a tuned truth can say."""
+    truth = protocols_of(state.study)[state.study.truth]
+    if not isinstance(truth, Tuned):
+        return None
+    names = headline(state)
+    losses = np.stack([truth.sweep(state, recipe).losses for recipe in names])
+    settings = state.study.comparison
+    return premise(losses, list(truth.lrs), names, seed=settings.seed, resamples=settings.resamples)
+
+
+def _contrast(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> dict[str, Any] | None:
+    """Does the first candidate of the contrast recover the truth better than the second?"""
+    settings = state.study.comparison
+    named: dict[str, Scores] = {c.name: c.scores[PRIMARY_METRIC] for c in candidates if PRIMARY_METRIC in c.scores}
+    if settings.contrast is None or any(name not in named for name in settings.contrast):
+        return None
+    first, second = (named[name] for name in settings.contrast)
+    return contrast(
+        truth.scores[PRIMARY_METRIC],
+        first,
+        second,
+        recipes=headline(state),
+        seed=settings.seed,
+        resamples=settings.resamples,
+    )

@@ -1,0 +1,29 @@
+"""`lr-ladder`: one candidate per learning rate, for agreement as a function of the learning rate."""
+
+from dataclasses import replace
+
+from raystudy.specs.protocol import LrLadderProtocol
+from raystudy.study.protocols.base import Demand, ProtocolKind, Scored
+from raystudy.study.protocols.single_lr import score_at
+from raystudy.study.state import StudyState
+
+
+class LrLadder(ProtocolKind):
+    """All recipes at every learning rate of a search space."""
+
+    def __init__(self, name: str, spec: LrLadderProtocol) -> None:
+        super().__init__(name)
+        self.spec = spec
+
+    def demand(self, state: StudyState) -> Demand:
+        """Recipes x learning rates x seeds."""
+        return Demand(state.grid(self.spec.model, state.recipes, self.spec.space.lr.values(), self.spec.seeds))
+
+    def scored(self, state: StudyState) -> list[Scored]:
+        """One protocol per learning rate, named `<name>@<lr>`."""
+        spec, rungs = self.spec, []
+        for lr in spec.space.lr.values():
+            name = f"{self.name}@{lr:g}"
+            rung = score_at(state, name, spec.kind, spec.model, lr, spec.seeds, spec.runs_per_score)
+            rungs.append(replace(rung, ladder=self.name, lr_rule=f"{lr:g}, absolute"))
+        return rungs

@@ -1,0 +1,25 @@
+"""Which class answers for which kind of protocol. Adding a kind: a spec, a file, a line here."""
+
+from collections.abc import Callable
+from typing import Any
+
+from raystudy.specs.study import StudySpec
+from raystudy.study.protocols.base import ProtocolKind
+from raystudy.study.protocols.given import Known, Table
+from raystudy.study.protocols.lr_ladder import LrLadder
+from raystudy.study.protocols.single_lr import SingleLr
+from raystudy.study.protocols.tuned import Tuned
+
+PROTOCOL_KINDS: dict[str, Callable[[str, Any], ProtocolKind]] = {
+    "tuned": Tuned,
+    "reduced-lr": SingleLr,
+    "standard-lr": SingleLr,
+    "lr-ladder": LrLadder,
+    "known": Known,
+    "table": Table,
+}
+
+
+def protocols_of(study: StudySpec) -> dict[str, ProtocolKind]:
+    """The study's protocols by name, in its order."""
+    return {name: PROTOCOL_KINDS[spec.kind](name, spec) for name, spec in study.protocols.items()}

@@ -1,0 +1,53 @@
+"""`reduced-lr` and `standard-lr`: one run per recipe and seed at one learning rate, the same for all recipes."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from raystudy.compare.scores import Scores
+from raystudy.specs.protocol import ReducedLrProtocol, StandardLrProtocol
+from raystudy.study.lr_rules import describe_rule, resolve_rule
+from raystudy.study.protocols.base import Demand, ProtocolKind, Scored, Waiting
+from raystudy.study.state import StudyState
+
+
+class SingleLr(ProtocolKind):
+    """All recipes at the learning rate that the rule gives."""
+
+    def __init__(self, name: str, spec: ReducedLrProtocol | StandardLrProtocol) -> None:
+        super().__init__(name)
+        self.spec = spec
+
+    def demand(self, state: StudyState) -> Demand:
+        """The baseline sweep behind the rule, then recipes x seeds."""
+        resolved = resolve_rule(state, self.spec.model, self.spec.lr, self.spec.seeds)
+        if resolved.lr is not None:
+            runs = state.grid(self.spec.model, state.recipes, [resolved.lr], self.spec.seeds)
+            return Demand([*resolved.baseline_runs, *runs])
+        lr = resolved.baseline_runs[0].lr
+        likely = state.grid(self.spec.model, state.recipes, [lr], self.spec.seeds)
+        tokens, flops = sum(run.run.num_tokens for run in likely), sum(run.flops for run in likely)
+        return Demand(resolved.baseline_runs, [Waiting(len(likely), resolved.reason, tokens, flops)])
+
+    def scored(self, state: StudyState) -> list[Scored]:
+        """One protocol once the rule is resolved."""
+        spec = self.spec
+        resolved = resolve_rule(state, spec.model, spec.lr, spec.seeds)
+        if resolved.lr is None:
+            return []
+        scored = score_at(state, self.name, spec.kind, spec.model, resolved.lr, spec.seeds, spec.runs_per_score)
+        every_run = {run.run_id: run for run in (*resolved.baseline_runs, *scored.all_runs)}
+        return [replace(scored, lr_rule=describe_rule(spec.lr), all_runs=list(every_run.values()))]
+
+
+def score_at(
+    state: StudyState, name: str, kind: str, model: str, lr: float, seeds: tuple[int, ...], runs_per_score: int
+) -> Scored:
+    """Every recipe's losses at `lr`."""
+    runs = {recipe: state.grid(model, [recipe], [lr], seeds) for recipe in state.recipes}
+    scores = {}
+    for metric in state.metrics:
+        rows = [[state.loss(run, metric) for run in runs[recipe]] for recipe in state.recipes]
+        scores[metric] = Scores(name, state.recipes, np.array(rows, dtype=np.float64), runs_per_score)
+    all_runs = [run for row in runs.values() for run in row]
+    return Scored(name, kind, scores, runs, all_runs, model=model, lr=lr)

@@ -1,0 +1,125 @@
+"""A finished (or running) study as tidy pandas frames, read from storage. Needs neither torch nor ray."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raystudy.artifacts.storage import DEFAULT_STORAGE, Storage, StudyFolder, open_storage
+from raystudy.errors import StorageError
+from raystudy.specs.study import StudySpec
+from raystudy.study.comparing import compare_study
+from raystudy.study.protocols.registry import protocols_of
+from raystudy.study.state import PRIMARY_METRIC, StudyInputs, StudyState
+from raystudy.study.waves import make_wave
+
+
+def read_records(storage: Storage, study: StudySpec, inputs: StudyInputs) -> StudyState:
+    """The state of a study: reads wave after wave, since later runs are named by earlier results."""
+    records: dict[str, Any] = {}
+    known = -1
+    while True:
+        state = StudyState(study, inputs, records)
+        wanted = make_wave(state).wanted
+        if len(wanted) == known:
+            return state
+        known = len(wanted)
+        new = [run_id for run_id in wanted if run_id not in records]
+        records = {**records, **storage.runs.read_all(new, inputs.validation.values())}
+
+
+def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
+    """The digests as a study folder keeps them."""
+    return StudyInputs(dict(stored["shards"]), dict(stored["validation"]), int(stored["vocabulary"]))
+
+
+class StudyResults:
+    """A study on storage. Frames are read once; make a new object to see new results."""
+
+    def __init__(self, storage: Storage, folder: StudyFolder, study: StudySpec | None = None) -> None:
+        stored, inputs = folder.read_study()
+        self.storage, self.folder = storage, folder
+        self.study = stored if study is None else study
+        self.inputs = inputs_from(inputs)
+
+    @cached_property
+    def state(self) -> StudyState:
+        """Study, digests and records."""
+        return read_records(self.storage, self.study, self.inputs)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row per wanted run: recipe, model, lr, seed, status, loss, tokens, seconds, moved figures."""
+        rows = []
+        for run_id, wanted in make_wave(self.state).wanted.items():
+            record = self.state.record(wanted)
+            row: dict[str, Any] = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model}
+            row |= {"lr": wanted.lr, "seed": wanted.run.seed, "tokens": wanted.run.num_tokens}
+            row |= {"status": "missing" if record is None else record.status}
+            row |= {metric: self.state.loss(wanted, metric) for metric in self.state.metrics}
+            row |= {"unigram_loss": self.state.unigram_loss(wanted, PRIMARY_METRIC)}
+            if record is not None:
+                row |= {"seconds": record.device_seconds, **record.result.get("moved", {})}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """Training curves in long form: run_id, recipe, model, lr, seed, step, loss, gradient_norm."""
+        rows = []
+        for run_id, wanted in make_wave(self.state).wanted.items():
+            about = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model, "seed": wanted.run.seed}
+            rows += [{**about, **row} for row in self.storage.runs.read_curve(run_id)]
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """Scores in long form: protocol, recipe, metric, seed (position), score. The table other tools take."""
+        rows = []
+        for protocol in protocols_of(self.study).values():
+            for scored in protocol.scored(self.state):
+                for metric, scores in scored.scores.items():
+                    rows += [
+                        {"protocol": scored.name, "recipe": recipe, "metric": metric, "seed": seed, "score": score}
+                        for recipe, values in zip(scores.recipes, scores.values.tolist(), strict=True)
+                        for seed, score in enumerate(values)
+                    ]
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def comparison(self) -> dict[str, Any]:
+        """The comparison as the JSON holds it, worked out anew."""
+        return compare_study(self.state)
+
+    @cached_property
+    def agreement(self) -> pd.DataFrame:
+        """One row per candidate and metric: the figures of the comparison as columns."""
+        rows = []
+        for entry in self.comparison["comparisons"]:
+            row = {key: entry[key] for key in ("candidate", "metric", "kind", "model", "lr", "num_recipes")}
+            for figure in ("spearman", "kendall_tau_b", "pearson", "decision_accuracy"):
+                interval = entry[figure]["these_recipes"] or {"low": None, "high": None}
+                row |= {figure: entry[figure]["value"]}
+                row |= {f"{figure}_low": interval["low"], f"{figure}_high": interval["high"]}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def load(path: str | Path) -> StudyResults:
+    """Load a study from its folder (`STORAGE/studies/NAME`) or, from the default storage, by name.
+
+    Raises:
+        StorageError: there is no such study.
+    """
+    folder = Path(path)
+    if not (folder / "study.json").exists():
+        storage = open_storage(DEFAULT_STORAGE)
+        if not (storage.study(str(path)).path / "study.json").exists():
+            raise StorageError(f"{path} must be the folder of a study, or the name of one in {storage.root}")
+        return StudyResults(storage, storage.study(str(path)))
+    storage = open_storage(folder.absolute().parent.parent)
+    study_folder = StudyFolder(storage.root, folder.name)
+    study_folder.path = folder.absolute()
+    return StudyResults(storage, study_folder)

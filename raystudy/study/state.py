@@ -1,0 +1,125 @@
+"""A study, the digests of its shards and the records there are: all that a wave or a score depends on.
+
+Pure data and look-ups; reads and writes nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from raystudy.artifacts.records import Record
+from raystudy.specs.model import training_flops_per_token
+from raystudy.specs.run import NUMERICS, ResolvedDecoder, TrainRun
+from raystudy.specs.study import StudySpec
+from raystudy.specs.training import resolve_settings
+
+PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, nats per token
+
+
+@dataclass(frozen=True)
+class StudyInputs:
+    """Digests that stand for a study's data: shards by recipe, validation sets by name; vocabulary size."""
+
+    shards: Mapping[str, str]
+    validation: Mapping[str, str]
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class WantedRun:
+    """A run and the names a person knows it by."""
+
+    run: TrainRun
+    recipe: str
+    model: str
+
+    @cached_property
+    def run_id(self) -> str:
+        """The run's identity."""
+        return self.run.run_id
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+        return self.run.settings.lr
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs."""
+        return training_flops_per_token(self.run.model, self.run.model.vocabulary) * self.run.num_tokens
+
+    def __str__(self) -> str:
+        return f"{self.recipe} | {self.model} | lr {self.lr:g} | seed {self.run.seed}"
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """What is asked and what is known."""
+
+    study: StudySpec
+    inputs: StudyInputs
+    records: Mapping[str, Record]
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Names of all recipes, in the study's order."""
+        return tuple(recipe.name for recipe in self.study.recipes)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The primary metric, then one per validation set."""
+        return [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]
+
+    def want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:
+        """The run of `model` on `recipe` at one learning rate and seed."""
+        decoder = self.study.decoder(model).shape
+        vocabulary = self.inputs.vocabulary
+        run = TrainRun(
+            kind="train",
+            shards=self.inputs.shards[recipe],
+            model=ResolvedDecoder(**decoder.model_dump(), vocabulary=vocabulary),
+            settings=resolve_settings(self.study.settings_of(model), decoder, vocabulary, lr),
+            seed=seed,
+            numerics=NUMERICS,
+        )
+        return WantedRun(run, recipe, model)
+
+    def grid(
+        self, model: str, recipes: Iterable[str], lrs: Iterable[float], seeds: Iterable[int]
+    ) -> list[WantedRun]:
+        """All runs of a model over recipes x learning rates x seeds."""
+        rates, draws = tuple(lrs), tuple(seeds)
+        return [self.want(model, recipe, lr, seed) for recipe in recipes for lr in rates for seed in draws]
+
+    def record(self, wanted: WantedRun) -> Record | None:
+        """The record of a wanted run, or None while it has none."""
+        return self.records.get(wanted.run_id)
+
+    def is_done(self, wanted: WantedRun) -> bool:
+        """Whether the run has ended and, if it finished, is evaluated on all the study's validation sets."""
+        record = self.record(wanted)
+        if record is None:
+            return False
+        return record.status != "finished" or not np.isnan(self.loss(wanted, PRIMARY_METRIC))
+
+    def loss(self, wanted: WantedRun, metric: str) -> float:
+        """A run's score: inf for a diverged run, NaN for one that is missing, out of memory or unevaluated."""
+        record = self.record(wanted)
+        if record is None or record.status == "out-of-memory":
+            return float("nan")
+        if record.status == "diverged":
+            return float("inf")
+        return self._value(record, "loss", metric)
+
+    def unigram_loss(self, wanted: WantedRun, metric: str) -> float:
+        """The unigram floor of the run's recipe; NaN where it is not known."""
+        record = self.record(wanted)
+        return float("nan") if record is None else self._value(record, "unigram-loss", metric)
+
+    def _value(self, record: Record, name: str, metric: str) -> float:
+        chosen = metric.partition("/")[2]
+        digests = [d for n, d in self.inputs.validation.items() if chosen in ("", n)]
+        values = [record.metric(name, digest) for digest in digests]
+        return float("nan") if any(v is None for v in values) else float(np.mean([v for v in values if v is not None]))

@@ -1,0 +1,64 @@
+"""The truth's sweep as a table: tuned loss per recipe with its best learning rate and flags."""
+
+import math
+from typing import Any
+
+from raystudy.compare.noise import seed_noise
+from raystudy.compare.scores import Scores
+from raystudy.study.protocols.registry import protocols_of
+from raystudy.study.protocols.tuned import Tuned
+from raystudy.study.state import PRIMARY_METRIC, StudyState
+
+_NOISE_Z = 1.96  # a gap under this many standard errors of a difference is called noise
+
+
+def tuned_losses(state: StudyState) -> list[dict[str, Any]]:
+    """One row per recipe, in the study's order; empty where the truth is not tuned by this study."""
+    truth = protocols_of(state.study)[state.study.truth]
+    if not isinstance(truth, Tuned):
+        return []
+    scores = truth.scored(state)[0].scores[PRIMARY_METRIC]
+    error = _standard_error(scores)
+    rows = [_row(state, truth, recipe, error) for recipe in state.recipes]
+    losses = [row["loss"] for row in rows]
+    for index, row in enumerate(rows):
+        row["noisy"] = _is_noisy(losses, index, error)
+    return rows
+
+
+def _standard_error(scores: Scores) -> float | None:
+    noise = seed_noise(scores)
+    return None if noise is None else math.sqrt(noise.variance / scores.num_seeds)
+
+
+def _row(state: StudyState, truth: Tuned, recipe: str, error: float | None) -> dict[str, Any]:
+    sweep = truth.sweep(state, recipe)
+    best = sweep.best if sweep.is_terminal else None
+    floor = state.unigram_loss(state.want(truth.spec.model, recipe, truth.lrs[0], truth.spec.seeds[0]), PRIMARY_METRIC)
+    return {
+        "recipe": recipe,
+        "best_lr": None if best is None else sweep.lrs[best],
+        "loss": None if best is None else float(sweep.means[best]),
+        "standard_error": error,
+        "optimistic": True,
+        "edge": sweep.edge,
+        "diverged_lrs": list(sweep.diverged_lrs),
+        "unigram_loss": floor if math.isfinite(floor) else None,
+        "curve": [
+            {
+                "lr": lr,
+                "losses": [loss if math.isfinite(loss) else None for loss in row.tolist()],
+                "mean": float(mean) if math.isfinite(mean) else None,
+            }
+            for lr, row, mean in zip(sweep.lrs, sweep.losses, sweep.means, strict=True)
+        ],
+    }
+
+
+def _is_noisy(losses: list[float | None], index: int, error: float | None) -> bool:
+    """Whether the nearest other tuned loss is closer than seeds allow to tell; unknown counts as noisy."""
+    mine = losses[index]
+    others = [loss for place, loss in enumerate(losses) if place != index and loss is not None]
+    if mine is None or error is None or not others:
+        return True
+    return min(abs(mine - other) for other in others) < _NOISE_Z * math.sqrt(2) * error

@@ -1,0 +1,104 @@
+"""The verdict in one sentence, from the numbers of a comparison and nothing else.
+
+A verdict needs all wanted runs; it is "undecided" whenever an interval says so, and "indistinct" when
+tuning does not reorder the recipes at all, since then any fixed learning rate is as good as the truth.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from raystudy.study.state import PRIMARY_METRIC
+
+
+def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
+    """Outcome (a candidate's name, undecided, indistinct or blocked) and the sentence."""
+    if comparison["missing"]:
+        count = len(comparison["missing"])
+        first = comparison["missing"][0]
+        sentence = f"No verdict: {count} wanted run(s) have no result (first: {first['protocol']}, {first['reason']})."
+        return {"outcome": "blocked", "sentence": sentence}
+    entries = [entry for entry in comparison["comparisons"] if entry["metric"] == PRIMARY_METRIC]
+    if not entries:
+        return {"outcome": "blocked", "sentence": "No verdict: no candidate has scores."}
+    outcome, claim, concerned = _claim(comparison, entries)
+    premise = comparison["premise"]
+    if premise is not None and premise["outcome"] == "does-not-reorder":
+        lead = "This study cannot distinguish a tuned truth from a fixed one: tuning does not reorder its recipes"
+        return {"outcome": "indistinct", "sentence": f"{lead}. {claim}{_flags(comparison, concerned)}."}
+    doubt = ""
+    if premise is not None and premise["outcome"] == "undecided":
+        doubt = "; whether tuning reorders the recipes here is itself undecided"
+    return {"outcome": outcome, "sentence": f"{claim}{doubt}{_flags(comparison, concerned)}."}
+
+
+def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str, list[Any]]:
+    """Outcome, the claim, and the entries it is about."""
+    chosen = comparison["contrast"]
+    by_name = {entry["candidate"]: entry for entry in entries}
+    if chosen is None:
+        return _best(entries, comparison["truth"])
+    first, second = by_name[chosen["a"]], by_name[chosen["b"]]
+    numbers = f"Spearman {_figure(first['spearman'])} against {_figure(second['spearman'])}, difference " + _figure(
+        chosen["difference"]
+    )
+    where = f"over {first['num_recipes']} recipes"
+    if chosen["outcome"] == "undecided":
+        claim = (
+            f"Undecided whether {_called(first)} or {_called(second)} recovers the order of {comparison['truth']!r} "
+            f"better: {numbers} {where}"
+        )
+        return "undecided", claim, [first, second]
+    better, worse = (first, second) if chosen["outcome"] == "a" else (second, first)
+    claim = f"{_called(better)} recovers the order of {comparison['truth']!r} better than {_called(worse)}: {numbers}"
+    return better["candidate"], f"{claim} {where}", [first, second]
+
+
+def _best(entries: list[Any], truth: str) -> tuple[str, str, list[Any]]:
+    """Without a contrast: the highest Spearman, decided only if its interval lies above all others."""
+    known = [entry for entry in entries if entry["spearman"]["value"] is not None]
+    if not known:
+        return "undecided", f"Undecided: no candidate's rank correlation with {truth!r} is defined", []
+    best = max(known, key=lambda entry: entry["spearman"]["value"])
+    others = [entry["spearman"] for entry in known if entry is not best]
+    interval = best["spearman"]["these_recipes"]
+    is_apart = interval is not None and all(
+        other["these_recipes"] is not None and other["these_recipes"]["high"] < interval["low"] for other in others
+    )
+    claim = f"{_called(best)} agrees most with {truth!r}: Spearman {_figure(best['spearman'])} over "
+    claim += f"{best['num_recipes']} recipes"
+    if is_apart:
+        return best["candidate"], claim, [best]
+    return "undecided", f"Undecided, since intervals overlap: {claim}", [best]
+
+
+def _called(entry: Mapping[str, Any]) -> str:
+    return repr(entry["candidate"]) + (f" (LR {entry['lr']:g})" if entry["lr"] is not None else "")
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return "undefined"
+    interval = figure["these_recipes"]
+    if interval is None:
+        return f"{figure['value']:.2f} [no interval]"
+    return f"{figure['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
+
+
+def _flags(comparison: Mapping[str, Any], concerned: list[Any]) -> str:
+    """Guards that stand beside the claim; empty when there are none."""
+    words = {
+        "barely_trained": "has not beaten the unigram floor",
+        "edge": "is on its grid's edge",
+        "diverged": "diverged",
+        "repeated": "repeats data",
+    }
+    parts = [
+        f"{entry['candidate']!r} {text} on {len(entry['guards'][guard])} recipe(s)"
+        for entry in concerned
+        for guard, text in words.items()
+        if entry["guards"][guard]
+    ]
+    edges = sum(row["edge"] is not None for row in comparison["tuned_losses"])
+    if edges:
+        parts.append(f"the truth is on its grid's edge for {edges} recipe(s)")
+    return f"; beware: {'; '.join(parts)}" if parts else ""

@@ -1,0 +1,96 @@
+"""Validation loss: summed per document, every token after a document's first scored exactly once.
+
+Context rule: a document (which starts with the end-of-text token) is cut into windows of the model's context
+without overlap; a token is predicted from the tokens before it in its window. Knows nothing of training.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+_ROWS = 64  # windows evaluated at once; changes memory, not results beyond rounding
+_PADDING = -100
+
+TokenArray = npt.NDArray[np.uint16]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ValidationDocuments:
+    """The documents of one validation set: token ids (first is end-of-text) and UTF-8 bytes of each."""
+
+    tokens: Sequence[TokenArray]
+    num_bytes: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums per document: loss in nats, scored tokens, bytes."""
+
+    loss_sum: FloatArray
+    num_tokens: npt.NDArray[np.int64]
+    num_bytes: npt.NDArray[np.int64]
+
+    @property
+    def nats_per_token(self) -> float:
+        """Token-weighted mean loss."""
+        return float(self.loss_sum.sum() / self.num_tokens.sum())
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Token-weighted loss per byte of text, in bits."""
+        return float(self.loss_sum.sum() / np.log(2) / self.num_bytes.sum())
+
+
+def _windows(documents: ValidationDocuments, context: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs and targets [window, context], padded, and the document of each window."""
+    inputs, targets, owners = [], [], []
+    for owner, tokens in enumerate(documents.tokens):
+        for start in range(0, len(tokens) - 1, context):
+            piece = torch.from_numpy(tokens[start : start + context + 1].astype(np.int64))
+            missing = context + 1 - len(piece)
+            inputs.append(functional.pad(piece[:-1], (0, missing)))
+            targets.append(functional.pad(piece[1:], (0, missing), value=_PADDING))
+            owners.append(owner)
+    return torch.stack(inputs), torch.stack(targets), torch.tensor(owners)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, documents: ValidationDocuments, context: int, device: str) -> Evaluation:
+    """Loss of `model` on every document, in nats."""
+    inputs, targets, owners = _windows(documents, context)
+    sums = torch.zeros(len(documents.tokens), dtype=torch.float64)
+    for rows in torch.split(torch.arange(len(inputs)), _ROWS):
+        logits = model(inputs[rows].to(device)).float()
+        flat = targets[rows].to(device)
+        losses = functional.cross_entropy(logits.flatten(0, 1), flat.flatten(), ignore_index=_PADDING, reduction="none")
+        per_window = losses.view(flat.shape).double().sum(dim=1).cpu()
+        sums.index_add_(0, owners[rows], per_window)
+    return Evaluation(sums.numpy(), _scored_tokens(documents), np.asarray(documents.num_bytes, dtype=np.int64))
+
+
+def _scored_tokens(documents: ValidationDocuments) -> npt.NDArray[np.int64]:
+    return np.array([len(tokens) - 1 for tokens in documents.tokens], dtype=np.int64)
+
+
+def unigram_loss(
+    documents: ValidationDocuments, weights: Sequence[float], counts: Sequence[npt.NDArray[np.int64]]
+) -> float:
+    """Loss in nats per token of the recipe's own word counts: the floor a trained model must get under.
+
+    The recipe's distribution is the mixture, at its weights, of the sources' token frequencies, each with half
+    a count added (Jeffreys prior).
+    """
+    mixture = sum(
+        weight * (count + 0.5) / (count.sum() + 0.5 * len(count)) for weight, count in zip(weights, counts, strict=True)
+    )
+    log_probability = np.log(np.asarray(mixture))
+    total = sum(float(log_probability[tokens[1:]].sum()) for tokens in documents.tokens)
+    return -total / float(_scored_tokens(documents).sum())
+
+

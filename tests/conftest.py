@@ -1,0 +1,67 @@
+"""What all tests share: the repository's root, a small study on synthetic shards, and the tiny study run once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raystudy.artifacts.shards import Selected, SourceDraft, open_tokens, write_tokens, write_view
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "search_spaces" / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+def run_cli(*arguments: object, cwd: Path = ROOT, timeout: float = 110, **environment: str):
+    """`python -m raystudy ...` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "raystudy", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.fixture(scope="session")
+def cli():
+    return run_cli
+
+
+def make_shards(storage: Path, seed: int = 0, vocabulary: int = 64) -> tuple[str, str]:
+    """A view and a validation shard of random but learnable tokens; their digests."""
+    generator = np.random.default_rng(seed)
+    documents = [(np.cumsum(generator.integers(1, 4, size=80)) % (vocabulary - 1) + 1).astype(np.uint16) for _ in range(60)]
+    tokens = write_tokens(storage, documents[:50], [200] * 50, vocabulary, 0)
+    validation = write_tokens(storage, documents[50:], [200] * 10, vocabulary, 0)
+    shard = open_tokens(storage, tokens)
+    halves = (np.arange(30), np.arange(30, 50))
+    drafts = [
+        SourceDraft(name, weight, (Selected(shard, half),))
+        for name, weight, half in zip("ab", (0.7, 0.3), halves, strict=True)
+    ]
+    return write_view(storage, "synthetic", drafts), validation
+
+
+@pytest.fixture(scope="session")
+def shard_storage(tmp_path_factory) -> tuple[Path, str, str]:
+    """A storage with one view and one validation shard: (root, view digest, validation digest)."""
+    storage = tmp_path_factory.mktemp("shards")
+    return (storage, *make_shards(storage))
+
+
+@pytest.fixture(scope="session")
+def tiny_storage(tmp_path_factory) -> Path:
+    """A storage on which the tiny study has run with `--local`."""
+    storage = tmp_path_factory.mktemp("tiny") / "storage"
+    done = run_cli("run", TINY, "--storage", storage, "--local")
+    assert done.returncode == 0, done.stderr
+    return storage

@@ -1,0 +1,62 @@
+"""A run's id: what moves it and what does not."""
+
+import pytest
+
+from raystudy.specs.base import canonical_json, digest
+from raystudy.specs.run import ResolvedDecoder, TrainRun
+from raystudy.specs.space import LearningRateAxis, LogGrid
+from raystudy.specs.training import AdamW, RunSettings, TrainingOverride, TrainingSettings, WarmupStableDecay
+
+
+def a_run(**changes) -> TrainRun:
+    model = ResolvedDecoder(kind="decoder", layers=1, width=8, heads=1, context=8, vocabulary=32)
+    schedule = WarmupStableDecay(kind="wsd")
+    settings = RunSettings(steps=10, batch_sequences=2, lr=1e-3, schedule=schedule, optimizer=AdamW(), clip=1.0)
+    return TrainRun(**{"kind": "train", "shards": "x", "model": model, "settings": settings, "seed": 0, "numerics": 1} | changes)
+
+
+def test_the_id_is_the_same_in_every_process_and_version():
+    assert a_run().run_id == "43a8eb313e8a1ac73d848b74d41539d3"
+
+
+def test_what_determines_the_result_moves_the_id():
+    base = a_run()
+    changed = [
+        a_run(seed=1),
+        a_run(shards="y"),
+        a_run(numerics=2),
+        a_run(settings=base.settings.model_copy(update={"lr": 2e-3})),
+        a_run(settings=base.settings.model_copy(update={"clip": None})),
+        a_run(model=base.model.model_copy(update={"tie_embeddings": False})),
+    ]
+    assert len({run.run_id for run in [base, *changed]}) == 1 + len(changed)
+
+
+def test_floats_that_agree_to_six_digits_are_one_run():
+    base = a_run()
+    near = a_run(settings=base.settings.model_copy(update={"lr": 1e-3 * (1 + 1e-9)}))
+    assert near.run_id == base.run_id
+
+
+def test_a_field_equal_to_its_default_is_left_out():
+    assert "mlp_ratio" not in canonical_json(a_run())
+    assert "mlp_ratio" in canonical_json(a_run(model=a_run().model.model_copy(update={"mlp_ratio": 2})))
+
+
+def test_no_identity_holds_a_number_that_is_not_finite():
+    with pytest.raises(ValueError, match="no place in an identity"):
+        digest({"x": float("nan")})
+
+
+def test_a_log_grid_gives_two_significant_digits_and_both_ends():
+    assert LogGrid(low=1e-4, high=1e-2, points=5).values() == (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2)
+    assert LearningRateAxis(grid=(1e-2, 1e-3)).values() == (1e-3, 1e-2)
+    with pytest.raises(ValueError, match="closer than 2 digits"):
+        LogGrid(low=1.0, high=1.1, points=20)
+
+
+def test_a_models_own_budget_replaces_the_studys():
+    base = TrainingSettings(steps=10, batch_tokens=64)
+    own = base.overridden_by(TrainingOverride(tokens=500))
+    assert (own.steps, own.tokens, own.batch_tokens) == (None, 500, 64)
+    assert base.overridden_by(None) is base
