@@ -4,12 +4,14 @@ Never a stranger's: without an address a local cluster is started and ended with
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from raystudy.errors import MissingPackageError, RaystudyError
 
+_ANSWER_SECONDS = 10.0
 _OWN_OBJECT_STORE_BYTES = 100_000_000  # jobs and reports are small; shards are memory-mapped files
 # Set before ray is imported: no phoning home, trials stay in our working folder, no per-trial log files.
 _ENVIRONMENT = {
@@ -50,6 +52,7 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
         return
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    _check_answers(wanted)
     options: dict[str, Any] = {"address": wanted, "log_to_driver": False, "logging_level": "ERROR"}
     if wanted == "local":
         cores = len(os.sched_getaffinity(0))
@@ -58,11 +61,32 @@ def connected(address: str | None) -> Iterator[Any]:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RaystudyError(
-            f"a Ray cluster must answer at {wanted!r}, but: {first}. Check --address, RAY_ADDRESS and, "
-            f"with token authentication, RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH; or add --local"
-        ) from error
+        raise _no_answer(wanted, first) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _no_answer(address: str, why: str) -> RaystudyError:
+    return RaystudyError(
+        f"a Ray cluster must answer at {address!r}, but: {why}. Check --address, RAY_ADDRESS and, with token "
+        f"authentication, RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH; or add --local"
+    )
+
+
+def _check_answers(address: str) -> None:
+    """See in seconds that something listens at host:port; ray.init would try for minutes.
+
+    Raises:
+        RaystudyError: nothing does, or the address is of a kind that Tune does not support.
+    """
+    if "://" in address:
+        raise _no_answer(address, "an address is host:port of the cluster's head, without a scheme")
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "local", "auto": ray knows
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise _no_answer(address, str(error)) from error

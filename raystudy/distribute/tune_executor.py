@@ -9,7 +9,7 @@ import json
 import queue
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from types import TracebackType
@@ -102,15 +102,20 @@ def _reporter(reports: "queue.Queue[JobReport | BaseException | None]") -> Any:
     from ray.tune import Callback
 
     class Reporter(Callback):  # type: ignore[misc]
+        def __init__(self, put: Callable[[JobReport], None]) -> None:
+            self._put = put
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # Tune pickles its callbacks; no one unpickles this one
+
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:  # noqa: ARG002
             if _REPORT in result:
-                reports.put(JobReport(**json.loads(result[_REPORT])))
+                self._put(JobReport(**json.loads(result[_REPORT])))
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
-            cause = _first_cause(trial)
-            reports.put(JobReport(trial.config["run"]["run_id"], "failed", cause=cause))
+            self._put(JobReport(trial.config["run"]["run_id"], "failed", cause=_first_cause(trial)))
 
-    return Reporter()
+    return Reporter(reports.put)
 
 
 def _first_cause(trial: Any) -> str:

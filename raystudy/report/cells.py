@@ -53,16 +53,15 @@ def figure_cell(
     footnotes: Footnotes,
     *,
     digits: int = 2,
-    extra: str | None = None,
+    extra: tuple[str, ...] = (),
     is_marked: bool = False,
 ) -> Cell:
     """The FIGURE at `name` (a dotted path into `figures`) with its intervals; null is a dash with its reason."""
     found: Any = figures
     for key in name.split("."):
         found = found[key]
-    more = () if extra is None else (extra,)
     if found["value"] is None:
-        return Cell(DASH, more, footnotes.mark(reason_for(notes, name)))
+        return Cell(DASH, extra, footnotes.mark(reason_for(notes, name)))
     bounds = interval(found["these_recipes"], digits)
     note = None
     if bounds is None:
@@ -70,7 +69,7 @@ def figure_cell(
         note = footnotes.mark(reason_for(notes, name, "these_recipes"))
     wider = interval(found["recipes_like_these"], digits)
     likes = () if wider is None else (f"recipes like these {wider}",)
-    return Cell(number(found["value"], digits), (bounds, *likes, *more), note, is_marked=is_marked)
+    return Cell(number(found["value"], digits), (bounds, *likes, *extra), note, is_marked=is_marked)
 
 
 def words(text: str, *below: str) -> Cell:

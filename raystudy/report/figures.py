@@ -190,7 +190,7 @@ def _shade_barely_trained(panels: Sequence[Axes], series: Sequence[_Series], num
     for place, lr in enumerate(sorted(flags)):
         if flags[lr]:
             for axes in panels:
-                axes.axvspan(bounds[place], bounds[place + 1], color=SHADE, linewidth=0, zorder=0, gid="floor")
+                axes.axvspan(bounds[place], bounds[place + 1], color=SHADE, linewidth=0, zorder=0, label="_floor")
     if not any(flags.values()):
         return []
     return [Patch(color=SHADE, label=f"most recipes {FLOOR_LABEL}")]

@@ -16,9 +16,11 @@ from raystudy.report.figures import agreement_by_lr, agreement_of_protocols, lr_
 from raystudy.report.inline_svg import inline_svg
 from raystudy.report.remarks import excluded_remarks, note_remarks, provenance_rows
 from raystudy.report.wording import (
+    counted,
     highest_by_metric,
     interval,
     lr,
+    named,
     number,
     premise_answer,
     premise_sentences,
@@ -56,10 +58,7 @@ def _contents(comparison: Mapping[str, Any], provenance: Mapping[str, Any]) -> d
     return {
         "study": comparison["study"],
         "truth": comparison["truth"],
-        "num_recipes": len(comparison["recipes"]),
-        "num_controls": sum(bool(recipe["control"]) for recipe in comparison["recipes"]),
-        "resamples": comparison["resamples"],
-        "generator_seed": comparison["generator_seed"],
+        "setting": _setting(comparison),
         "verdict": comparison["verdict"],
         "badge": outcome if outcome in _NOT_A_CANDIDATE else "decided",
         "contrast": _contrast_lines(comparison["contrast"]),
@@ -68,6 +67,7 @@ def _contents(comparison: Mapping[str, Any], provenance: Mapping[str, Any]) -> d
         "charts": {chart.name: chart for chart in _charts(comparison)},
         "protocols": tables.protocol_table(comparison),
         "subsets": tables.subset_table(comparison),
+        "further": tables.further_table(comparison),
         "tuned": tables.tuned_table(comparison),
         "validation": tables.validation_table(comparison),
         "winner": winner_sentence(highest_by_metric(comparison["comparisons"])),
@@ -84,10 +84,19 @@ def _contents(comparison: Mapping[str, Any], provenance: Mapping[str, Any]) -> d
     }
 
 
+def _setting(comparison: Mapping[str, Any]) -> str:
+    num_controls = sum(bool(recipe["control"]) for recipe in comparison["recipes"])
+    return (
+        f"Truth: {named(comparison['truth'])}. {counted(len(comparison['recipes']), 'recipe')} and among them "
+        f"{counted(num_controls, 'control')}. Intervals: 95%, {counted(comparison['resamples'], 'resample')}, "
+        f"generator seed {comparison['generator_seed']}."
+    )
+
+
 def _contrast_lines(contrast: Mapping[str, Any] | None) -> list[str]:
     if contrast is None:
         return []
-    a, b, difference = contrast["a"], contrast["b"], contrast["difference"]
+    a, b, difference = named(contrast["a"]), named(contrast["b"]), contrast["difference"]
     bounds = interval(difference["these_recipes"]) or "no interval"
     figure = str(contrast["figure"]).replace("_", " ").capitalize()
     outcome = {"a": f"in favour of {a}", "b": f"in favour of {b}"}.get(contrast["outcome"], contrast["outcome"])

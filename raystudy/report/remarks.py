@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raystudy.report.wording import seconds
+from raystudy.report.wording import named, seconds
 
 _MOST_PLACES = 6
 
@@ -38,24 +38,30 @@ def note_remarks(comparison: Mapping[str, Any]) -> list[Remark]:
 
 def _gathered(comparison: Mapping[str, Any], key: str, subject: str) -> list[Remark]:
     entries = comparison["comparisons"]
-    places: dict[tuple[str, str], dict[str, None]] = {}
+    metrics: dict[str, set[str]] = {}
+    places: dict[tuple[str, str], dict[str, set[str]]] = {}
     for entry in entries:
-        here = f"{entry['candidate']} on {entry['metric']}"
         for suffix, figures in {"": entry, **{f" ({name})": part for name, part in entry["subsets"].items()}}.items():
+            where = named(entry["candidate"]) + suffix
+            metrics.setdefault(where, set()).add(entry["metric"])
             for item in figures[key]:
-                places.setdefault((item[subject], item["reason"]), {})[here + suffix] = None
-    num_all = sum(1 + len(entry["subsets"]) for entry in entries)
+                found = places.setdefault((item[subject], item["reason"]), {})
+                found.setdefault(where, set()).add(entry["metric"])
     return [
-        Remark(_readable(name) if subject == "field" else name, reason, _where(list(found), num_all))
+        Remark(_readable(name) if subject == "field" else name, reason, _where(found, metrics))
         for (name, reason), found in places.items()
     ]
 
 
-def _where(found: list[str], num_all: int) -> str:
-    if len(found) == num_all:
+def _where(found: Mapping[str, set[str]], metrics: Mapping[str, set[str]]) -> str:
+    if found == metrics:
         return "everywhere"
-    more = f" and {len(found) - _MOST_PLACES} more" if len(found) > _MOST_PLACES else ""
-    return "; ".join(found[:_MOST_PLACES]) + more
+    parts = [
+        f"{where}, every metric" if on == metrics[where] else f"{where} on {', '.join(sorted(on))}"
+        for where, on in found.items()
+    ]
+    more = f"; and {len(parts) - _MOST_PLACES} more" if len(parts) > _MOST_PLACES else ""
+    return "; ".join(parts[:_MOST_PLACES]) + more
 
 
 def _readable(field: str) -> str:

@@ -169,8 +169,8 @@ def _draw_curve(axes: Axes, row: Tuned, span: float) -> None:
     seeds = [(point["lr"], loss) for point in row["curve"] for loss in point["losses"] if loss is not None]
     axes.plot([lr for lr, _ in seeds], [loss for _, loss in seeds], linestyle="none", marker=".", color=MUTED, ms=3)
     axes.plot([lr for lr, _ in drawn], [loss for _, loss in drawn], color=BLUE, linewidth=1.4, marker="o", ms=2.5)
-    best = row["loss"] if row["loss"] is not None else min((loss for _, loss in drawn), default=0.0)
-    axes.set_ylim(best - 0.15 * span, best + span)
+    lowest = min([loss for _, loss in drawn] + ([] if row["loss"] is None else [row["loss"]]), default=0.0)
+    axes.set_ylim(lowest - 0.15 * span, lowest + span)
     if row["best_lr"] is not None and row["loss"] is not None:
         axes.plot([row["best_lr"]], [row["loss"]], marker="D", color=VERMILLION, ms=6, linestyle="none", zorder=4)
     for lr in row["diverged_lrs"]:

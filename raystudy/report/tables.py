@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raystudy.report.cells import Cell, Footnotes, figure_cell, words
-from raystudy.report.wording import DASH, counted, flops, highest_by_metric, lr, number, seconds
+from raystudy.report.wording import DASH, counted, flops, highest_by_metric, lr, named, number, seconds
 
 Comparison = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -15,6 +15,12 @@ PRIMARY_METRIC = "loss"
 REGRET_DIGITS = 3
 LOSS_DIGITS = 4
 
+_GUARD_FLAGS = {
+    "barely_trained": "unigram floor",
+    "edge": "grid edge",
+    "diverged": "diverged",
+    "repeated": "repeated data",
+}
 GUARD_WORDS = {
     "barely_trained": "not below the unigram floor",
     "edge": "on the grid's edge",
@@ -54,25 +60,24 @@ def protocol_table(comparison: Comparison) -> Table:
             ("Protocol", ""),
             ("LR", ""),
             ("Spearman", "[95%]"),
-            ("Kendall τ-b", "[95%]"),
+            ("Kendall τ\u2011b", "[95%]"),
             ("Decision accuracy", "[95%]"),
             ("Separable pairs", "accuracy [95%]"),
             *((f"Regret@{k}", "best of k, nats") for k in ks),
-            ("Cost", "training FLOPs"),
-            ("Cost", "device-seconds"),
-            ("Flags", ""),
+            ("Cost", "FLOPs, device-seconds"),
+            ("Flags", "number of recipes"),
         ],
     )
     for entry in entries:
         notes, marks = entry["notes"], table.footnotes
         separable = entry["separable_decision_accuracy"]
-        pairs = f"{counted(separable['num_pairs'], 'pair')}, {separable['separability']}"
+        pairs = (counted(separable["num_pairs"], "pair"), separable["separability"])
         cells = [words(entry["candidate"], *_about(entry)), Cell(lr(entry["lr"]))]
         cells += [figure_cell(entry, n, notes, marks) for n in ("spearman", "kendall_tau_b", "decision_accuracy")]
         cells.append(figure_cell(entry, "separable_decision_accuracy", notes, marks, extra=pairs))
         cells += [_regret(entry, k, "best_of_k", notes, marks) for k in ks]
         cost = entry["cost"]
-        cells += [Cell(flops(cost["flops"])), Cell(seconds(cost["device_seconds"])), words(*_flags(entry))]
+        cells += [Cell(flops(cost["flops"]), (f"{seconds(cost['device_seconds'])} s",)), _flags(entry)]
         table.rows.append(cells)
     return table
 
@@ -89,39 +94,62 @@ def _about(entry: Entry) -> list[str]:
     return lines if entry["lr_rule"] is None else [*lines, f"LR: {entry['lr_rule']}"]
 
 
-def _flags(entry: Entry) -> list[str]:
+def _flags(entry: Entry) -> Cell:
     guards = entry["guards"]
-    flags = [f"{text}: {len(guards[guard])}" for guard, text in GUARD_WORDS.items() if guards[guard]]
+    flags = [f"{text}: {len(guards[guard])}" for guard, text in _GUARD_FLAGS.items() if guards[guard]]
     if entry["num_diverged"]:
         flags.append(f"{counted(entry['num_diverged'], 'run')} diverged")
     if entry["excluded"]:
-        flags.append(f"{counted(len(entry['excluded']), 'recipe')} left out")
-    return flags or ["none"]
+        flags.append(f"left out: {len(entry['excluded'])}")
+    return words("" if flags else "none", *flags)
 
 
 def subset_table(comparison: Comparison) -> Table:
     """The headline beside the same figures with controls, and over near-ties only."""
-    table = Table(
-        "subsets",
-        "The same figures over other sets of recipes (primary metric)",
-        [
-            ("Protocol", ""),
-            ("Recipes", ""),
-            ("Number", "recipes"),
-            ("Spearman", "[95%]"),
-            ("Pearson", "[95%]"),
-            ("Decision accuracy", "[95%]"),
-            ("Regret@1", "best of k, nats"),
-            ("Regret@3", "mean of k, nats"),
-        ],
-    )
-    for entry in primary_entries(comparison):
-        for name, figures in {"headline": entry, **entry["subsets"]}.items():
-            notes, marks = figures["notes"], table.footnotes
-            cells = [words(entry["candidate"]), words(name), Cell(str(figures["num_recipes"]))]
-            cells += [figure_cell(figures, n, notes, marks) for n in ("spearman", "pearson", "decision_accuracy")]
-            cells += [_regret(figures, 1, "best_of_k", notes, marks), _regret(figures, 3, "mean_of_k", notes, marks)]
-            table.rows.append(cells)
+    entries = primary_entries(comparison)
+    names = ["headline", *dict.fromkeys(name for entry in entries for name in entry["subsets"])]
+    figures = {"Spearman": "spearman", "Decision accuracy": "decision_accuracy", "Regret@1": "regret.1.best_of_k"}
+    columns = [(title, f"{name}, {_num_recipes(entries, name)}") for title in figures for name in names]
+    caption = "The headline beside other sets of recipes (primary metric)"
+    table = Table("subsets", caption, [("Protocol", ""), *columns])
+    for entry in entries:
+        cells = [words(entry["candidate"])]
+        cells += [_subset_cell(entry, name, path, table.footnotes) for path in figures.values() for name in names]
+        table.rows.append(cells)
+    return table
+
+
+def _subset(entry: Entry, name: str) -> Mapping[str, Any] | None:
+    found: Mapping[str, Any] | None = entry if name == "headline" else entry["subsets"].get(name)
+    return found
+
+
+def _subset_cell(entry: Entry, name: str, path: str, marks: Footnotes) -> Cell:
+    figures = _subset(entry, name)
+    if figures is None:
+        return Cell(DASH, (), marks.mark(f"no figures for {name} in the comparison"))
+    if path.startswith("regret"):
+        return _regret(figures, 1, "best_of_k", figures["notes"], marks)
+    return figure_cell(figures, path, figures["notes"], marks)
+
+
+def _num_recipes(entries: Sequence[Entry], name: str) -> str:
+    counts = [figures["num_recipes"] for entry in entries if (figures := _subset(entry, name)) is not None]
+    if not counts:
+        return "no recipes"
+    return f"{min(counts)} recipes" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)} recipes"
+
+
+def further_table(comparison: Comparison) -> Table:
+    """Headline figures that the first table has no room for."""
+    entries = primary_entries(comparison)
+    ks = sorted({int(k) for entry in entries for k in entry["regret"]})
+    columns = [("Protocol", ""), ("Pearson", "[95%]"), *((f"Regret@{k}", "mean of k, nats") for k in ks)]
+    table = Table("further", "Further figures of the headline recipes (primary metric)", columns)
+    for entry in entries:
+        cells = [words(entry["candidate"]), figure_cell(entry, "pearson", entry["notes"], table.footnotes)]
+        cells += [_regret(entry, k, "mean_of_k", entry["notes"], table.footnotes) for k in ks]
+        table.rows.append(cells)
     return table
 
 
@@ -135,8 +163,8 @@ def tuned_table(comparison: Comparison) -> Table:
             ("Tuned loss", "± standard error, nats"),
             ("Best LR", ""),
             ("Grid edge", ""),
-            ("Noise", ""),
-            ("Chosen and scored", ""),
+            ("Nearest recipe", ""),
+            ("Chosen and scored", "on"),
             ("Diverged at", "LR"),
             ("Unigram floor", "nats"),
         ],
@@ -161,8 +189,8 @@ def _tuned_row(row: Mapping[str, Any], marks: Footnotes, is_control: bool) -> li
         loss,
         Cell(lr(row["best_lr"])),
         words("no" if row["edge"] is None else f"{row['edge']} edge: not tuned"),
-        words("gap to a neighbour under what seeds allow" if row["noisy"] else "neighbours apart"),
-        words("optimistic: same seeds" if row["optimistic"] else "on separate seeds"),
+        words("within seed noise" if row["noisy"] else "apart"),
+        words("the same seeds: optimistic" if row["optimistic"] else "separate seeds"),
         words(", ".join(lr(value) for value in row["diverged_lrs"]) or "none"),
         Cell(number(row["unigram_loss"], LOSS_DIGITS)),
     ]
@@ -200,7 +228,7 @@ def guard_table(comparison: Comparison) -> Table:
     for entry in primary_entries(comparison):
         for guard, text in GUARD_WORDS.items():
             if entry["guards"][guard]:
-                names = entry["guards"][guard]
+                names = [named(recipe) for recipe in entry["guards"][guard]]
                 table.rows.append([words(entry["candidate"]), words(text), words(", ".join(names))])
     return table
 

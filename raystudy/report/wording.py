@@ -49,6 +49,11 @@ def counted(count: int, singular: str, plural: str | None = None) -> str:
     return f"{count} {singular if count == 1 else plural or singular + 's'}"
 
 
+def named(name: str) -> str:
+    """A name inside a sentence; one that may run from right to left is kept apart from the words beside it."""
+    return name if name.isascii() else f"\u2068{name}\u2069"
+
+
 def listed(items: Sequence[str]) -> str:
     """a, b and c."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"
@@ -65,8 +70,8 @@ def reason_for(notes: Sequence[Mapping[str, str]], field: str, part: str = "") -
 
 
 _PREMISE_ANSWERS = {
-    "reorders": "Yes: tuning reorders the recipes of this study.",
-    "does-not-reorder": "No: tuning does not reorder the recipes of this study.",
+    "reorders": "Yes: tuning reorders recipes of this study, beyond what seed noise explains.",
+    "does-not-reorder": "No: tuning does not reorder the recipes of this study beyond what seed noise explains.",
     "undecided": "Undecided: these runs do not show whether tuning reorders the recipes.",
 }
 
@@ -140,12 +145,13 @@ def winner_sentence(highest: Mapping[str, Sequence[str]]) -> str:
     if any(len(names) > 1 for names in sets.values()):
         always = set.intersection(*(set(names) for names in sets.values()))
         if always:
-            return f"{listed(sorted(always))}: highest, alone or tied, on each of the {len(sets)} validation sets."
+            shared = listed([named(name) for name in sorted(always)])
+            return f"{shared}: highest, alone or tied, on each of the {len(sets)} validation sets."
     firsts = list(dict.fromkeys(name for names in sets.values() for name in names))
     if len(firsts) == 1:
-        return f"{firsts[0]} has the highest Spearman correlation on each of the {len(sets)} validation sets."
-    parts = [
-        f"{listed(list(names))} on {listed([m.partition('/')[2] for m, n in sets.items() if list(n) == list(names)])}"
-        for names in dict.fromkeys(tuple(names) for names in sets.values())
-    ]
+        return f"{named(firsts[0])} has the highest Spearman correlation on each of the {len(sets)} validation sets."
+    parts = []
+    for names in dict.fromkeys(tuple(names) for names in sets.values()):
+        on = [named(metric.partition("/")[2]) for metric, found in sets.items() if tuple(found) == names]
+        parts.append(f"{listed([named(name) for name in names])} on {listed(on)}")
     return f"It does here: the highest Spearman correlation is that of {'; '.join(parts)}."

@@ -134,9 +134,10 @@ def make_comparison(seed: int = 0) -> dict[str, Any]:
                      "difference": difference, "outcome": "undecided", "notes": []},
         "verdict": {
             "outcome": "undecided",
-            "sentence": "Undecided whether 'reduced' (LR 0.0002) or 'standard' (LR 0.002) recovers the order of 'truth' "
-            "better: Spearman 0.86 [0.66, 0.97] against 0.61 [0.33, 0.76], difference 0.25 [-0.04, 0.47] over 7 "
-            "recipes; beware: 'standard' diverged on 1 recipe(s); the truth is on its grid's edge for 1 recipe(s).",
+            "sentence": "Undecided whether 'reduced' (LR 0.0002) or 'standard' (LR 0.002) recovers the order of "
+            "'truth' better: Spearman 0.86 [0.66, 0.97] against 0.61 [0.33, 0.76], difference 0.25 [-0.04, 0.47] "
+            "over 7 recipes; beware: 'standard' diverged on 1 recipe(s); the truth is on its grid's edge for 1 "
+            "recipe(s).",
         },
         "tuned_losses": _tuned_losses(generator),
         "missing": [],
@@ -221,7 +222,14 @@ def make_null_comparison() -> dict[str, Any]:
         for key in ("model", "lr_rule", "mean_loss", "mean_unigram_loss"):
             entry[key] = None
     for row in comparison["tuned_losses"]:
-        row |= {"best_lr": None, "loss": None, "standard_error": None, "edge": None, "unigram_loss": None, "noisy": True}
+        row |= {
+            "best_lr": None,
+            "loss": None,
+            "standard_error": None,
+            "edge": None,
+            "unigram_loss": None,
+            "noisy": True,
+        }
         for point in row["curve"]:
             point |= {"mean": None, "losses": [None, None]}
     comparison["premise"] = dict.fromkeys(comparison["premise"]) | {

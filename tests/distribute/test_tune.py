@@ -1,0 +1,66 @@
+"""Ray Tune executes the tasks: the same records as without Ray, on the cluster it was given, killed and relaunched."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raystudy.artifacts.storage import Storage
+from raystudy.study.results import StudyResults
+from tests.conftest import TINY
+from tests.execute.test_local import copy_inputs, kill_in_the_middle, launch_driver, results_on, without_seconds
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+
+def losses_on(storage: Path) -> dict[str, list[dict[str, object]]]:
+    return {path.parent.name: json.loads(path.read_text())["metrics"] for path in storage.glob("runs/*/result.json")}
+
+
+def test_tune_makes_the_same_records_as_local_workers_on_the_cluster_it_is_given(
+    tmp_path, tiny_storage, ray_cluster, cli
+):
+    storage = copy_inputs(tiny_storage, tmp_path / "storage")
+    done = cli("run", TINY, "--storage", storage, timeout=200, **ray_cluster)
+    assert done.returncode == 0, done.stderr
+    assert losses_on(storage) == losses_on(tiny_storage)
+    both = [StudyResults(Storage(place), Storage(place).study("tiny")).comparison for place in (storage, tiny_storage)]
+    assert without_seconds(both[0]) == without_seconds(both[1])
+    assert len(results_on(storage)) > 50
+
+
+def test_an_unreachable_cluster_is_one_clear_message(tmp_path, tiny_storage, cli, own_ray):
+    storage = copy_inputs(tiny_storage, tmp_path / "storage")
+    done = cli("run", TINY, "--storage", storage, "--address", "127.0.0.1:1", timeout=200, **own_ray)
+    assert done.returncode == 1
+    assert "a Ray cluster must answer at '127.0.0.1:1'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 8
+
+
+def test_a_killed_driver_and_its_own_cluster_lose_no_finished_run_and_repeat_none(tmp_path, tiny_storage, own_ray, cli):
+    storage = copy_inputs(tiny_storage, tmp_path / "storage")
+    driver = launch_driver(storage, **own_ray)
+    before = kill_in_the_middle(driver, storage, at_least=10)
+    done = cli("run", TINY, "--storage", storage, timeout=200, **own_ray)
+    assert done.returncode == 0, done.stderr
+    after = results_on(storage)
+    assert {run: after[run] for run in before} == before
+    assert losses_on(storage) == losses_on(tiny_storage)
+
+
+def test_python_runs_a_study_and_returns_its_results(tmp_path, tiny_storage, ray_cluster):
+    storage = copy_inputs(tiny_storage, tmp_path / "storage")
+    (storage / "runs").symlink_to(tiny_storage / "runs")
+    code = (
+        "import raystudy, sys\n"
+        f"results = raystudy.run({str(TINY)!r}, storage={str(storage)!r})\n"
+        "print(len(results.runs), sorted(results.runs.status.unique()), results.comparison['truth'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, env={**os.environ, **ray_cluster}
+    )
+    assert done.stdout.split()[-2:] == ["['finished']", "truth"], done.stderr
