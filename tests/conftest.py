@@ -10,6 +10,8 @@ import pytest
 
 from raystudy.artifacts.shards import Selected, SourceDraft, open_tokens, write_tokens, write_view
 
+pytest_plugins = ["tests.ray_cluster", "tests.skips"]
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "search_spaces" / "tiny.yaml"
 
@@ -39,7 +41,9 @@ def cli():
 def make_shards(storage: Path, seed: int = 0, vocabulary: int = 64) -> tuple[str, str]:
     """A view and a validation shard of random but learnable tokens; their digests."""
     generator = np.random.default_rng(seed)
-    documents = [(np.cumsum(generator.integers(1, 4, size=80)) % (vocabulary - 1) + 1).astype(np.uint16) for _ in range(60)]
+    documents = [
+        (np.cumsum(generator.integers(1, 4, size=80)) % (vocabulary - 1) + 1).astype(np.uint16) for _ in range(60)
+    ]
     tokens = write_tokens(storage, documents[:50], [200] * 50, vocabulary, 0)
     validation = write_tokens(storage, documents[50:], [200] * 10, vocabulary, 0)
     shard = open_tokens(storage, tokens)

@@ -46,7 +46,7 @@ class Interval:
     low: float
     high: float
 
-    def holding(self, value: float) -> "Interval":
+    def holding(self, value: float) -> Interval:
         """This interval, widened to hold the observed `value`; it then covers no less."""
         return Interval(min(self.low, value), max(self.high, value))
 

@@ -123,5 +123,3 @@ def _first_cause(trial: Any) -> str:
     text = str(error).strip() if error is not None else "the worker died"
     lines = [line for line in text.splitlines() if line.strip()]
     return f"the worker died: {lines[0][:200]}" if lines else "the worker died"
-
-

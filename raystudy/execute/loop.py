@@ -125,5 +125,3 @@ def _execute(
         else:
             launch.num_made += 1
     return failed
-
-

@@ -164,9 +164,7 @@ def _write_evaluation(storage: Storage, run: TrainRun, digest: str, evaluation: 
     )
 
 
-def _evaluate_kept(
-    job: Job, run: TrainRun, storage: Storage, documents: "Mapping[str, ValidationDocuments]"
-) -> None:
+def _evaluate_kept(job: Job, run: TrainRun, storage: Storage, documents: "Mapping[str, ValidationDocuments]") -> None:
     """Evaluate kept weights on validation sets that the run has not seen."""
     from raystudy.train.process import reset_state
     from raystudy.train.run import evaluate_all, load_weights, unigram_floors

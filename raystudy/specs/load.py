@@ -226,5 +226,3 @@ def _resolve_files(value: Any, folder: Path) -> None:
             value["files"] = [str((folder / f).absolute()) if isinstance(f, str) else f for f in files]
         for item in value.values():
             _resolve_files(item, folder)
-
-

@@ -59,7 +59,9 @@ def _rule(details: ErrorDetails, path: KeyPath, schema: dict[str, Any]) -> tuple
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
         key = str(context["discriminator"]).strip("'")
-        return f"{key!r} must be one of {', '.join(tags)}, but got '{context['tag']}'", _closest(str(context["tag"]), tags)
+        return f"{key!r} must be one of {', '.join(tags)}, but got '{context['tag']}'", _closest(
+            str(context["tag"]), tags
+        )
     if kind == "union_tag_not_found":
         key = str(context["discriminator"]).strip("'")
         return f"the key {key!r} must be given", f"Add `{key}:` here"

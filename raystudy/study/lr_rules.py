@@ -15,11 +15,15 @@ from raystudy.study.sweep import read_sweep
 
 @dataclass(frozen=True)
 class ResolvedRule:
-    """A rule's learning rate, or why there is none yet, and the sweep it rests on."""
+    """A rule's learning rate, or why there is none yet, and the sweep it rests on.
+
+    `edge`: the baseline's best learning rate is the last of its grid on that side.
+    """
 
     lr: float | None
     baseline_runs: list[WantedRun]
     reason: str = ""
+    edge: str | None = None
 
 
 def describe_rule(rule: LearningRateRule) -> str:
@@ -44,4 +48,4 @@ def resolve_rule(state: StudyState, model: str, rule: LearningRateRule, seeds: t
         return ResolvedRule(None, runs, f"the sweep of {model!r} on baseline {rule.baseline!r}")
     if sweep.best_lr is None:
         return ResolvedRule(None, runs, f"a learning rate at which {model!r} on {rule.baseline!r} does not diverge")
-    return ResolvedRule(round_significant(rule.ratio * sweep.best_lr, LR_DIGITS), runs)
+    return ResolvedRule(round_significant(rule.ratio * sweep.best_lr, LR_DIGITS), runs, edge=sweep.edge)

@@ -86,9 +86,7 @@ class StudyState:
         )
         return WantedRun(run, recipe, model)
 
-    def grid(
-        self, model: str, recipes: Iterable[str], lrs: Iterable[float], seeds: Iterable[int]
-    ) -> list[WantedRun]:
+    def grid(self, model: str, recipes: Iterable[str], lrs: Iterable[float], seeds: Iterable[int]) -> list[WantedRun]:
         """All runs of a model over recipes x learning rates x seeds."""
         rates, draws = tuple(lrs), tuple(seeds)
         return [self.want(model, recipe, lr, seed) for recipe in recipes for lr in rates for seed in draws]

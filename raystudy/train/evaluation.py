@@ -92,5 +92,3 @@ def unigram_loss(
     log_probability = np.log(np.asarray(mixture))
     total = sum(float(log_probability[tokens[1:]].sum()) for tokens in documents.tokens)
     return -total / float(_scored_tokens(documents).sum())
-
-

@@ -126,9 +126,7 @@ def _optimise(
     return curve, all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
-def read_batch(
-    view: RecipeView, stream: SampleStream, first: int, count: int, context: int
-) -> npt.NDArray[np.int64]:
+def read_batch(view: RecipeView, stream: SampleStream, first: int, count: int, context: int) -> npt.NDArray[np.int64]:
     """Token ids [count, context + 1] of samples first .. first + count - 1."""
     sources, windows = stream.samples(first, count)
     batch = np.empty((count, context + 1), dtype=np.int64)

@@ -88,7 +88,7 @@ def test_bad_input_gives_one_clear_message_and_its_exit_status(cli, tmp_path, ar
     assert "Traceback" not in done.stderr
 
 
-def test_a_torn_result_is_told_put_aside_and_made_anew(tiny_storage, cli, tmp_path):
+def test_a_torn_result_is_told_put_aside_and_made_anew(tiny_storage, cli):
     folder = next((tiny_storage / "runs").iterdir())
     (folder / "result.json").write_text('{"format": "raystudy-run/1", "ru')
     done = cli("run", TINY, "--storage", tiny_storage, "--local", "--workers", "1")

@@ -49,7 +49,12 @@ def test_inline_and_in_workers_the_same_records_are_made(jobs, tmp_path):
 
 
 def test_a_worker_that_is_killed_costs_its_job_one_failure_and_the_others_go_on(jobs):
-    long = Job(**{**json.loads(json.dumps(jobs[0].__dict__)), "run": a_run(jobs[0].spec().shards, steps=10**6).model_dump_json()})
+    long = Job(
+        **{
+            **json.loads(json.dumps(jobs[0].__dict__)),
+            "run": a_run(jobs[0].spec().shards, steps=10**6).model_dump_json(),
+        }
+    )
     with LocalExecutor(2) as executor:
         reports = executor.run([long, *jobs[1:]])
         done = [next(reports) for _ in range(3)]
@@ -162,9 +167,9 @@ def test_a_driver_killed_in_the_middle_loses_no_finished_run_and_repeats_none(tm
     after = results_on(storage)
     assert {run: after[run] for run in before} == before
     undisturbed = StudyResults(Storage(tiny_storage), Storage(tiny_storage).study("tiny")).comparison
-    assert without_seconds(StudyResults(Storage(storage), Storage(storage).study("tiny")).comparison) == without_seconds(
-        undisturbed
-    )
+    assert without_seconds(
+        StudyResults(Storage(storage), Storage(storage).study("tiny")).comparison
+    ) == without_seconds(undisturbed)
 
 
 def without_seconds(value):

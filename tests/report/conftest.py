@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_comparison import make_comparison, make_provenance
+
+from tests.report.example_comparison import make_comparison, make_provenance
 
 CHROMIUM = Path("/usr/bin/chromium")
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from example_comparison import make_null_comparison
 
 from raystudy.report.page import render_page
+from tests.report.example_comparison import make_null_comparison
 
 pytestmark = pytest.mark.browser
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import matplotlib
 import pytest
-from example_comparison import BARELY_TRAINED_LR, GRID, LRS, make_null_comparison
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from raystudy.report.drawing import NARROW_INCHES, WIDE_INCHES, label
 from raystudy.report.figures import agreement_by_lr, agreement_of_protocols, lr_curves, tuned_losses
 from raystudy.report.inline_svg import inline_svg
+from tests.report.example_comparison import BARELY_TRAINED_LR, GRID, LRS, make_null_comparison
 
 DRAWERS = [agreement_by_lr, agreement_of_protocols, lr_curves, tuned_losses]
 

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from example_comparison import make_null_comparison
 
 from raystudy.errors import DataError
 from raystudy.report.page import render_page
 from raystudy.report.remarks import provenance_rows
+from tests.report.example_comparison import make_null_comparison
 
 
 class Outline(HTMLParser):

@@ -12,7 +12,9 @@ def a_run(**changes) -> TrainRun:
     model = ResolvedDecoder(kind="decoder", layers=1, width=8, heads=1, context=8, vocabulary=32)
     schedule = WarmupStableDecay(kind="wsd")
     settings = RunSettings(steps=10, batch_sequences=2, lr=1e-3, schedule=schedule, optimizer=AdamW(), clip=1.0)
-    return TrainRun(**{"kind": "train", "shards": "x", "model": model, "settings": settings, "seed": 0, "numerics": 1} | changes)
+    return TrainRun(
+        **{"kind": "train", "shards": "x", "model": model, "settings": settings, "seed": 0, "numerics": 1} | changes
+    )
 
 
 def test_the_id_is_the_same_in_every_process_and_version():

@@ -112,7 +112,9 @@ def test_set_overrides_with_the_same_checks(tmp_path):
     assert study.training.steps == 7
     assert study.protocols["low"].seeds == (0, 1)
     assert study.recipes[1].control
-    assert "--set training.stps=7: training.stps: 'stps' is not a known key" in problems(tmp_path, STUDY, "training.stps=7")
+    assert "--set training.stps=7: training.stps: 'stps' is not a known key" in problems(
+        tmp_path, STUDY, "training.stps=7"
+    )
     assert "must be key=value" in problems(tmp_path, STUDY, "training.steps")
     assert "no such key in the study" in problems(tmp_path, STUDY, "nothing.here=1")
 
@@ -137,9 +139,27 @@ def test_a_problem_inside_a_catalogue_names_the_catalogue(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-3", 1e-3), ("1E5", 1e5), ("no", "no"), ("yes", "yes"), ("off", "off"), ("010", 10), ("0x1F", 31), ("0o17", 15)]
-    + [("true", True), ("null", None), ("~", None), ("1_000", "1_000"), ("2024-01-01", "2024-01-01"), (".5", 0.5)]
-    + [("1:30", "1:30"), ("-3", -3), ("+.inf", float("inf")), ("数据", "数据"), ("nan", "nan")],
+    [
+        ("1e-3", 0.001),
+        ("1E5", 100000.0),
+        ("no", "no"),
+        ("yes", "yes"),
+        ("off", "off"),
+        ("010", 10),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("1_000", "1_000"),
+        ("2024-01-01", "2024-01-01"),
+        (".5", 0.5),
+        ("1:30", "1:30"),
+        ("-3", -3),
+        ("+.inf", float("inf")),
+        ("数据", "数据"),
+        ("nan", "nan"),
+    ],
 )
 def test_scalars_are_read_as_yaml_1_2_says(text, value):
     assert read_scalar(text) == value
@@ -155,7 +175,8 @@ def test_names_in_any_script_are_read(tmp_path):
 
 def test_an_alias_bomb_is_refused(tmp_path):
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
-        f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
     )
     assert "an alias must not hold itself or explode" in problems(tmp_path, bomb)
 

@@ -32,7 +32,10 @@ def losses(best_lr, reduced_right=True, standard_right=True, noise=0.002):
 def test_planted_records_in_which_the_reduced_lr_is_better_give_that_verdict():
     comparison = compare_study(planted_state(losses(BENT, standard_right=False)))
     assert comparison["verdict"]["outcome"] == "reduced"
-    assert "'reduced' (LR 0.001) recovers the order of 'truth' better than 'standard' (LR 0.01)" in comparison["verdict"]["sentence"]
+    assert (
+        "'reduced' (LR 0.001) recovers the order of 'truth' better than 'standard' (LR 0.01)"
+        in comparison["verdict"]["sentence"]
+    )
 
 
 def test_planted_records_in_which_the_standard_lr_is_better_give_the_other_verdict():
@@ -56,7 +59,9 @@ def test_where_tuning_does_not_reorder_the_verdict_says_so():
 def test_a_missing_run_blocks_the_verdict_and_is_named():
     state = planted_state(losses(BENT))
     lost = next(iter(state.records))
-    comparison = compare_study(StudyState(state.study, state.inputs, {k: v for k, v in state.records.items() if k != lost}))
+    comparison = compare_study(
+        StudyState(state.study, state.inputs, {k: v for k, v in state.records.items() if k != lost})
+    )
     assert comparison["verdict"]["outcome"] == "blocked"
     assert len(comparison["missing"]) == 1
     assert comparison["missing"][0]["reason"].startswith("no result for a | target")
@@ -142,9 +147,7 @@ def test_a_known_truth_needs_no_runs_and_has_no_premise():
 
 def test_with_one_seed_everything_is_undecided_and_no_interval_is_given():
     study = study_spec()
-    protocols = {
-        name: {**spec.model_dump(mode="json"), "seeds": [0]} for name, spec in study.protocols.items()
-    }
+    protocols = {name: {**spec.model_dump(mode="json"), "seeds": [0]} for name, spec in study.protocols.items()}
     comparison = compare_study(planted_state(losses(BENT), study_spec(protocols=protocols)))
     assert comparison["verdict"]["outcome"] == "undecided"
     assert comparison["comparisons"][0]["spearman"]["these_recipes"] is None

@@ -87,7 +87,9 @@ def test_a_run_without_an_evaluation_on_a_new_validation_set_is_wanted_again():
     study = study_spec()
     old = planted_state(LOSS, study)
     inputs = inputs_of(study)
-    more = StudyState(study, type(inputs)(inputs.shards, {**inputs.validation, "new": "validation-new"}, 32), old.records)
+    more = StudyState(
+        study, type(inputs)(inputs.shards, {**inputs.validation, "new": "validation-new"}, 32), old.records
+    )
     assert len(make_wave(more).todo) > 0
 
 
@@ -104,7 +106,9 @@ KINDS = {
 @pytest.mark.parametrize("kind", sorted(PROTOCOL_KINDS))
 def test_every_kind_of_protocol_keeps_the_contract(kind, tmp_path):
     table = tmp_path / "scores.csv"
-    table.write_text("recipe,seed,score\n" + "".join(f"{n},{s},{i + s / 9}\n" for i, n in enumerate(RECIPES) for s in (0, 1)))
+    table.write_text(
+        "recipe,seed,score\n" + "".join(f"{n},{s},{i + s / 9}\n" for i, n in enumerate(RECIPES) for s in (0, 1))
+    )
     spec = {key: str(table) if value == "{table}" else value for key, value in KINDS[kind].items()}
     truth = {"kind": "tuned", "model": "target", "space": {"lr": {"grid": [1e-2]}}}
     study = study_spec(protocols={"truth": truth, "mine": spec}, comparison={})
@@ -137,3 +141,9 @@ def test_the_rule_behind_a_learning_rate_is_told_in_words():
     study = study_spec()
     assert describe_rule(study.protocols["reduced"].lr) == "0.1 x the LR tuned on 'a'"
     assert describe_rule(study.protocols["standard"].lr) == "the LR tuned on 'a'"
+
+
+def test_a_rule_that_rests_on_the_edge_of_its_baselines_grid_is_flagged():
+    state = planted_state(curved_loss(TUNED, dict.fromkeys(RECIPES, 1e-1)))
+    assert protocols_of(state.study)["standard"].scored(state)[0].edges == {"a": "high"}
+    assert protocols_of(planted_state(LOSS).study)["standard"].scored(planted_state(LOSS))[0].edges == {}

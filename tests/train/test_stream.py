@@ -19,7 +19,9 @@ def test_a_sample_is_the_same_whatever_was_asked_before_and_with_whatever_batch(
     whole = pairs(SampleStream(weights, sizes, seed), 0, first + count)
     assert pairs(SampleStream(weights, sizes, seed), first, count) == whole[first:]
     stepped = SampleStream(weights, sizes, seed)
-    assert [pairs(stepped, i, 1)[0] for i in range(first, first + min(count, 20))] == whole[first : first + min(count, 20)]
+    assert [pairs(stepped, i, 1)[0] for i in range(first, first + min(count, 20))] == whole[
+        first : first + min(count, 20)
+    ]
 
 
 def test_the_mixture_is_exact_to_one_sample_a_block():

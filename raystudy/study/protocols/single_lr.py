@@ -37,7 +37,9 @@ class SingleLr(ProtocolKind):
             return []
         scored = score_at(state, self.name, spec.kind, spec.model, resolved.lr, spec.seeds, spec.runs_per_score)
         every_run = {run.run_id: run for run in (*resolved.baseline_runs, *scored.all_runs)}
-        return [replace(scored, lr_rule=describe_rule(spec.lr), all_runs=list(every_run.values()))]
+        # A rule that rests on the edge of its baseline's grid is as untuned as that baseline.
+        edges = {str(spec.lr.baseline): resolved.edge} if resolved.edge is not None else {}
+        return [replace(scored, lr_rule=describe_rule(spec.lr), all_runs=list(every_run.values()), edges=edges)]
 
 
 def score_at(

@@ -74,7 +74,10 @@ def _wait_for(port: int, head: "subprocess.Popen[bytes]", folder: Path) -> None:
     while time.monotonic() < deadline:
         assert head.poll() is None, (folder / "start.log").read_text()
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0 and "Ray runtime started" in (folder / "start.log").read_text():
+            if (
+                probe.connect_ex(("127.0.0.1", port)) == 0
+                and "Ray runtime started" in (folder / "start.log").read_text()
+            ):
                 return
         time.sleep(0.2)
     raise AssertionError((folder / "start.log").read_text())
