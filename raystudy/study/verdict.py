@@ -38,19 +38,26 @@ def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str,
     if chosen is None:
         return _best(entries, comparison["truth"])
     first, second = by_name[chosen["a"]], by_name[chosen["b"]]
-    numbers = f"Spearman {_figure(first['spearman'])} against {_figure(second['spearman'])}, difference " + _figure(
-        chosen["difference"]
+    difference = chosen["difference"]
+    if chosen["outcome"] == "b":
+        first, second, difference = second, first, _negated(difference)
+    numbers = (
+        f"Spearman {_figure(first['spearman'])} against {_figure(second['spearman'])}, "
+        f"difference {_figure(difference)} over {first['num_recipes']} recipes"
     )
-    where = f"over {first['num_recipes']} recipes"
+    order = f"the order of {comparison['truth']!r} better"
     if chosen["outcome"] == "undecided":
-        claim = (
-            f"Undecided whether {_called(first)} or {_called(second)} recovers the order of {comparison['truth']!r} "
-            f"better: {numbers} {where}"
-        )
+        claim = f"Undecided whether {_called(first)} or {_called(second)} recovers {order}: {numbers}"
         return "undecided", claim, [first, second]
-    better, worse = (first, second) if chosen["outcome"] == "a" else (second, first)
-    claim = f"{_called(better)} recovers the order of {comparison['truth']!r} better than {_called(worse)}: {numbers}"
-    return better["candidate"], f"{claim} {where}", [first, second]
+    claim = f"{_called(first)} recovers {order} than {_called(second)}: {numbers}"
+    return first["candidate"], claim, [first, second]
+
+
+def _negated(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """The figure of b minus a from that of a minus b."""
+    interval = figure["these_recipes"]
+    turned = None if interval is None else {"low": -interval["high"], "high": -interval["low"]}
+    return {"value": -figure["value"], "these_recipes": turned}
 
 
 def _best(entries: list[Any], truth: str) -> tuple[str, str, list[Any]]:

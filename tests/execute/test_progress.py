@@ -1,4 +1,4 @@
-"""Progress: a live line on a terminal, plain lines elsewhere, always finished/total, time left and tokens per second."""
+"""Progress: a live line on a terminal, plain lines elsewhere; finished/total, time left, tokens per second."""
 
 import io
 

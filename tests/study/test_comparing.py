@@ -41,6 +41,12 @@ def test_planted_records_in_which_the_reduced_lr_is_better_give_that_verdict():
 def test_planted_records_in_which_the_standard_lr_is_better_give_the_other_verdict():
     comparison = compare_study(planted_state(losses(BENT, reduced_right=False)))
     assert comparison["verdict"]["outcome"] == "standard"
+    better, worse = (
+        next(e["spearman"]["value"] for e in comparison["comparisons"] if e["candidate"] == name)
+        for name in ("standard", "reduced")
+    )
+    assert f"Spearman {better:.2f} [" in comparison["verdict"]["sentence"]
+    assert f"difference {better - worse:.2f} [" in comparison["verdict"]["sentence"]
 
 
 def test_planted_records_in_which_both_do_as_well_are_undecided():
