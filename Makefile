@@ -33,12 +33,10 @@ format: .venv/ready
 
 # A virtual environment with everything pinned; made once, made again when the pins change.
 .venv/ready: pyproject.toml constraints.txt
-	@case "$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')" in \
-	3.11) ;; \
-	*) echo "note: python3.11 is not on the path; with $$($(PYTHON) --version) pip downloads other wheels, torch's" \
-	"with CUDA among them on some platforms (several GB)" ;; \
-	esac
-	@echo "== setting up .venv with $$($(PYTHON) --version) (a few minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || echo \
+	"note: python3.11 is not on the path; $$($(PYTHON) --version) is used, for which pip may download other wheels"
+	@echo "== setting up .venv with $$($(PYTHON) --version): pip downloads torch, ray and what else constraints.txt pins"
+	@echo "   (on Linux PyPI's torch brings CUDA, several GB; the README says how to take the CPU build)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch .venv/ready

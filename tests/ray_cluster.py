@@ -91,4 +91,5 @@ def _stop(head: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         head.kill()
         head.wait()
-    subprocess.run(["pkill", "-KILL", "-s", str(head.pid)], check=False)
+    if shutil.which("pkill"):
+        subprocess.run(["pkill", "-KILL", "-s", str(head.pid)], check=False)

@@ -6,7 +6,7 @@ Knows nothing of what the files mean.
 import contextlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says about `path` into a message for the user."""
     try:
         yield
-    except FileExistsError:
-        raise
     except OSError as error:
         raise StorageError(
             f"the storage must be writable, but {path}: {error.strerror or error}. "
@@ -35,23 +33,23 @@ def write_bytes(path: Path, content: bytes, *, exclusive: bool = False) -> bool:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+        # A name of its own, opened the ordinary way so that the user's umask decides who may read it.
+        partial = path.with_name(f".writing-{os.getpid()}-{uuid.uuid4().hex}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with partial.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             if not exclusive:
-                os.replace(name, path)
+                os.replace(partial, path)
                 return True
             try:
-                os.link(name, path)
+                os.link(partial, path)
             except FileExistsError:
                 return False
             return True
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any, *, exclusive: bool = False) -> bool:

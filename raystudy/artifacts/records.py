@@ -7,7 +7,8 @@
     attempts/<n>.json       a failure, written by the driver
     result.json             last; complete in itself; the first result wins
 
-A torn or foreign result.json is moved aside and reported, and the run counts as not done.
+A torn or foreign result or evaluation is reported and counts as not there; a ledger that `mends` moves it aside,
+so that it can be made anew.
 """
 
 import json
@@ -56,7 +57,8 @@ class RunLedger:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.set_aside: list[str] = []
+        self.mends = False  # a launch sets it; what only reads leaves everything as it is
+        self.damage: list[str] = []
 
     def folder(self, run_id: str) -> Path:
         """The folder of one run."""
@@ -98,13 +100,15 @@ class RunLedger:
         return {run_id: record for run_id, record in records if record is not None}
 
     def _put_aside(self, path: Path, why: str) -> None:
-        number = len(list(path.parent.glob("result.json.bad-*")))
-        aside = path.with_name(f"result.json.bad-{number}")
+        if not self.mends:
+            self.damage.append(f"{why}; it counts as missing until the study is run again")
+            return
+        aside = path.with_name(f"{path.name}.bad-{len(list(path.parent.glob(f'{path.name}.bad-*')))}")
         try:
             path.rename(aside)
         except OSError as error:
             raise StorageError(f"{why}; it cannot be moved aside: {error.strerror}") from error
-        self.set_aside.append(f"{why}; kept as {aside.name}, the run will be made again")
+        self.damage.append(f"{why}; kept as {aside.name} and made again")
 
     def write_spec(self, run: TrainRun) -> None:
         """Leave the run's spec before it starts."""
@@ -129,9 +133,13 @@ class RunLedger:
     def read_evaluation(self, run_id: str, validation: str, step: int) -> dict[str, Any] | None:
         """The evaluation of `run_id` on a validation set at `step`, or None."""
         path = self.folder(run_id) / "eval" / f"{evaluation_digest(validation, step)}.json"
-        value = read_json(path)
-        if value is not None and (not isinstance(value, dict) or value.get("format") != EVALUATION_FORMAT):
-            raise StorageError(f"{path} must be an evaluation of format {EVALUATION_FORMAT}. Delete it to make it anew")
+        try:
+            value = read_json(path)
+            if value is not None and (not isinstance(value, dict) or value.get("format") != EVALUATION_FORMAT):
+                raise StorageError(f"{path} must be an evaluation of format {EVALUATION_FORMAT}, but is not")
+        except StorageError as error:
+            self._put_aside(path, str(error))
+            return None
         return value
 
     def write_result(self, run_id: str, result: Mapping[str, Any]) -> bool:

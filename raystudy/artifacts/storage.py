@@ -4,7 +4,9 @@ A study's folder holds the resolved study, the driver's lock, the comparison and
 """
 
 import json
+import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +65,6 @@ class StudyFolder:
         write_json(path, comparison)
         return path
 
-    def read_comparison(self) -> dict[str, Any] | None:
-        """The comparison made last, or None."""
-        value = read_json(self.path / "comparison.json")
-        return value if isinstance(value, dict) else None
-
     def write_report(self, page: str) -> Path:
         """Keep the report page; returns its path."""
         path = self.path / "report.html"
@@ -94,9 +91,8 @@ class Storage:
         """
         with storage_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / ".write-check"
-            probe.write_text("raystudy storage\n")
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self.root) as probe:
+                probe.write(b"raystudy")
 
 
 def open_storage(location: str | Path) -> Storage:
@@ -109,3 +105,15 @@ def open_storage(location: str | Path) -> Storage:
     if "://" in text:
         raise StorageError(f"the storage must be a local folder in this version, but got {text!r}. Give a path")
     return Storage(Path(text).absolute())
+
+
+def locate_storage(option: str | Path | None = None, loaded: LoadedStudy | None = None) -> Storage:
+    """The storage meant: the option, RAYSTUDY_STORAGE, the study file's (relative to it), raystudy-storage/."""
+    if option is not None:
+        return open_storage(option)
+    if os.environ.get("RAYSTUDY_STORAGE"):
+        return open_storage(os.environ["RAYSTUDY_STORAGE"])
+    if loaded is not None and loaded.spec.storage is not None:
+        beside = loaded.spec.storage if "://" in loaded.spec.storage else loaded.path.parent / loaded.spec.storage
+        return open_storage(beside)
+    return open_storage(DEFAULT_STORAGE)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from raystudy.cli.options import add_study
+from raystudy.execute.inputs import check_files
 from raystudy.specs.load import load_study
 
 
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Check and say what the study holds."""
     study = load_study(Path(options.study), options.overrides).spec
+    check_files(study)
     print(
         f"{options.study}: study {study.name!r} is right: {len(study.recipes)} recipes, {len(study.validation)} "
         f"validation sets, {len(study.models)} models, {len(study.protocols)} protocols, truth {study.truth!r}"

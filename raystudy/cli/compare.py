@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raystudy.cli.finished import open_results
-from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, wants_only_json
+from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, tell_damage, wants_only_json
 from raystudy.study.state import PRIMARY_METRIC
 
 
@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Print the comparison and keep it in the study's folder."""
     results = open_results(options)
-    comparison = results.comparison
+    comparison = results.comparison_json
+    tell_damage(results.storage)
     path = results.folder.write_comparison(comparison)
     if not wants_only_json(options):
         print_comparison(comparison)

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from raystudy.distribute.launch import storage_for
+from raystudy.artifacts.storage import locate_storage
 from raystudy.errors import SpecError
-from raystudy.specs.load import load_study
+from raystudy.specs.load import is_file, load_study
 from raystudy.study.results import StudyResults
 
 # What may change in a study file without asking for other runs than the stored study's.
@@ -20,13 +20,13 @@ def open_results(options: argparse.Namespace) -> StudyResults:
         StorageError: the study has not been run on this storage.
     """
     path = Path(options.study)
-    if not path.is_file():
+    if not is_file(path):
         if path.suffix in (".yaml", ".yml") or options.overrides:
             raise SpecError(f"STUDY must be a study file or, without --set, a study's name, but {path} is not there")
-        storage = storage_for(None, options.storage)
+        storage = locate_storage(options.storage)
         return StudyResults(storage, storage.study(options.study))
     loaded = load_study(path, options.overrides)
-    storage = storage_for(loaded, options.storage)
+    storage = locate_storage(options.storage, loaded)
     folder = storage.study(loaded.spec.name)
     stored, _ = folder.read_study()
     changed = [

@@ -5,6 +5,8 @@ another driver; 6 some wanted runs have no result; 7 a package is missing; 130 i
 """
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -41,6 +43,9 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name in any script prints on any terminal
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = next((word for word in words if not word.startswith("-")), None)
     options = build_parser(chosen).parse_args(words)
@@ -54,4 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         sys.stderr.close()
+        return 1
+    except Exception as error:
+        if os.environ.get("RAYSTUDY_TRACEBACK"):
+            raise
+        print(f"raystudy: a defect of raystudy: {type(error).__name__}: {error}", file=sys.stderr)
+        print("raystudy: RAYSTUDY_TRACEBACK=1 shows where; please report it with the study file", file=sys.stderr)
         return 1

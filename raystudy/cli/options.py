@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raystudy.artifacts.files import write_json
+from raystudy.artifacts.storage import Storage
 from raystudy.errors import SpecError
 
 _STANDARD_OUTPUT = "-"
@@ -36,7 +36,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=_STANDARD_OUTPUT,
         metavar="FILE",
-        help="write JSON to FILE; without FILE print JSON alone on standard output",
+        help="write JSON to FILE; without FILE (then put it after STUDY) print JSON alone on standard output",
     )
 
 
@@ -46,21 +46,33 @@ def wants_only_json(options: argparse.Namespace) -> bool:
 
 
 def put_json(options: argparse.Namespace, value: Any) -> None:
-    """Write `value` where `--json` says, if it was given.
-
-    Raises:
-        SpecError: the file's folder is not there.
-    """
+    """Write `value` where `--json` says, if it was given."""
     if options.json is None:
         return
     if wants_only_json(options):
-        json.dump(value, sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
-        print()
+        is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        print(json.dumps(value, indent=1, ensure_ascii=not is_unicode, allow_nan=False))
         return
-    path = Path(options.json)
-    if not path.absolute().parent.is_dir():
-        raise SpecError(f"--json must name a file in a folder that is there, but got {path}")
-    write_json(path, value)
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_output("--json", Path(options.json), text + "\n")
+
+
+def write_output(option: str, path: Path, text: str) -> None:
+    """Write what the user asked for to the file that `option` names.
+
+    Raises:
+        SpecError: the file cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{option} must name a file that can be written, but {path}: {error.strerror}") from error
+
+
+def tell_damage(storage: Storage) -> None:
+    """Say on standard error which records on the storage are torn or foreign."""
+    for line in dict.fromkeys(storage.runs.damage):
+        print(f"raystudy: {line}", file=sys.stderr)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,12 +1,12 @@
 """Show what a study wants: runs done and missing, tokens, FLOPs, time."""
 
 import argparse
-import os
 from pathlib import Path
 
-from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, wants_only_json
-from raystudy.distribute.launch import storage_for
+from raystudy.artifacts.storage import locate_storage
+from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, tell_damage, wants_only_json
 from raystudy.execute.inputs import find_inputs
+from raystudy.execute.local import num_cores
 from raystudy.specs.load import load_study
 from raystudy.study.plan import Plan, make_plan
 from raystudy.study.results import read_records
@@ -22,10 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Print the plan; changes nothing."""
     loaded = load_study(Path(options.study), options.overrides)
-    storage = storage_for(loaded, options.storage)
+    storage = locate_storage(options.storage, loaded)
     state = read_records(storage, loaded.spec, find_inputs(loaded.spec, storage))
-    slots = loaded.spec.resources.workers or len(os.sched_getaffinity(0))
+    workers = loaded.spec.resources.workers
+    slots = num_cores() if workers is None else max(workers, 1)
     plan = make_plan(state, slots)
+    tell_damage(storage)
     if not wants_only_json(options):
         _print(plan)
     put_json(options, plan.as_dict())

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from raystudy import __version__
-from raystudy.artifacts.files import write_bytes
 from raystudy.cli.finished import open_results
-from raystudy.cli.options import add_storage, add_study
+from raystudy.cli.options import add_storage, add_study, tell_damage, write_output
 from raystudy.report.page import render_page
 from raystudy.study.results import StudyResults
 from raystudy.study.waves import make_wave
@@ -25,13 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Compare, render, write, and say where."""
     results = open_results(options)
-    page = render_page(results.comparison, provenance(results))
-    results.folder.write_comparison(results.comparison)
+    page = render_page(results.comparison_json, provenance(results))
+    tell_damage(results.storage)
+    results.folder.write_comparison(results.comparison_json)
     if options.out is None:
         path = results.folder.write_report(page)
     else:
         path = Path(options.out)
-        write_bytes(path, page.encode())
+        write_output("--out", path, page)
     print(f"report: {path}")
     return 0
 

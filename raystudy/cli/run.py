@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
+from raystudy.artifacts.storage import locate_storage
 from raystudy.cli.options import add_storage, add_study
-from raystudy.distribute.launch import launch, storage_for
+from raystudy.distribute.launch import launch
 from raystudy.errors import SpecError
 from raystudy.specs.load import load_study
 
@@ -28,7 +29,7 @@ def call(options: argparse.Namespace) -> int:
     if options.local and options.address is not None:
         raise SpecError("--local and --address exclude each other. Leave one out")
     loaded = load_study(Path(options.study), options.overrides)
-    storage = storage_for(loaded, options.storage)
+    storage = locate_storage(options.storage, loaded)
     done = launch(
         loaded,
         storage,

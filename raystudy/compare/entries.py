@@ -45,8 +45,8 @@ def comparison_entries(
     """Every candidate against `truth` over `recipes` (the headline) and over each of `subsets`.
 
     Values are in the scores' own unit, intervals 95%. The draws of an entry depend on (seed, metric,
-    candidate, recipes) alone. DataError if fewer than two headline recipes can be compared, or two candidates
-    share a name.
+    candidate, recipes) alone. With fewer than two comparable recipes, as while a study runs, figures are null
+    with a note. DataError if two candidates share a name.
     """
     names = [candidate.name for candidate in candidates]
     if len(set(names)) != len(names):
@@ -54,14 +54,7 @@ def comparison_entries(
     entries = []
     for candidate in candidates:
         pair = _Comparison(truth, candidate, metric, seed, resamples)
-        headline = pair.over(recipes)
-        if headline["num_recipes"] < MIN_RECIPES:
-            raise DataError(
-                f"Two recipes or more must have a truth and a score from '{candidate.name}' ({metric}), but "
-                f"{headline['num_recipes']} of {len(recipes)} have. Left out: {headline['excluded']}. "
-                "Run what is missing or add recipes."
-            )
-        entry = {"candidate": candidate.name, "metric": metric, "direction": "lower-is-better", **headline}
+        entry = {"candidate": candidate.name, "metric": metric, "direction": "lower-is-better", **pair.over(recipes)}
         entry["subsets"] = {name: pair.over(members) for name, members in subsets.items()}
         entries.append(entry)
     return entries

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from raystudy.errors import MissingPackageError, RaystudyError
+from raystudy.execute.local import num_cores
 
 _ANSWER_SECONDS = 10.0
-_OWN_OBJECT_STORE_BYTES = 100_000_000  # jobs and reports are small; shards are memory-mapped files
+_OWN_OBJECT_STORE_BYTES = 100_000_000  # tasks and reports are small; shards are memory-mapped files
 # Set before ray is imported: no phoning home, trials stay in our working folder, no per-trial log files.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -55,8 +56,7 @@ def connected(address: str | None) -> Iterator[Any]:
     _check_answers(wanted)
     options: dict[str, Any] = {"address": wanted, "log_to_driver": False, "logging_level": "ERROR"}
     if wanted == "local":
-        cores = len(os.sched_getaffinity(0))
-        options |= {"include_dashboard": False, "num_cpus": cores, "object_store_memory": _OWN_OBJECT_STORE_BYTES}
+        options |= {"include_dashboard": False, "num_cpus": num_cores(), "object_store_memory": _OWN_OBJECT_STORE_BYTES}
     try:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -1,28 +1,15 @@
 """`raystudy.run`: launch a study, on Ray or on this machine alone."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from raystudy.artifacts.storage import DEFAULT_STORAGE, Storage, open_storage
-from raystudy.errors import MissingPackageError
+from raystudy.artifacts.storage import Storage, locate_storage
+from raystudy.execute.inputs import need_packages
 from raystudy.execute.local import Executor, local_executor
 from raystudy.execute.loop import Launch, run_study
 from raystudy.execute.progress import Progress
 from raystudy.specs.load import LoadedStudy, load_study
 from raystudy.study.results import StudyResults
-
-
-def storage_for(loaded: LoadedStudy | None, option: str | Path | None) -> Storage:
-    """The storage of a launch: the option, RAYSTUDY_STORAGE, the study file's (relative to it), the default."""
-    if option is not None:
-        return open_storage(option)
-    if "RAYSTUDY_STORAGE" in os.environ:
-        return open_storage(os.environ["RAYSTUDY_STORAGE"])
-    if loaded is not None and loaded.spec.storage is not None:
-        beside = loaded.spec.storage if "://" in loaded.spec.storage else loaded.path.parent / loaded.spec.storage
-        return open_storage(beside)
-    return open_storage(DEFAULT_STORAGE)
 
 
 def launch(
@@ -40,20 +27,13 @@ def launch(
 
     def make_executor() -> Executor:
         if local:
-            _need_torch()
+            need_packages("torch")
             return local_executor(chosen)
         from raystudy.distribute.tune_executor import TuneExecutor
 
         return TuneExecutor(address, loaded.spec.resources)
 
     return run_study(loaded, storage, make_executor, progress or Progress(), wait=wait)
-
-
-def _need_torch() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None:
-        raise MissingPackageError("torch must be installed to train. Install raystudy[train]")
 
 
 def run(
@@ -78,6 +58,6 @@ def run(
         IncompleteError: some wanted runs have no result.
     """
     loaded = load_study(Path(study), overrides)
-    place = storage_for(loaded, storage)
+    place = locate_storage(storage, loaded)
     launch(loaded, place, local=local, workers=workers, address=address).raise_if_incomplete()
     return StudyResults(place, place.study(loaded.spec.name))

@@ -1,4 +1,4 @@
-"""Executes jobs as trials of Ray Tune: one fresh Tuner per wave, never a restored one.
+"""Executes tasks as trials of Ray Tune: one fresh Tuner per wave, never a restored one.
 
 The ledger is the truth; Tune only places work. Actors are reused (a trial start costs seconds otherwise),
 scheduling is first in, first out, and Tune writes no logs of its own. A trial's parameters show recipe,
@@ -16,28 +16,33 @@ from types import TracebackType
 from typing import Any, Self
 
 from raystudy.distribute.connection import connected, import_ray
-from raystudy.execute.work import Job, JobReport, do_job
+from raystudy.execute.work import RunReport, Task, do_task, failed_reports
 from raystudy.specs.study import Resources
 
-_REPORT = "raystudy_report"
+_REPORT = "raystudy_reports"
+
+# How a trial ended: its task and the reports or the cause of death; an error of Tune itself; None: all have ended.
+Ended = queue.Queue[tuple[str, list[RunReport] | str] | BaseException | None]
 
 
-def run_trial(config: dict[str, Any], jobs: dict[str, str]) -> dict[str, Any]:
-    """What a trial does: one job, whose report is the trial's only result."""
-    report = do_job(Job(**json.loads(jobs[config["run"]["run_id"]])))
-    return {_REPORT: json.dumps(report.as_dict())}
+def run_trial(config: dict[str, Any], tasks: dict[str, str]) -> dict[str, Any]:
+    """What a trial does: one task, whose reports are the trial's only result."""
+    reports = do_task(Task(**json.loads(tasks[config["task"]["task_id"]])))
+    return {_REPORT: json.dumps([asdict(report) for report in reports])}
 
 
 class TuneExecutor:
-    """Runs jobs on the Ray cluster at `address` (None: see connection.py)."""
+    """Makes tasks on the Ray cluster at `address` (None: see connection.py)."""
 
     def __init__(self, address: str | None, resources: Resources) -> None:
         self._address, self._resources = address, resources
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
+        # Left in reverse: Ray ends before the folder goes that a Tuner may still be writing to.
+        scratch = tempfile.TemporaryDirectory(prefix="raystudy-tune-", ignore_cleanup_errors=True)
+        self._scratch = self._open.enter_context(scratch)
         self._open.enter_context(connected(self._address))
-        self._scratch = self._open.enter_context(tempfile.TemporaryDirectory(prefix="raystudy-tune-"))
         return self
 
     def __exit__(
@@ -45,64 +50,66 @@ class TuneExecutor:
     ) -> None:
         self._open.close()
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[JobReport]:
-        """One Tuner over all jobs; reports come as trials end."""
-        reports: queue.Queue[JobReport | BaseException | None] = queue.Queue()
-        fit = threading.Thread(target=self._fit, args=(jobs, reports), daemon=True)
+    def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
+        """One Tuner over all tasks; reports come as trials end."""
+        ended: Ended = queue.Queue()
+        fit = threading.Thread(target=self._fit, args=(tasks, ended), daemon=True)
         fit.start()
-        left = {job.spec().run_id for job in jobs}
-        while (report := reports.get()) is not None:
-            if isinstance(report, BaseException):
-                raise report
-            left.discard(report.run_id)
-            yield report
+        left = {task.task_id: task for task in tasks}
+        while (end := ended.get()) is not None:
+            if isinstance(end, BaseException):
+                raise end
+            task_id, reports = end
+            task = left.pop(task_id, None)
+            if task is not None:
+                yield from failed_reports(task, reports) if isinstance(reports, str) else reports
         fit.join()
-        for run_id in sorted(left):
-            yield JobReport(run_id, "failed", cause="the trial ended without a report")
+        for task in left.values():
+            yield from failed_reports(task, "the trial ended without a report")
 
-    def _fit(self, jobs: Sequence[Job], reports: "queue.Queue[JobReport | BaseException | None]") -> None:
+    def _fit(self, tasks: Sequence[Task], ended: "Ended") -> None:
         try:
-            self._tuner(jobs, reports).fit()
+            self._tuner(tasks, ended).fit()
         except BaseException as error:
-            reports.put(error)
+            ended.put(error)
         else:
-            reports.put(None)
+            ended.put(None)
 
-    def _tuner(self, jobs: Sequence[Job], reports: "queue.Queue[JobReport | BaseException | None]") -> Any:
+    def _tuner(self, tasks: Sequence[Task], ended: "Ended") -> Any:
         import_ray()
         from ray import tune
 
-        by_id = {job.spec().run_id: json.dumps(asdict(job)) for job in jobs}
+        by_id = {task.task_id: json.dumps(asdict(task)) for task in tasks}
         trainable = tune.with_resources(
-            tune.with_parameters(run_trial, jobs=by_id),
+            tune.with_parameters(run_trial, tasks=by_id),
             {"cpu": self._resources.cpus_per_run, "gpu": self._resources.gpus_per_run},
         )
         return tune.Tuner(
             trainable,
-            param_space={"run": tune.grid_search([_shown(job) for job in jobs])},
+            param_space={"task": tune.grid_search([_shown(task) for task in tasks])},
             tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(
                 name="wave",
                 storage_path=tempfile.mkdtemp(dir=self._scratch),
                 verbose=0,
-                callbacks=[_reporter(reports)],
+                callbacks=[_reporter(ended)],
             ),
         )
 
 
-def _shown(job: Job) -> dict[str, Any]:
-    """What Tune shows of a job."""
-    run = job.spec()
+def _shown(task: Task) -> dict[str, Any]:
+    """What Tune shows of a task: its first run."""
+    run = task.specs()[0]
     settings = {"lr": run.settings.lr, "seed": run.seed, "steps": run.settings.steps}
-    return {"run_id": run.run_id, "recipe": job.recipe, "model": job.model, **settings}
+    return {"task_id": task.task_id, "recipe": task.recipe, "model": task.model, **settings}
 
 
-def _reporter(reports: "queue.Queue[JobReport | BaseException | None]") -> Any:
-    """A Tune callback that passes each trial's report, or its first cause of death, to the loop."""
+def _reporter(ended: "Ended") -> Any:
+    """A Tune callback that passes each trial's reports, or its first cause of death, to the loop."""
     from ray.tune import Callback
 
     class Reporter(Callback):  # type: ignore[misc]
-        def __init__(self, put: Callable[[JobReport], None]) -> None:
+        def __init__(self, put: Callable[[tuple[str, list[RunReport] | str]], None]) -> None:
             self._put = put
 
         def __getstate__(self) -> dict[str, Any]:
@@ -110,12 +117,13 @@ def _reporter(reports: "queue.Queue[JobReport | BaseException | None]") -> Any:
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:  # noqa: ARG002
             if _REPORT in result:
-                self._put(JobReport(**json.loads(result[_REPORT])))
+                reports = [RunReport(**report) for report in json.loads(result[_REPORT])]
+                self._put((trial.config["task"]["task_id"], reports))
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
-            self._put(JobReport(trial.config["run"]["run_id"], "failed", cause=_first_cause(trial)))
+            self._put((trial.config["task"]["task_id"], _first_cause(trial)))
 
-    return Reporter(reports.put)
+    return Reporter(ended.put)
 
 
 def _first_cause(trial: Any) -> str:

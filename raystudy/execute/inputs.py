@@ -1,22 +1,36 @@
 """Builds what a study reads (recipes' shards, validation sets) or finds it built, and gives the digests."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 from raystudy.artifacts.storage import Storage
+from raystudy.errors import MissingPackageError
 from raystudy.execute.progress import Progress
-from raystudy.recipes.build import build_recipe, build_validation, find_recipe, find_validation
+from raystudy.recipes.build import (
+    build_recipe,
+    build_validation,
+    find_recipe,
+    find_validation,
+    inputs_digest,
+    validation_inputs_digest,
+)
 from raystudy.recipes.disjoint import check_disjoint
 from raystudy.recipes.tokenizer import vocabulary_size
+from raystudy.specs.protocol import TableProtocol
 from raystudy.specs.recipe import TextRecipe
 from raystudy.specs.study import StudySpec
+from raystudy.study.protocols.given import read_score_table
 from raystudy.study.state import StudyInputs
 
 
 def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> StudyInputs:
     """Build every recipe and validation set that is not on the storage yet."""
+    check_disjoint(study.recipes, study.validation)
     found = find_inputs(study, storage)
     unbuilt = [name for name, digest in found.shards.items() if digest.startswith(UNBUILT)]
     if not unbuilt and not any(digest.startswith(UNBUILT) for digest in found.validation.values()):
         return found
-    check_disjoint(study.recipes, study.validation)
+    need_packages("tokenizers")
     progress.say(f"building {len(unbuilt)} of {len(found.shards)} recipes and the validation sets")
     shards = {}
     for recipe in text_recipes(study):
@@ -27,6 +41,33 @@ def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> Stud
         name: build_validation(spec, study.tokenizer, storage.root) for name, spec in study.validation.items()
     }
     return StudyInputs(shards, validation, found.vocabulary)
+
+
+def check_files(study: StudySpec) -> None:
+    """See that every file the study names can be read: texts, tokenizer, tables.
+
+    Raises:
+        DataError: one cannot.
+    """
+    vocabulary_size(study.tokenizer)
+    for recipe in text_recipes(study):
+        inputs_digest(recipe, study.tokenizer)
+    for validation in study.validation.values():
+        validation_inputs_digest(validation, study.tokenizer)
+    for protocol in study.protocols.values():
+        if isinstance(protocol, TableProtocol):
+            read_score_table(Path(protocol.file), tuple(recipe.name for recipe in study.recipes))
+
+
+def need_packages(*names: str) -> None:
+    """See that the packages of the `train` extra are there.
+
+    Raises:
+        MissingPackageError: one is not.
+    """
+    lacking = [name for name in names if find_spec(name) is None]
+    if lacking:
+        raise MissingPackageError(f"{', '.join(lacking)} must be installed to build and train. Install raystudy[train]")
 
 
 UNBUILT = "unbuilt:"  # in front of what stands in for the digest of shards that are not built

@@ -1,7 +1,7 @@
 """Executors without Ray: worker processes of one thread each, or the driver itself.
 
-An executor takes jobs and yields a report for each, in any order. A worker that dies costs its job a
-failure, which the loop tries again; the others go on.
+An executor takes tasks and yields a report for each of their runs, in any order. A worker that dies costs its
+task a failure, which the loop tries again; the others go on.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import IO, Protocol, Self
 
-from raystudy.execute.work import Job, JobReport, do_job
+from raystudy.execute.work import RunReport, Task, do_task, failed_reports
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -24,8 +24,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 class Executor(Protocol):
     """Makes runs; a context manager that frees its workers."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[JobReport]:
-        """Make all jobs; one report each."""
+    def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
+        """Make all tasks; one report for each of their runs."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -36,11 +36,12 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """Runs jobs one after another inside the driver (`--workers 0`)."""
+    """Makes tasks one after another inside the driver (`--workers 0`)."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[JobReport]:
-        """Make all jobs, in order."""
-        yield from map(do_job, jobs)
+    def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
+        """Make all tasks, in order."""
+        for task in tasks:
+            yield from do_task(task)
 
     def __enter__(self) -> Self:
         return self
@@ -64,22 +65,22 @@ class _Worker:
             text=True,
             start_new_session=True,  # a Ctrl-C reaches the driver, which ends its workers
         )
-        self.job: Job | None = None
+        self.task: Task | None = None
 
-    def give(self, job: Job) -> None:
-        self.job = job
+    def give(self, task: Task) -> None:
+        self.task = task
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # a dead worker is seen when its report is read
-            self.process.stdin.write(json.dumps(asdict(job)) + "\n")
+            self.process.stdin.write(json.dumps(asdict(task)) + "\n")
             self.process.stdin.flush()
 
-    def take(self) -> JobReport:
+    def take(self) -> list[RunReport]:
         assert self.process.stdout is not None
-        assert self.job is not None
+        assert self.task is not None
         line = self.process.stdout.readline()
         if line.endswith("\n"):
-            return JobReport(**json.loads(line))
-        return JobReport(self.job.spec().run_id, "failed", cause=self._death())
+            return [RunReport(**report) for report in json.loads(line)]
+        return failed_reports(self.task, self._death())
 
     def _death(self) -> str:
         status = self.process.wait()
@@ -105,9 +106,9 @@ class LocalExecutor:
         self._idle: list[_Worker] = []
         self._busy: list[_Worker] = []
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[JobReport]:
-        """Make all jobs, as many at once as there are workers."""
-        waiting = list(reversed(jobs))
+    def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
+        """Make all tasks, as many at once as there are workers."""
+        waiting = list(reversed(tasks))
         with selectors.DefaultSelector() as selector:
             while waiting or self._busy:
                 while waiting and len(self._busy) < self.num_workers:
@@ -117,16 +118,16 @@ class LocalExecutor:
                     selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
                 for key, _ in selector.select():
                     selector.unregister(key.fileobj)
-                    yield self._collect(key.data)
+                    yield from self._collect(key.data)
 
-    def _collect(self, worker: _Worker) -> JobReport:
-        report = worker.take()
+    def _collect(self, worker: _Worker) -> list[RunReport]:
+        reports = worker.take()
         self._busy.remove(worker)
         if worker.process.poll() is None:
             self._idle.append(worker)
         else:
             worker.stop()
-        return report
+        return reports
 
     def __enter__(self) -> Self:
         return self
@@ -143,4 +144,9 @@ def local_executor(num_workers: int | None) -> Executor:
     """The executor of `--local`: one worker per core unless told otherwise; 0 is the driver itself."""
     if num_workers == 0:
         return InlineExecutor()
-    return LocalExecutor(num_workers or len(os.sched_getaffinity(0)))
+    return LocalExecutor(num_workers or num_cores())
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

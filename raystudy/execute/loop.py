@@ -10,16 +10,20 @@ from dataclasses import dataclass, field
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import IncompleteError
 from raystudy.execute.driver_lock import hold_study
-from raystudy.execute.inputs import build_inputs
+from raystudy.execute.inputs import build_inputs, check_files
 from raystudy.execute.local import Executor
 from raystudy.execute.progress import Progress
-from raystudy.execute.work import Job
+from raystudy.execute.work import Task
 from raystudy.specs.load import LoadedStudy
 from raystudy.study.results import read_records
 from raystudy.study.state import StudyInputs, WantedRun
 from raystudy.study.waves import Wave, make_wave
 
 MAX_FAILURES = 3  # of one run in one launch
+UNSEEN = (
+    "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
+)
+OUT_OF_MEMORY = "out of memory. Lower batch_tokens or the model, or use a larger device, and remove the run's folder"
 
 
 @dataclass
@@ -60,11 +64,13 @@ def run_study(
     storage.prepare()
     folder = storage.study(loaded.spec.name)
     with hold_study(folder.path, wait=wait, say=progress.say):
+        check_files(loaded.spec)
         inputs = build_inputs(loaded.spec, storage, progress)
         stored = {"shards": inputs.shards, "validation": inputs.validation, "vocabulary": inputs.vocabulary}
         folder.write_study(loaded, stored)
+        storage.runs.mends = True
         state = read_records(storage, loaded.spec, inputs)
-        for line in storage.runs.set_aside:
+        for line in storage.runs.damage:
             progress.say(line)
         wave = make_wave(state)
         launch = Launch(loaded.spec.name, num_done_before=sum(state.is_done(run) for run in wave.wanted.values()))
@@ -72,6 +78,8 @@ def run_study(
             with make_executor() as executor:
                 wave = _run_waves(wave, loaded, inputs, storage, executor, progress, launch)
         launch.num_wanted = len(wave.wanted)
+        state = read_records(storage, loaded.spec, inputs)
+        launch.causes |= {str(run): OUT_OF_MEMORY for run in wave.wanted.values() if state.is_out_of_memory(run)}
         launch.waiting = [f"{name}: {item.num_runs} runs wait for {item.reason}" for name, item in wave.waiting]
         return launch
 
@@ -90,9 +98,14 @@ def _run_waves(
     while todo := [run for run in wave.todo if failures[run.run_id] < MAX_FAILURES]:
         number += 1
         progress.start(f"wave {number}", len(todo), sum(run.flops for run in todo))
-        for run in _execute(todo, loaded, inputs, storage, executor, progress, launch):
-            failures[run.run_id] += 1
-        wave = make_wave(read_records(storage, loaded.spec, inputs))
+        failed = _execute(todo, loaded, inputs, storage, executor, progress, launch)
+        state = read_records(storage, loaded.spec, inputs)
+        for run in todo:
+            if run not in failed and not state.is_done(run):
+                failed.append(run)
+                launch.causes[str(run)] = UNSEEN
+        failures.update(run.run_id for run in failed)
+        wave = make_wave(state)
     missing = {str(run) for run in wave.todo}
     launch.causes = {run: cause for run, cause in launch.causes.items() if run in missing}
     return wave
@@ -111,10 +124,10 @@ def _execute(
     validation = {digest: name for name, digest in inputs.validation.items()}
     device = "cuda" if loaded.spec.resources.gpus_per_run > 0 else "cpu"
     root = str(storage.root)
-    jobs = [Job(r.run.model_dump_json(), root, validation, device, r.recipe, r.model) for r in todo]
+    tasks = [Task((r.run.model_dump_json(),), root, validation, device, r.recipe, r.model) for r in todo]
     by_id = {run.run_id: run for run in todo}
     failed = []
-    for report in executor.run(jobs):
+    for report in executor.run(tasks):
         run = by_id[report.run_id]
         progress.ended(report.status, report.num_tokens, run.flops)
         if report.status == "failed":

@@ -8,7 +8,7 @@ import platform
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,78 +26,87 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run to make: its spec as JSON, the storage, and the validation sets (digest -> name).
+class Task:
+    """The unit that is scheduled: one or more runs, made in order, each leaving a record of its own.
 
-    `recipe` and `model` are names for people; nothing depends on them.
+    `runs` are specs as JSON; `validation` maps a set's digest to its name. `recipe` and `model` are names for
+    people; nothing depends on them.
     """
 
-    run: str
+    runs: tuple[str, ...]
     storage: str
     validation: Mapping[str, str]
     device: str = "cpu"
     recipe: str = ""
     model: str = ""
 
-    def spec(self) -> TrainRun:
-        """The run's spec."""
-        return TrainRun.model_validate_json(self.run)
+    def specs(self) -> list[TrainRun]:
+        """The members' specs."""
+        return [TrainRun.model_validate_json(run) for run in self.runs]
+
+    @property
+    def task_id(self) -> str:
+        """A name for queues and trials: that of the first member."""
+        return self.specs()[0].run_id
 
 
 @dataclass(frozen=True)
-class JobReport:
-    """How a job ended: a record's status, or "failed" with the first cause."""
+class RunReport:
+    """How a run ended: its record's status, or "failed" with the first cause."""
 
     run_id: str
     status: str
     num_tokens: int = 0
     seconds: float = 0.0
     cause: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for queues and trials."""
-        return asdict(self)
 
 
-def do_job(job: Job) -> JobReport:
-    """Make one run unless its record is there, and evaluate kept weights where only evaluations lack.
+def do_task(task: Task) -> list[RunReport]:
+    """Make every run of the task that has no record, and evaluate kept weights where only evaluations lack.
 
     Never raises for what a run may meet: a failure comes back as a report.
     """
-    run, started = job.spec(), time.perf_counter()
+    return [_report(task, run) for run in task.specs()]
+
+
+def _report(task: Task, run: TrainRun) -> RunReport:
+    started = time.perf_counter()
     try:
-        status = _do(job, run, Storage(Path(job.storage)))
-    except RaystudyError as error:
-        return JobReport(run.run_id, "failed", cause=str(error), seconds=time.perf_counter() - started)
+        status = _do(task, run, Storage(Path(task.storage)))
     except Exception as error:
-        cause = f"{type(error).__name__}: {error}"
-        return JobReport(run.run_id, "failed", cause=cause, seconds=time.perf_counter() - started)
-    return JobReport(run.run_id, status, run.num_tokens, time.perf_counter() - started)
+        cause = str(error) if isinstance(error, RaystudyError) else f"{type(error).__name__}: {error}"
+        return RunReport(run.run_id, "failed", cause=cause, seconds=time.perf_counter() - started)
+    return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started)
 
 
-def _do(job: Job, run: TrainRun, storage: Storage) -> str:
+def failed_reports(task: Task, cause: str) -> list[RunReport]:
+    """Reports for a task whose worker died before it could write any."""
+    return [RunReport(run.run_id, "failed", cause=cause) for run in task.specs()]
+
+
+def _do(task: Task, run: TrainRun, storage: Storage) -> str:
+    storage.runs.mends = True
     record = storage.runs.read(run.run_id)
-    documents = {digest: _documents(job.storage, digest) for digest in job.validation}
+    documents = {digest: _documents(task.storage, digest) for digest in task.validation}
     if record is not None:
         if record.status == "finished":
-            _evaluate_kept(job, run, storage, documents)
+            _evaluate_kept(task, run, storage, documents)
         return record.status
-    return _train(job, run, storage, documents)
+    return _train(task, run, storage, documents)
 
 
-def _train(job: Job, run: TrainRun, storage: Storage, documents: "Mapping[str, ValidationDocuments]") -> str:
+def _train(task: Task, run: TrainRun, storage: Storage, documents: "Mapping[str, ValidationDocuments]") -> str:
     from raystudy.train.run import train
 
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     storage.runs.write_spec(run)
     try:
-        outcome = train(run, _view(job.storage, run.shards), documents, job.device)
+        outcome = train(run, _view(task.storage, run.shards), documents, task.device)
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate" in str(error)):
             raise
         seconds = {"total": 0.0}
-        provenance = _provenance(job, started_at)
+        provenance = _provenance(task, started_at)
         storage.runs.write_result(run.run_id, _result(run, "out-of-memory", [], seconds, provenance))
         return "out-of-memory"
     folder = storage.runs.folder(run.run_id)
@@ -106,7 +115,7 @@ def _train(job: Job, run: TrainRun, storage: Storage, documents: "Mapping[str, V
         write_weights(folder, run.settings.steps, outcome.weights)
     for digest, evaluation in outcome.final.items():
         _write_evaluation(storage, run, digest, evaluation, outcome.unigram[digest])
-    result = _result(run, outcome.status, _metrics(job, outcome), outcome.seconds, _provenance(job, started_at))
+    result = _result(run, outcome.status, _metrics(task, outcome), outcome.seconds, _provenance(task, started_at))
     details = {"moved": outcome.moved, "epochs_per_source": outcome.epochs}
     storage.runs.write_result(run.run_id, {**result, **details})
     return outcome.status
@@ -125,10 +134,10 @@ def _result(
     }
 
 
-def _metrics(job: Job, outcome: "Outcome") -> list[dict[str, Any]]:
+def _metrics(task: Task, outcome: "Outcome") -> list[dict[str, Any]]:
     """Rows of name, dataset, value, unit, direction. A diverged run's losses that are not finite are left out."""
     rows = []
-    for digest, name in job.validation.items():
+    for digest, name in task.validation.items():
         values = [("initial-loss", outcome.initial[digest].nats_per_token, "nats per token")]
         values.append(("unigram-loss", outcome.unigram[digest], "nats per token"))
         if outcome.status == "finished":
@@ -164,7 +173,7 @@ def _write_evaluation(storage: Storage, run: TrainRun, digest: str, evaluation: 
     )
 
 
-def _evaluate_kept(job: Job, run: TrainRun, storage: Storage, documents: "Mapping[str, ValidationDocuments]") -> None:
+def _evaluate_kept(task: Task, run: TrainRun, storage: Storage, documents: "Mapping[str, ValidationDocuments]") -> None:
     """Evaluate kept weights on validation sets that the run has not seen."""
     from raystudy.train.process import reset_state
     from raystudy.train.run import evaluate_all, load_weights, unigram_floors
@@ -175,25 +184,25 @@ def _evaluate_kept(job: Job, run: TrainRun, storage: Storage, documents: "Mappin
         return
     arrays = read_weights(storage.runs.folder(run.run_id), step)
     if arrays is None:
-        names = ", ".join(job.validation[digest] for digest in lacking)
+        names = ", ".join(task.validation[digest] for digest in lacking)
         raise RaystudyError(
             f"run {run.run_id} must be evaluated on {names}, but its weights were not kept. "
             f"Remove its folder from the storage to train it again"
         )
     reset_state(run.seed)
-    floors = unigram_floors(_view(job.storage, run.shards), lacking)
-    model = load_weights(run, arrays, job.device)
-    for digest, evaluation in evaluate_all(model, run, lacking, job.device).items():
+    floors = unigram_floors(_view(task.storage, run.shards), lacking)
+    model = load_weights(run, arrays, task.device)
+    for digest, evaluation in evaluate_all(model, run, lacking, task.device).items():
         _write_evaluation(storage, run, digest, evaluation, floors[digest])
 
 
-def _provenance(job: Job, started_at: str) -> dict[str, Any]:
+def _provenance(task: Task, started_at: str) -> dict[str, Any]:
     from raystudy.train.process import versions
 
     return {
         "raystudy": __version__,
         "packages": {"python": platform.python_version(), **versions()},
-        "device": job.device,
+        "device": task.device,
         "host": socket.gethostname(),
         "started_at": started_at,
     }

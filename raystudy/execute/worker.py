@@ -1,4 +1,4 @@
-"""A worker process of `--local`: reads jobs from standard input, writes reports, one JSON object a line.
+"""A worker process of `--local`: reads tasks from standard input, writes their reports, a JSON value a line.
 
 Ends at once when its driver is gone (its standard input closes), even in the middle of a run.
 """
@@ -8,13 +8,14 @@ import os
 import queue
 import sys
 import threading
+from dataclasses import asdict
 
-from raystudy.execute.work import Job, do_job
+from raystudy.execute.work import Task, do_task
 
 
-def _read_jobs(jobs: "queue.Queue[Job]") -> None:
+def _read_tasks(tasks: "queue.Queue[Task]") -> None:
     for line in sys.stdin:
-        jobs.put(Job(**json.loads(line)))
+        tasks.put(Task(**json.loads(line)))
     os._exit(0)
 
 
@@ -22,11 +23,11 @@ def main() -> None:
     """Serve until standard input closes."""
     reports = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to standard error, not between the reports
-    jobs: queue.Queue[Job] = queue.Queue()
-    threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
+    tasks: queue.Queue[Task] = queue.Queue()
+    threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
     while True:
-        report = do_job(jobs.get())
-        reports.write(json.dumps(report.as_dict()) + "\n")
+        done = [asdict(report) for report in do_task(tasks.get())]
+        reports.write(json.dumps(done) + "\n")
         reports.flush()
 
 

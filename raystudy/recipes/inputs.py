@@ -10,7 +10,7 @@ from pathlib import Path
 from raystudy.artifacts.files import read_json, write_json
 from raystudy.artifacts.sealed import open_sealed
 from raystudy.artifacts.shards import shard_folder
-from raystudy.errors import DataError
+from raystudy.errors import DataError, StorageError
 from raystudy.recipes.sources import SOURCES, SourcePart
 from raystudy.recipes.tokenizer import TokenizerFile, open_tokenizer
 from raystudy.specs.base import digest
@@ -81,7 +81,10 @@ def part_digest(part: SourcePart, tokenizer: TokenizerFile) -> str:
 
 def find_built(root: Path, inputs: str) -> str | None:
     """Digest of the finished shards for these inputs; None where there are none or a folder of them is gone."""
-    pointer = read_json(root / "built" / f"{inputs}.json")
+    try:
+        pointer = read_json(root / "built" / f"{inputs}.json")
+    except StorageError:  # torn: building again writes it anew
+        return None
     if not isinstance(pointer, dict) or not isinstance(pointer.get("digest"), str):
         return None
     shards: str = pointer["digest"]

@@ -4,6 +4,7 @@ All problems of all files are reported at once, each with file, line, key, rule,
 """
 
 import copy
+import glob
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,10 +40,12 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
     if not document.problems and not isinstance(document.data, dict):
         document.problems.append(Problem(Position(str(path)), "", "a study must be a map of sections, such as `name:`"))
     if isinstance(document.data, dict):
-        for override in overrides:
-            _apply_override(document, override)
+        # What the file itself holds can be overridden first, what catalogues and spaces bring only once joined.
+        later = [override for override in overrides if not _apply_override(document, override, is_last_chance=False)]
         _join_catalogues(document, path.parent)
         _join_spaces(document, path.parent)
+        for override in later:
+            _apply_override(document, override, is_last_chance=True)
         _resolve_paths(document, path.parent)
     spec = _validate(document)
     if document.problems or spec is None:
@@ -98,31 +101,49 @@ def _splice(document: YamlDocument, at: KeyPath, other: YamlDocument, path: KeyP
             document.positions[at + key[len(path) :]] = position
 
 
-def _apply_override(document: YamlDocument, override: str) -> None:
+def _apply_override(document: YamlDocument, override: str, *, is_last_chance: bool) -> bool:
+    """Apply `key=value`; False where the key leads through a name that a joined file will replace.
+
+    A section that the file leaves out is made; the study's check then says whether there is such a key.
+    """
     position = Position(f"--set {override}")
     key, equals, text = override.partition("=")
     if not equals or not key:
         document.problems.append(Problem(position, "", "must be key=value", "For example --set training.steps=100"))
-        return
-    value = parse_yaml(text, position.file)
-    document.problems.extend(value.problems)
+        return True
     target: Any = document.data
     path: KeyPath = ()
-    parts = key.split(".")
-    for depth, part in enumerate(parts):
+    *sections, last = key.split(".")
+    for part in sections:
         step = _find(target, part)
-        is_last = depth == len(parts) - 1
-        if step is None and not (is_last and isinstance(target, dict)):
-            known = f"; known here: {', '.join(map(str, target))}" if isinstance(target, dict) else ""
-            rule = f"no such key in the study{known}"
-            document.problems.append(Problem(position, show_path((*path, part)), rule))
-            return
-        path = (*path, part if step is None else step)
-        if not is_last:
-            target = target[path[-1]]
-    document.positions = {at: where for at, where in document.positions.items() if at[: len(path)] != path}
-    document.positions[path] = position
-    target[path[-1]] = value.data
+        if step is None and isinstance(target, dict):
+            step, target[part] = part, {}
+            document.positions[*path, part] = position
+        if step is None:
+            if is_last_chance:
+                rule = "no such key in the study"
+                document.problems.append(Problem(position, show_path((*path, part)), rule, "Check its spelling"))
+            return is_last_chance
+        path, target = (*path, step), target[step]
+    return _set_value(document, target, path, last, parse_yaml(text, position.file), is_last_chance)
+
+
+def _set_value(
+    document: YamlDocument, target: Any, path: KeyPath, last: str, value: YamlDocument, is_last_chance: bool
+) -> bool:
+    found = _find(target, last)
+    step = last if found is None and isinstance(target, dict) else found
+    if step is None:
+        if is_last_chance:
+            rule = "no such key in the study"
+            document.problems.append(Problem(value.position(()), show_path((*path, last)), rule, "Check its spelling"))
+        return is_last_chance
+    document.problems.extend(value.problems)
+    at = (*path, step)
+    document.positions = {key: where for key, where in document.positions.items() if key[: len(at)] != at}
+    document.positions[at] = Position(value.position(()).file)
+    target[step] = value.data
+    return True
 
 
 def _find(target: Any, part: str) -> str | int | None:
@@ -130,7 +151,7 @@ def _find(target: Any, part: str) -> str | int | None:
     if isinstance(target, dict):
         return part if part in target else None
     if isinstance(target, list):
-        if part.isdigit() and int(part) < len(target):
+        if part.isascii() and part.isdigit() and len(part) < 9 and int(part) < len(target):
             return int(part)
         names = [item.get("name") if isinstance(item, dict) else item for item in target]
         return names.index(part) if part in names else None
@@ -159,6 +180,9 @@ def _join_catalogues(document: YamlDocument, folder: Path) -> None:
 
 def _read_catalogue(document: YamlDocument, path: Path, at: KeyPath) -> dict[str, tuple[YamlDocument, KeyPath, Any]]:
     other = _read_beside(document, path, at)
+    for key in other.data if isinstance(other.data, dict) else ():
+        if key != "recipes":
+            document.problems.append(Problem(other.position((key,)), key, "is not a known key of a catalogue"))
     listed = other.data.get("recipes") if isinstance(other.data, dict) else None
     if not other.problems and not isinstance(listed, list):
         rule = f"must name a catalogue with a list `recipes:`, but {path} has none"
@@ -193,13 +217,21 @@ def _join_spaces(document: YamlDocument, folder: Path) -> None:
 
 
 def _read_beside(document: YamlDocument, path: Path, at: KeyPath) -> YamlDocument:
-    if not path.is_file():
+    if not is_file(path):
         problem = Problem(document.position(at), show_path(at), f"must be a file, but {path} is not there")
         document.problems.append(problem)
         return YamlDocument(None, {}, [problem])
     other = read_yaml(path)
     document.problems.extend(other.problems)
     return other
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False too for a path that cannot be one (too long, not allowed to look)."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _resolve_paths(document: YamlDocument, folder: Path) -> None:
@@ -223,6 +255,8 @@ def _resolve_files(value: Any, folder: Path) -> None:
     elif isinstance(value, dict):
         files = value.get("files")
         if value.get("kind") == "text" and isinstance(files, list):
-            value["files"] = [str((folder / f).absolute()) if isinstance(f, str) else f for f in files]
+            # Only the pattern itself may match: a folder called `[v2]` is a folder.
+            fixed = Path(glob.escape(str(folder.resolve())))
+            value["files"] = [str(fixed / file) if isinstance(file, str) else file for file in files]
         for item in value.values():
             _resolve_files(item, folder)

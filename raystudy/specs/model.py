@@ -16,10 +16,10 @@ class DecoderSpec(Spec):
 
     kind: Literal["decoder"]
     layers: int = Field(ge=1, le=1000)
-    width: int = Field(ge=2)
-    heads: int = Field(ge=1)
-    context: int = Field(ge=2, description="tokens that one sequence holds")
-    mlp_ratio: int = Field(default=4, ge=1)
+    width: int = Field(ge=2, le=2**20)
+    heads: int = Field(ge=1, le=2**20)
+    context: int = Field(ge=2, le=2**24, description="tokens that one sequence holds")
+    mlp_ratio: int = Field(default=4, ge=1, le=1024)
     tie_embeddings: bool = True
 
     @model_validator(mode="after")
@@ -36,7 +36,7 @@ class RandomFeaturesSpec(Spec):
     """
 
     kind: Literal["random-features"]
-    features: int = Field(ge=1)
+    features: int = Field(ge=1, le=2**24)
 
 
 Model = Annotated[DecoderSpec | RandomFeaturesSpec, Field(discriminator="kind")]

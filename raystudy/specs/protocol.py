@@ -62,19 +62,22 @@ class TunedProtocol(_Seeded):
     space: SearchSpace
 
 
-class _SingleRate(_Seeded):
-    model: Name
-    lr: LearningRateRule
+class _Repeated(_Seeded):
     runs_per_score: int = Field(default=1, ge=1, description="seeds averaged into one score; more seeds are repeats")
 
     @model_validator(mode="after")
-    def _groups(self) -> "_SingleRate":
+    def _groups(self) -> "_Repeated":
         if len(self.seeds) % self.runs_per_score:
             raise ValueError(
                 f"runs_per_score must divide the number of seeds, "
                 f"but got {self.runs_per_score} and {len(self.seeds)} seeds"
             )
         return self
+
+
+class _SingleRate(_Repeated):
+    model: Name
+    lr: LearningRateRule
 
 
 class ReducedLrProtocol(_SingleRate):
@@ -89,22 +92,12 @@ class StandardLrProtocol(_SingleRate):
     kind: Literal["standard-lr"]
 
 
-class LrLadderProtocol(_Seeded):
+class LrLadderProtocol(_Repeated):
     """One candidate per learning rate of the space, named `<name>@<lr>`."""
 
     kind: Literal["lr-ladder"]
     model: Name
     space: SearchSpace
-    runs_per_score: int = Field(default=1, ge=1)
-
-    @model_validator(mode="after")
-    def _groups(self) -> "LrLadderProtocol":
-        if len(self.seeds) % self.runs_per_score:
-            raise ValueError(
-                f"runs_per_score must divide the number of seeds, "
-                f"but got {self.runs_per_score} and {len(self.seeds)} seeds"
-            )
-        return self
 
 
 class KnownProtocol(Spec):
@@ -125,4 +118,3 @@ Protocol = Annotated[
     TunedProtocol | ReducedLrProtocol | StandardLrProtocol | LrLadderProtocol | KnownProtocol | TableProtocol,
     Field(discriminator="kind"),
 ]
-TrainingProtocol = TunedProtocol | ReducedLrProtocol | StandardLrProtocol | LrLadderProtocol

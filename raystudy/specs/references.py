@@ -44,13 +44,14 @@ def _recipes(document: YamlDocument) -> Iterator[Problem]:
     recipes = document.data.get("recipes")
     if not isinstance(recipes, list):
         return
-    seen: set[Any] = set()
+    seen: set[str] = set()
     for index, recipe in enumerate(recipes):
         name = recipe.get("name") if isinstance(recipe, dict) else None
-        if isinstance(name, str) and name in seen:
-            path: KeyPath = ("recipes", index, "name")
-            yield _problem(document, path, f"every recipe's name must occur once, but {name!r} occurs again")
-        seen.add(name)
+        if isinstance(name, str):
+            if name in seen:
+                path: KeyPath = ("recipes", index, "name")
+                yield _problem(document, path, f"every recipe's name must occur once, but {name!r} occurs again")
+            seen.add(name)
         if isinstance(recipe, dict) and recipe.get("kind") == "synthetic":
             rule = "recipes of kind 'synthetic' cannot be built by this version of raystudy"
             yield _problem(document, ("recipes", index), rule, "Use recipes of kind 'text'")
@@ -105,7 +106,7 @@ def _models(document: YamlDocument) -> Iterator[Problem]:
     used = {
         protocol.get("model"): name
         for name, protocol in _section(document, "protocols").items()
-        if isinstance(protocol, dict) and protocol.get("kind") in _WITH_RUNS
+        if isinstance(protocol, dict) and isinstance(protocol.get("model"), str) and protocol.get("kind") in _WITH_RUNS
     }
     for name, model in _section(document, "models").items():
         if not isinstance(model, dict):

@@ -47,8 +47,8 @@ class LearningRateAxis(Spec):
     def _one_rule(self) -> "LearningRateAxis":
         if (self.grid is None) == (self.log_grid is None):
             raise ValueError("exactly one of 'grid' and 'log_grid' must be given")
-        if self.grid is not None and len(set(self.grid)) < len(self.grid):
-            raise ValueError(f"the values of a grid must differ, but got {list(self.grid)}")
+        if self.grid is not None and len({round_significant(value) for value in self.grid}) < len(self.grid):
+            raise ValueError(f"the values of a grid must differ at 6 digits, but got {list(self.grid)}")
         return self
 
     def values(self) -> tuple[float, ...]:

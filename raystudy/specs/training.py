@@ -14,6 +14,8 @@ from raystudy.specs.space import LearningRate
 _BUDGETS = ("steps", "tokens", "tokens_per_parameter")
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, lt=2**53)]  # what a JSON number holds exactly
+Clip = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class AdamW(Spec):
@@ -22,8 +24,8 @@ class AdamW(Spec):
     kind: Literal["adamw"] = "adamw"
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.1, ge=0)
+    eps: float = Field(default=1e-8, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.1, ge=0, allow_inf_nan=False)
 
 
 class WarmupStableDecay(Spec):
@@ -54,13 +56,13 @@ Schedule = Annotated[WarmupStableDecay | Cosine, Field(discriminator="kind")]
 class TrainingSettings(Spec):
     """How runs train. Exactly one of `steps`, `tokens`, `tokens_per_parameter` sets the budget."""
 
-    steps: int | None = Field(default=None, ge=1)
-    tokens: int | None = Field(default=None, ge=1)
-    tokens_per_parameter: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    batch_tokens: int = Field(ge=1)
+    steps: Count | None = None
+    tokens: Count | None = None
+    tokens_per_parameter: float | None = Field(default=None, gt=0, le=1e6)
+    batch_tokens: Count
     schedule: Schedule = WarmupStableDecay(kind="wsd")
     optimizer: AdamW = AdamW()
-    clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm; null: no clipping")
+    clip: Clip | None = Field(default=1.0, description="largest gradient norm; null: no clipping")
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainingSettings":
@@ -83,19 +85,22 @@ class TrainingSettings(Spec):
 class TrainingOverride(Spec):
     """What a model changes in the study's training settings; what is left out stays."""
 
-    steps: int | None = Field(default=None, ge=1)
-    tokens: int | None = Field(default=None, ge=1)
-    tokens_per_parameter: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    batch_tokens: int | None = Field(default=None, ge=1)
+    steps: Count | None = None
+    tokens: Count | None = None
+    tokens_per_parameter: float | None = Field(default=None, gt=0, le=1e6)
+    batch_tokens: Count | None = None
     schedule: Schedule | None = None
     optimizer: AdamW | None = None
-    clip: float | None = Field(default=None, gt=0)
+    clip: Clip | None = None
 
     @model_validator(mode="after")
     def _at_most_one_budget(self) -> "TrainingOverride":
         given = [name for name in _BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"at most one of {', '.join(_BUDGETS)} may be given, but got {given}")
+        null = [name for name in self.model_fields_set if name != "clip" and getattr(self, name) is None]
+        if null:
+            raise ValueError(f"only `clip` may be null, but got null for {', '.join(sorted(null))}; leave it out")
         return self
 
 

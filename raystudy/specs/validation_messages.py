@@ -27,7 +27,16 @@ _WRONG_TYPES = {
 def problems_of(error: ValidationError, model: type[Spec], document: YamlDocument) -> list[Problem]:
     """One problem per error of `error`, which came from checking `document.data` against `model`."""
     schema = model.model_json_schema()
-    return [_problem(details, schema, document) for details in error.errors(include_url=False)]
+    found = [details for details in error.errors(include_url=False) if not _is_echo(details)]
+    return [_problem(details, schema, document) for details in found]
+
+
+def _is_echo(details: ErrorDetails) -> bool:
+    """Whether pydantic calls a list too short only because some of its items are wrong, which it tells besides."""
+    least = details.get("ctx", {}).get("min_length", 0)
+    return (
+        details["type"] == "too_short" and isinstance(details["input"], list | dict) and len(details["input"]) >= least
+    )
 
 
 def _problem(details: ErrorDetails, schema: dict[str, Any], document: YamlDocument) -> Problem:
@@ -52,6 +61,8 @@ def data_path(loc: tuple[int | str, ...], data: Any, *, is_missing: bool = False
 def _rule(details: ErrorDetails, path: KeyPath, schema: dict[str, Any]) -> tuple[str, str]:
     kind, value = details["type"], _shown(details["input"])
     context = details.get("ctx", {})
+    if kind == "missing" and isinstance(details["loc"][-1], int):
+        return f"must be a list of at least {details['loc'][-1] + 1} items, but got {value}", ""
     if kind == "missing":
         return f"the key {path[-1]!r} must be given", f"Add `{path[-1]}:` here"
     if kind == "extra_forbidden":
@@ -65,14 +76,15 @@ def _rule(details: ErrorDetails, path: KeyPath, schema: dict[str, Any]) -> tuple
     if kind == "union_tag_not_found":
         key = str(context["discriminator"]).strip("'")
         return f"the key {key!r} must be given", f"Add `{key}:` here"
-    if kind == "literal_error":
-        return f"must be {context['expected']}, but got {value}", ""
-    if kind in _WRONG_TYPES:
-        return f"must be {_WRONG_TYPES[kind]}, but got {value}", ""
-    if kind in ("too_short", "too_long"):
-        return f"must hold at least {context.get('min_length', 1)} item(s), but got {value}", ""
-    if kind == "finite_number":
-        return f"must be a finite number, but got {value}", ""
+    wanted = {
+        **_WRONG_TYPES,
+        "literal_error": str(context.get("expected")),
+        "finite_number": "a finite number",
+        "too_short": f"a list of at least {context.get('min_length')} item(s)",
+        "too_long": f"a list of at most {context.get('max_length')} item(s)",
+    }
+    if kind in wanted:
+        return f"must be {wanted[kind]}, but got {value}", ""
     message = details["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", "must be")
     if kind == "value_error" and ("but got" in message or isinstance(details["input"], dict)):

@@ -16,6 +16,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 KeyPath = tuple[str | int, ...]
 
 _MAX_NODES = 200_000  # an alias bomb grows far beyond any study; assumption
+_MOST_DIGITS = 1000  # of a whole number; Python refuses to read far longer ones
 # YAML 1.2 core schema, section 10.3.2 of the specification.
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -78,7 +79,7 @@ def read_scalar(text: str) -> Any:
     """A plain YAML 1.2 scalar as Python sees it."""
     if text.lower() in _WORDS and text in (text.lower(), text.upper(), text.capitalize()):
         return _WORDS[text.lower()]
-    if _INT.fullmatch(text):
+    if _INT.fullmatch(text) and len(text) < _MOST_DIGITS:
         return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
     if _FLOAT.fullmatch(text):
         return float(text)
@@ -140,7 +141,8 @@ class _Reader:
         if isinstance(node, ScalarNode):
             if str(node.tag).removeprefix(_CORE_TAG) not in _CORE_TYPES:
                 self.problems.append(Problem(position, show_path(path), f"tags are not allowed, but got {node.tag}"))
-            return node.value if node.style in ("'", '"', "|", ">") else read_scalar(node.value)
+            is_text = node.style in ("'", '"', "|", ">") or str(node.tag) == f"{_CORE_TAG}str"
+            return node.value if is_text else read_scalar(node.value)
         if isinstance(node, SequenceNode):
             return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         assert isinstance(node, MappingNode)

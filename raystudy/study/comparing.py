@@ -67,6 +67,7 @@ def compare_study(state: StudyState) -> dict[str, Any]:
         "premise": _premise(state),
         "contrast": _contrast(state, truth, candidates),
         "tuned_losses": tuned_losses(state),
+        "truth_guards": guards(state, truth.runs, PRIMARY_METRIC, truth.edges),
         "missing": missing,
     }
     comparison["verdict"] = verdict(comparison)
@@ -101,20 +102,18 @@ def _recipe_row(recipe: Any) -> dict[str, Any]:
     return {**row, "family": row["family"] or recipe.name} if isinstance(recipe, TextRecipe) else row
 
 
-def missing_runs(state: StudyState) -> list[dict[str, str]]:
-    """Every wanted run without a result, by protocol, and what waits."""
-    rows = []
+def missing_runs(state: StudyState) -> list[dict[str, Any]]:
+    """Every wanted run without a score, by protocol, and what waits. A shared run is listed with each protocol."""
+    rows: list[dict[str, Any]] = []
     for name, protocol in protocols_of(state.study).items():
         demand = protocol.demand(state)
-        rows += [
-            {"protocol": name, "recipe": run.recipe, "reason": f"no result for {run}"}
-            for run in demand.runs
-            if not state.is_done(run)
-        ]
-        rows += [
-            {"protocol": name, "recipe": "all", "reason": f"{item.num_runs} runs wait for {item.reason}"}
-            for item in demand.waiting
-        ]
+        for run in demand.runs:
+            if not state.is_done(run) or state.is_out_of_memory(run):
+                why = "out of memory" if state.is_done(run) else "no result"
+                rows.append({"protocol": name, "recipe": run.recipe, "reason": f"{why}: {run}", "num_runs": 1})
+        for item in demand.waiting:
+            reason = f"{item.num_runs} runs wait for {item.reason}"
+            rows.append({"protocol": name, "recipe": "all", "reason": reason, "num_runs": item.num_runs})
     return rows
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from raystudy.artifacts.storage import DEFAULT_STORAGE, Storage, StudyFolder, open_storage
+from raystudy.artifacts.storage import Storage, StudyFolder, locate_storage, open_storage
 from raystudy.errors import StorageError
 from raystudy.specs.study import StudySpec
 from raystudy.study.comparing import compare_study
@@ -32,7 +32,10 @@ def read_records(storage: Storage, study: StudySpec, inputs: StudyInputs) -> Stu
 
 def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
     """The digests as a study folder keeps them."""
-    return StudyInputs(dict(stored["shards"]), dict(stored["validation"]), int(stored["vocabulary"]))
+    try:
+        return StudyInputs(dict(stored["shards"]), dict(stored["validation"]), int(stored["vocabulary"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError("a study on storage must hold the digests of its shards. Run the study again") from error
 
 
 class StudyResults:
@@ -76,46 +79,52 @@ class StudyResults:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """Scores in long form: protocol, recipe, metric, seed (position), score. The table other tools take."""
+        """Scores in long form: protocol, recipe, metric, seed (position), score, edge. The table other tools take."""
         rows = []
         for protocol in protocols_of(self.study).values():
             for scored in protocol.scored(self.state):
                 for metric, scores in scored.scores.items():
                     rows += [
                         {"protocol": scored.name, "recipe": recipe, "metric": metric, "seed": seed, "score": score}
+                        | {"edge": scored.edges.get(recipe)}
                         for recipe, values in zip(scores.recipes, scores.values.tolist(), strict=True)
                         for seed, score in enumerate(values)
                     ]
         return pd.DataFrame(rows)
 
     @cached_property
-    def comparison(self) -> dict[str, Any]:
-        """The comparison as the JSON holds it, worked out anew."""
+    def comparison_json(self) -> dict[str, Any]:
+        """The comparison as `comparison.json` holds it, worked out anew."""
         return compare_study(self.state)
 
     @cached_property
-    def agreement(self) -> pd.DataFrame:
-        """One row per candidate and metric: the figures of the comparison as columns."""
+    def comparison(self) -> pd.DataFrame:
+        """One row per candidate and metric: figures with their intervals, and how many recipes each guard names."""
         rows = []
-        for entry in self.comparison["comparisons"]:
+        for entry in self.comparison_json["comparisons"]:
             row = {key: entry[key] for key in ("candidate", "metric", "kind", "model", "lr", "num_recipes")}
             for figure in ("spearman", "kendall_tau_b", "pearson", "decision_accuracy"):
                 interval = entry[figure]["these_recipes"] or {"low": None, "high": None}
                 row |= {figure: entry[figure]["value"]}
                 row |= {f"{figure}_low": interval["low"], f"{figure}_high": interval["high"]}
-            rows.append(row)
+            rows.append(row | {guard: len(recipes) for guard, recipes in entry["guards"].items()})
         return pd.DataFrame(rows)
+
+    @property
+    def verdict(self) -> str:
+        """The verdict's sentence."""
+        return str(self.comparison_json["verdict"]["sentence"])
 
 
 def load(path: str | Path) -> StudyResults:
-    """Load a study from its folder (`STORAGE/studies/NAME`) or, from the default storage, by name.
+    """Load a study from its folder (`STORAGE/studies/NAME`) or by name, from RAYSTUDY_STORAGE or the default storage.
 
     Raises:
         StorageError: there is no such study.
     """
     folder = Path(path)
     if not (folder / "study.json").exists():
-        storage = open_storage(DEFAULT_STORAGE)
+        storage = locate_storage()
         if not (storage.study(str(path)).path / "study.json").exists():
             raise StorageError(f"{path} must be the folder of a study, or the name of one in {storage.root}")
         return StudyResults(storage, storage.study(str(path)))

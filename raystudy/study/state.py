@@ -102,10 +102,15 @@ class StudyState:
             return False
         return record.status != "finished" or not np.isnan(self.loss(wanted, PRIMARY_METRIC))
 
+    def is_out_of_memory(self, wanted: WantedRun) -> bool:
+        """Whether the run ended for want of memory: done for its type of device, and missing as a score."""
+        record = self.record(wanted)
+        return record is not None and record.status == "out-of-memory"
+
     def loss(self, wanted: WantedRun, metric: str) -> float:
         """A run's score: inf for a diverged run, NaN for one that is missing, out of memory or unevaluated."""
         record = self.record(wanted)
-        if record is None or record.status == "out-of-memory":
+        if record is None or self.is_out_of_memory(wanted):
             return float("nan")
         if record.status == "diverged":
             return float("inf")

@@ -27,6 +27,11 @@ class Sweep:
     is_terminal: bool
 
     @property
+    def is_complete(self) -> bool:
+        """Whether every point has ended in a score: a sweep with a point out of memory is not tuned."""
+        return self.is_terminal and not bool(np.isnan(self.losses).any())
+
+    @property
     def means(self) -> FloatArray:
         """Seed means [lr]; inf where any seed diverged, NaN where any is missing."""
         return np.asarray(self.losses.mean(axis=1))

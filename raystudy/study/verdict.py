@@ -13,9 +13,9 @@ from raystudy.study.state import PRIMARY_METRIC
 def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
     """Outcome (a candidate's name, undecided, indistinct or blocked) and the sentence."""
     if comparison["missing"]:
-        count = len(comparison["missing"])
+        count = sum(row["num_runs"] for row in comparison["missing"])
         first = comparison["missing"][0]
-        sentence = f"No verdict: {count} wanted run(s) have no result (first: {first['protocol']}, {first['reason']})."
+        sentence = f"No verdict: {count} wanted run(s) have no score (first: {first['protocol']}, {first['reason']})."
         return {"outcome": "blocked", "sentence": sentence}
     entries = [entry for entry in comparison["comparisons"] if entry["metric"] == PRIMARY_METRIC]
     if not entries:
@@ -105,7 +105,9 @@ def _flags(comparison: Mapping[str, Any], concerned: list[Any]) -> str:
         for guard, text in words.items()
         if entry["guards"][guard]
     ]
-    edges = sum(row["edge"] is not None for row in comparison["tuned_losses"])
-    if edges:
-        parts.append(f"the truth is on its grid's edge for {edges} recipe(s)")
+    parts += [
+        f"the truth {text} on {len(comparison['truth_guards'][guard])} recipe(s)"
+        for guard, text in words.items()
+        if comparison["truth_guards"][guard]
+    ]
     return f"; beware: {'; '.join(parts)}" if parts else ""

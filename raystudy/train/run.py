@@ -24,7 +24,8 @@ from raystudy.train.schedule import lr_factor
 from raystudy.train.stream import SampleStream
 
 _CURVE_POINTS = 50  # most rows of a training curve
-_DIVERGED_RATIO = 1.01  # a final validation loss above this times the initial one is no training
+_DIVERGED_RATIO = 1.05  # training losses that end above this times the first one are no training
+_LAST_ROWS = 3  # of the curve, averaged: single batches are noisy
 
 ValidationSets = Mapping[str, ValidationDocuments]  # by digest
 
@@ -62,7 +63,7 @@ def train(run: TrainRun, view: RecipeView, validation: ValidationSets, device: s
     final = evaluate_all(model, run, validation, device) if is_finite else {}
     ended = time.perf_counter()
     return Outcome(
-        status="finished" if is_finite and not _diverged(initial, final) else "diverged",
+        status="finished" if is_finite and not _has_risen(curve) else "diverged",
         curve=curve,
         initial=initial,
         final=final,
@@ -136,11 +137,10 @@ def read_batch(view: RecipeView, stream: SampleStream, first: int, count: int, c
     return batch
 
 
-def _diverged(initial: Mapping[str, Evaluation], final: Mapping[str, Evaluation]) -> bool:
-    losses = [(initial[digest].nats_per_token, final[digest].nats_per_token) for digest in initial]
-    if any(not math.isfinite(after) for _, after in losses):
-        return True
-    return sum(after for _, after in losses) > _DIVERGED_RATIO * sum(before for before, _ in losses)
+def _has_risen(curve: list[dict[str, float]]) -> bool:
+    """Whether training ended above where it began: from the curve alone, as validation sets are not the run's."""
+    last = [row["loss"] for row in curve[-_LAST_ROWS:]]
+    return sum(last) / len(last) > _DIVERGED_RATIO * curve[0]["loss"]
 
 
 def _moved(

@@ -60,7 +60,10 @@ def test_a_torn_or_foreign_result_is_put_aside_and_told(tmp_path, content, told)
     path.parent.mkdir(parents=True)
     path.write_text(content)
     assert ledger.read("r") is None
-    assert told in ledger.set_aside[0]
+    assert path.read_text() == content, "what only reads leaves everything as it is"
+    ledger.mends = True
+    assert ledger.read("r") is None
+    assert told in ledger.damage[0]
     assert path.with_name("result.json.bad-0").read_text() == content
     assert ledger.write_result("r", RESULT)
     assert ledger.read("r").status == "finished"
@@ -81,6 +84,27 @@ def test_evaluations_made_later_join_the_record(tmp_path):
     record = ledger.read("r", ["v", "w"])
     assert record.metric("loss", "w") == 2.0
     assert record.metric("bits-per-byte", "w") == pytest.approx(0.5 / np.log(2))
+
+
+def test_a_torn_evaluation_counts_as_missing_and_is_put_aside_by_a_launch(tmp_path):
+    ledger = RunLedger(tmp_path)
+    ledger.mends = True
+    ledger.write_result("r", RESULT)
+    ledger.write_evaluation("r", {"validation": "w", "step": 3})
+    (path,) = (ledger.folder("r") / "eval").iterdir()
+    path.write_text("{")
+    assert ledger.read("r", ["w"]).metric("loss", "w") is None
+    assert not path.exists()
+    assert "torn or foreign" in ledger.damage[0]
+
+
+def test_files_are_readable_as_the_users_umask_says(tmp_path):
+    before = os.umask(0o022)
+    try:
+        write_json(tmp_path / "x.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_curve_with_infinities_is_strict_json(tmp_path):
@@ -105,6 +129,8 @@ def test_a_storage_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="the storage must be writable"):
         open_storage(tmp_path / "file" / "below").prepare()
+    with pytest.raises(StorageError, match="the storage must be writable"):
+        open_storage(tmp_path / "file").prepare()
     with pytest.raises(StorageError, match="must be a local folder"):
         open_storage("s3://bucket/x")
 

@@ -1,6 +1,8 @@
 """The command line as a person meets it: exit codes, JSON alone, one clear message, nothing heavy loaded."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -71,6 +73,8 @@ def test_report_writes_one_page_and_prints_where(tiny_storage, cli, tmp_path):
         (["compare", "nothing"], 3, "there must be a study in"),
         (["compare", "nothing.yaml"], 2, "is not there"),
         (["run", str(TINY), "--storage", "{file}/below", "--local"], 3, "the storage must be writable"),
+        (["run", str(TINY), "--storage", "{file}", "--local"], 3, "the storage must be writable"),
+        (["compare", "x" * 300], 3, "there must be a study in"),
         (["run", str(TINY), "--storage", "s3://bucket"], 3, "must be a local folder"),
         (["run", str(TINY), "--workers", "2"], 2, "goes with --local"),
         (["run", str(TINY), "--local", "--address", "x"], 2, "exclude each other"),
@@ -88,9 +92,13 @@ def test_bad_input_gives_one_clear_message_and_its_exit_status(cli, tmp_path, ar
     assert "Traceback" not in done.stderr
 
 
-def test_a_torn_result_is_told_put_aside_and_made_anew(tiny_storage, cli):
+def test_a_torn_result_is_told_put_aside_and_made_anew(tiny_storage, cli, tmp_path):
+    tiny_storage = shutil.copytree(tiny_storage, tmp_path / "copy")
     folder = next((tiny_storage / "runs").iterdir())
     (folder / "result.json").write_text('{"format": "raystudy-run/1", "ru')
+    looked = cli("compare", TINY, "--storage", tiny_storage)
+    assert "counts as missing until the study is run again" in looked.stderr
+    assert "No verdict: " in looked.stdout
     done = cli("run", TINY, "--storage", tiny_storage, "--local", "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert "torn or foreign" in done.stderr
@@ -136,3 +144,33 @@ def test_importing_raystudy_loads_nothing_heavy():
 def test_the_exit_codes_are_documented_in_help(cli):
     text = " ".join(cli("--help").stdout.split())
     assert "6 some wanted runs have no result" in text
+
+
+def test_check_looks_at_every_file_that_a_study_names(cli, tmp_path):
+    table = STUDY.replace("lr: 1e-4}", "lr: 1e-4}\n  given: {kind: table, file: scores.csv}")
+    done = cli("check", write_study(tmp_path, table))
+    assert (done.returncode, "scores.csv must be a CSV file" in done.stderr) == (4, True)
+    done = cli("check", write_study(tmp_path, STUDY + "tokenizer: nothing.json\n"))
+    assert (done.returncode, "nothing.json" in done.stderr) == (4, True)
+
+
+def test_a_defect_is_one_line_and_a_traceback_on_request():
+    code = (
+        "import sys, raystudy.cli.check as check\n"
+        "check.load_study = lambda *a: 1 / 0\n"
+        "from raystudy.cli.main import main\nsys.exit(main(['check', 'x']))\n"
+    )
+    for environment, shown in (({}, False), ({"RAYSTUDY_TRACEBACK": "1"}, True)):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
+        )
+        assert done.returncode == 1
+        assert ("Traceback" in done.stderr) == shown
+        assert shown or "a defect of raystudy: ZeroDivisionError" in done.stderr
+
+
+def test_names_in_any_script_print_on_a_terminal_that_knows_only_ascii(cli, tmp_path):
+    path = write_study(tmp_path, STUDY.replace("name: mine", "name: 数据"))
+    done = cli("check", path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert "\\u6570" in done.stdout

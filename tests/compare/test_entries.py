@@ -7,7 +7,6 @@ import pytest
 
 from raystudy.compare.entries import comparison_entries
 from raystudy.compare.scores import Scores
-from raystudy.errors import DataError
 
 NAMES = tuple(f"recipe-{letter}" for letter in "gbfadceh")
 FIGURES = ("spearman", "kendall_tau_b", "pearson", "decision_accuracy", "separable_decision_accuracy")
@@ -171,9 +170,19 @@ def test_equal_scores_of_a_candidate_are_undefined_with_a_reason():
     json.dumps(entry, allow_nan=False)
 
 
-def test_fewer_than_two_recipes_is_an_error_that_says_what_must_hold():
-    with pytest.raises(DataError, match="Two recipes or more"):
-        entries(TRUTH, scores(), recipes=NAMES[:1])
+def test_fewer_than_two_recipes_give_null_figures_and_name_what_is_left_out():
+    values = np.array([[1.0, 1.1], [np.nan, np.nan]])
+    truth = Scores("truth", ("a", "b"), np.array([[1.0, 1.1], [2.0, 2.1]]))
+    entry = comparison_entries(
+        truth, [Scores("x", ("a", "b"), values)], metric="loss", recipes=["a", "b"], subsets={}, seed=0, resamples=100
+    )[0]
+    assert entry["num_recipes"] == 1
+    assert entry["spearman"]["value"] is None
+    assert [item["recipe"] for item in entry["excluded"]] == ["b"]
+    json.dumps(entry, allow_nan=False)
+
+
+def test_candidates_and_recipes_are_named_once():
     with pytest.raises(DataError, match="different names"):
         entries(TRUTH, scores(), scores())
     with pytest.raises(DataError, match="compared once"):

@@ -27,7 +27,9 @@ def test_tune_makes_the_same_records_as_local_workers_on_the_cluster_it_is_given
     done = cli("run", TINY, "--storage", storage, timeout=200, **ray_cluster)
     assert done.returncode == 0, done.stderr
     assert losses_on(storage) == losses_on(tiny_storage)
-    both = [StudyResults(Storage(place), Storage(place).study("tiny")).comparison for place in (storage, tiny_storage)]
+    both = [
+        StudyResults(Storage(place), Storage(place).study("tiny")).comparison_json for place in (storage, tiny_storage)
+    ]
     assert without_seconds(both[0]) == without_seconds(both[1])
     assert len(results_on(storage)) > 50
 
@@ -52,13 +54,13 @@ def test_a_killed_driver_and_its_own_cluster_lose_no_finished_run_and_repeat_non
     assert losses_on(storage) == losses_on(tiny_storage)
 
 
-def test_python_runs_a_study_and_returns_its_results(tmp_path, tiny_storage, ray_cluster):
+def test_python_finds_a_finished_study_done_and_returns_its_results(tmp_path, tiny_storage, ray_cluster):
     storage = copy_inputs(tiny_storage, tmp_path / "storage")
     (storage / "runs").symlink_to(tiny_storage / "runs")
     code = (
         "import raystudy, sys\n"
         f"results = raystudy.run({str(TINY)!r}, storage={str(storage)!r})\n"
-        "print(len(results.runs), sorted(results.runs.status.unique()), results.comparison['truth'])\n"
+        "print(len(results.runs), sorted(results.runs.status.unique()), results.comparison_json['truth'])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, env={**os.environ, **ray_cluster}

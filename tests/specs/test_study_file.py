@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from raystudy.artifacts.storage import open_storage
-from raystudy.errors import SpecError
+from raystudy.errors import DataError, SpecError
+from raystudy.execute.inputs import check_files
 from raystudy.specs.load import load_study
 from raystudy.specs.yaml_file import parse_yaml, read_scalar
 from tests.conftest import ROOT
@@ -50,7 +51,7 @@ def test_every_shipped_study_is_right(path):
         ("layers: 1", "layers: one", "models.proxy.layers: must be a whole number, but got 'one'"),
         ("layers: 1", "layers: true", "models.proxy.layers: must be a whole number, but got True"),
         ("space: {lr: {grid: [1e-3, 1e-2]}}", "space: no.yaml", "must be a file, but"),
-        ("[1e-3, 1e-2]", "[]", "grid: must hold at least 1 item(s), but got []"),
+        ("[1e-3, 1e-2]", "[]", "grid: must be a list of at least 1 item(s), but got []"),
         ("  low:", "  truth:", "every name must occur once, but 'truth' occurs again"),
         ("name: two", "name: one", "every recipe's name must occur once, but 'one' occurs again"),
         ("name: mine", "name: a/b", "a name must not hold '/'"),
@@ -73,6 +74,16 @@ def test_every_shipped_study_is_right(path):
         ("truth: truth", "", "the key 'truth' must be given. Add `truth:` here"),
         ("model: proxy, lr", "model: prox, lr", "must be the name of a model, but got 'prox'. Did you mean 'proxy'?"),
         ("name: mine", "name: [mine", "not valid YAML"),
+        ("name: two", "name: [two]", "recipes[1].name: must be text, but got ['two']"),
+        ("model: proxy, lr", "model: [proxy], lr", "must be text, but got ['proxy']"),
+        ("steps: 10", "steps: " + "9" * 5000, "must be a whole number, but got"),
+        ("steps: 10", "steps: 99999999999999999999", "steps: "),
+        ("steps: 10", "tokens_per_parameter: 1e308", "must be less than or equal to 1000000"),
+        ("steps: 10", "steps: 10, clip: .inf", "must be a finite number, but got inf"),
+        ("context: 32}", "context: 32, training: {batch_tokens: null}}", "only `clip` may be null"),
+        ("[1e-3, 1e-2]", "[1.00000001e-3, 1e-3]", "must differ at 6 digits"),
+        ("space: {lr: {grid: [1e-3, 1e-2]}}", "space: " + "x" * 300, "must be a file, but"),
+        ("truth: truth", "truth: truth\ncomparison: {contrast: [low]}", "must be a list of at least 2 items"),
         ("name: mine", "name: !!python/object:os.system x", "tags are not allowed"),
     ],
 )
@@ -116,7 +127,42 @@ def test_set_overrides_with_the_same_checks(tmp_path):
         tmp_path, STUDY, "training.stps=7"
     )
     assert "must be key=value" in problems(tmp_path, STUDY, "training.steps")
-    assert "no such key in the study" in problems(tmp_path, STUDY, "nothing.here=1")
+    assert "'nothing' is not a known key" in problems(tmp_path, STUDY, "nothing.here=1")
+    assert "no such key in the study" in problems(tmp_path, STUDY, "recipes.²=1")
+    assert load_study(path, ["comparison.resamples=150"]).spec.comparison.resamples == 150
+
+
+def test_set_reaches_what_catalogues_and_search_spaces_bring(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "recipes: [{name: mine, kind: text, dimension: corpus, sources: {s: {kind: text, files: [a.txt]}}}]\n"
+    )
+    (tmp_path / "space.yaml").write_text("lr: {grid: [1e-3, 1e-2]}\n")
+    text = STUDY.replace("recipes:\n", "catalogues: [c.yaml]\nrecipes:\n  - mine\n")
+    path = write_study(tmp_path, text.replace("space: {lr: {grid: [1e-3, 1e-2]}}", "space: space.yaml"))
+    study = load_study(path, ["recipes.mine.control=true", "protocols.truth.space.lr.grid=[3e-3]"]).spec
+    assert study.recipes[0].control
+    assert study.protocols["truth"].space.lr.values() == (3e-3,)
+
+
+def test_one_wrong_item_of_a_list_is_one_problem(tmp_path):
+    assert "1 problem\n" in problems(tmp_path, STUDY.replace("domains: [code]", "domains: [cod]"))
+
+
+def test_an_unknown_key_of_a_catalogue_is_told(tmp_path):
+    (tmp_path / "c.yaml").write_text("recipes: []\nrecipies: []\n")
+    assert "recipies: is not a known key of a catalogue" in problems(tmp_path, STUDY + "catalogues: [c.yaml]\n")
+
+
+def test_a_folder_with_the_signs_of_a_pattern_is_a_folder(tmp_path):
+    folder = tmp_path / "my [v2]"
+    text = STUDY.replace("{kind: embedded, domains: [code]}", "{kind: text, files: [notes/*.txt]}")
+    path = write_study(folder, text)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a.txt").write_text("some text")
+    check_files(load_study(path).spec)
+    (folder / "notes" / "a.txt").unlink()
+    with pytest.raises(DataError, match="matches no file"):
+        check_files(load_study(path).spec)
 
 
 def test_recipes_come_from_a_shared_catalogue_and_files_are_relative_to_it(tmp_path):

@@ -70,7 +70,7 @@ def test_a_missing_run_blocks_the_verdict_and_is_named():
     )
     assert comparison["verdict"]["outcome"] == "blocked"
     assert len(comparison["missing"]) == 1
-    assert comparison["missing"][0]["reason"].startswith("no result for a | target")
+    assert comparison["missing"][0]["reason"].startswith("no result: a | target")
 
 
 def test_the_comparison_is_strict_json_and_the_same_digit_for_digit_twice():
@@ -128,7 +128,7 @@ def test_guards_name_recipes_that_were_barely_trained_diverged_or_on_the_edge():
     assert "a" not in by_name["ladder@0.001"]["guards"]["barely_trained"]
     assert "h" in by_name["ladder@0.001"]["guards"]["barely_trained"]
     assert all(row["edge"] == "low" for row in comparison["tuned_losses"])
-    assert "the truth is on its grid's edge for 8 recipe(s)" in comparison["verdict"]["sentence"]
+    assert "the truth is on its grid's edge on 8 recipe(s)" in comparison["verdict"]["sentence"]
 
 
 def test_a_protocols_cost_holds_the_sweep_behind_its_rule():
@@ -164,3 +164,27 @@ def test_losses_are_those_planted():
     state = planted_state(losses(SAME, noise=0.0))
     table = {row["recipe"]: row["loss"] for row in compare_study(state)["tuned_losses"]}
     assert list(table.values()) == pytest.approx(list(ORDER.values()))
+
+
+def test_a_study_that_is_still_running_is_compared_as_far_as_it_goes():
+    state = planted_state(losses(BENT))
+    some = dict(list(state.records.items())[: len(state.records) // 2])
+    comparison = compare_study(StudyState(state.study, state.inputs, some))
+    assert comparison["verdict"]["outcome"] == "blocked"
+    assert sum(row["num_runs"] for row in comparison["missing"]) >= len(state.records) // 2
+
+
+def test_a_table_that_covers_one_recipe_gives_null_figures_and_spares_the_others(tmp_path):
+    (tmp_path / "one.csv").write_text("recipe,score\na,1.0\n")
+    protocols = {name: spec.model_dump(mode="json") for name, spec in study_spec().protocols.items()}
+    table = {"kind": "table", "file": str(tmp_path / "one.csv")}
+    comparison = compare_study(planted_state(losses(BENT), study_spec(protocols={**protocols, "table": table})))
+    by_name = {entry["candidate"]: entry for entry in comparison["comparisons"] if entry["metric"] == "loss"}
+    assert by_name["table"]["spearman"]["value"] is None
+    assert by_name["standard"]["spearman"]["value"] is not None
+
+
+def test_guards_look_at_the_truth_too():
+    comparison = compare_study(planted_state(losses(BENT), floor=4.25))
+    assert "h" in comparison["truth_guards"]["barely_trained"]
+    assert "the truth has not beaten the unigram floor" in comparison["verdict"]["sentence"]

@@ -6,6 +6,7 @@ import pytest
 import raystudy
 from raystudy.errors import StorageError
 from tests.conftest import TINY
+from tests.execute.test_local import copy_inputs
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +27,14 @@ def test_curves_are_long_and_belong_to_runs(results):
 
 
 def test_scores_are_a_table_that_other_tools_take(results):
-    assert set(results.scores.columns) == {"protocol", "recipe", "metric", "seed", "score"}
+    assert set(results.scores.columns) == {"protocol", "recipe", "metric", "seed", "score", "edge"}
     assert not results.scores.duplicated(["protocol", "recipe", "metric", "seed"]).any()
     assert {"truth", "reduced", "standard", "ladder@0.01"} <= set(results.scores.protocol)
 
 
-def test_agreement_has_one_row_per_candidate_and_metric(results):
-    assert len(results.agreement) == len(results.comparison["comparisons"])
-    assert results.agreement.spearman.between(-1, 1).all()
+def test_the_comparison_has_one_row_per_candidate_and_metric(results):
+    assert len(results.comparison) == len(results.comparison_json["comparisons"])
+    assert results.comparison.spearman.between(-1, 1).all()
 
 
 def test_a_study_that_is_not_there_is_told(tmp_path):
@@ -41,6 +42,10 @@ def test_a_study_that_is_not_there_is_told(tmp_path):
         raystudy.load(tmp_path / "none")
 
 
-def test_run_in_python_finds_everything_done(tiny_storage):
-    results = raystudy.run(TINY, storage=tiny_storage, local=True)
+def test_run_in_python_makes_the_runs_and_returns_their_results(tiny_storage, tmp_path):
+    storage = copy_inputs(tiny_storage, tmp_path / "storage")
+    overrides = ["training.steps=2", "models.target.training.steps=2"]
+    results = raystudy.run(TINY, storage=storage, local=True, overrides=overrides)
     assert set(results.runs.status) == {"finished"}
+    assert results.curves.step.max() == 1
+    assert results.verdict

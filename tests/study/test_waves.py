@@ -8,7 +8,7 @@ import pytest
 from raystudy.study.lr_rules import describe_rule
 from raystudy.study.plan import make_plan
 from raystudy.study.protocols.registry import PROTOCOL_KINDS, protocols_of
-from raystudy.study.state import StudyState
+from raystudy.study.state import StudyInputs, StudyState
 from raystudy.study.sweep import Sweep
 from raystudy.study.waves import make_wave
 from tests.planted import RECIPES, curved_loss, inputs_of, planted_state, record_of, study_spec
@@ -59,10 +59,14 @@ def test_runs_that_protocols_share_are_made_once():
 
 
 def test_renaming_recipes_and_study_wants_no_new_run():
-    study = study_spec()
-    renamed = study.model_copy(update={"name": "other"})
-    before, after = (make_wave(StudyState(s, inputs_of(s), {})) for s in (study, renamed))
+    study = study_spec(protocols={"truth": KINDS["tuned"], "low": KINDS["reduced-lr"]}, comparison={})
+    recipes = tuple(recipe.model_copy(update={"name": recipe.name.upper()}) for recipe in study.recipes)
+    renamed = study.model_copy(update={"name": "other", "recipes": recipes})
+    inputs = inputs_of(study)
+    capitals = StudyInputs({name.upper(): digest for name, digest in inputs.shards.items()}, inputs.validation, 32)
+    before, after = make_wave(StudyState(study, inputs, {})), make_wave(StudyState(renamed, capitals, {}))
     assert [run.run_id for run in before.todo] == [run.run_id for run in after.todo]
+    assert after.todo[0].recipe == before.todo[0].recipe.upper()
 
 
 def test_a_diverged_point_is_skipped_in_a_sweep_and_is_no_edge():

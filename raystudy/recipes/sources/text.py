@@ -14,6 +14,7 @@ from raystudy.errors import DataError
 from raystudy.recipes.documents import cut_into_documents, hash_share
 from raystudy.recipes.sources.part import SourcePart
 from raystudy.specs.base import digest
+from raystudy.specs.load import is_file
 from raystudy.specs.recipe import TextSource
 
 _GLOB_CHARACTERS = "*?["
@@ -38,7 +39,7 @@ def find_files(source: TextSource) -> tuple[Path, ...]:
     problems = []
     for pattern in source.files:
         path = Path(pattern)
-        if path.is_file():
+        if is_file(path):
             found[path] = None
         elif any(character in pattern for character in _GLOB_CHARACTERS):
             matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True))
@@ -47,7 +48,7 @@ def find_files(source: TextSource) -> tuple[Path, ...]:
             if not files:
                 problems.append(f"{pattern} (the pattern matches no file)")
         else:
-            problems.append(f"{pattern} ({'is no file' if path.exists() else 'there is no such file'})")
+            problems.append(f"{pattern} (there is no such file)")
     if problems:
         raise DataError(
             f"every file of a text source must exist, but got: {'; '.join(problems)}. "

@@ -54,7 +54,9 @@ def read_score_table(path: Path, recipes: tuple[str, ...]) -> np.ndarray[tuple[i
         DataError: the file is missing, lacks a column, repeats a cell or holds a score that is no number.
     """
     try:
-        frame = pd.read_csv(path, dtype={"recipe": str}, keep_default_na=False, na_values={"score": [""]})
+        frame = pd.read_csv(
+            path, dtype={"recipe": str}, keep_default_na=False, na_values={"score": [""]}, index_col=False
+        )
     except (OSError, ValueError) as error:
         raise DataError(f"{path} must be a CSV file with columns recipe and score, but: {error}") from error
     lacking = {"recipe", "score"} - set(frame.columns)

@@ -32,7 +32,7 @@ class Tuned(ProtocolKind):
     def scored(self, state: StudyState) -> list[Scored]:
         """One protocol: each recipe at its own best learning rate."""
         sweeps = {recipe: self.sweep(state, recipe) for recipe in state.recipes}
-        chosen = {recipe: sweep.best if sweep.is_terminal else None for recipe, sweep in sweeps.items()}
+        chosen = {recipe: sweep.best if sweep.is_complete else None for recipe, sweep in sweeps.items()}
         runs = {
             recipe: state.grid(self.spec.model, [recipe], [self.lrs[best]], self.spec.seeds)
             for recipe, best in chosen.items()
@@ -60,6 +60,6 @@ class Tuned(ProtocolKind):
             if best is not None:
                 rows.append(self.sweep(state, recipe, metric).losses[best])
             else:
-                undone = float("inf") if sweeps[recipe].is_terminal else float("nan")
+                undone = float("inf") if sweeps[recipe].is_complete else float("nan")
                 rows.append(np.full(len(self.spec.seeds), undone))
         return Scores(self.name, state.recipes, np.array(rows, dtype=np.float64))
