@@ -7,6 +7,7 @@ import pytest
 
 from raystudy.compare.entries import comparison_entries
 from raystudy.compare.scores import Scores
+from raystudy.errors import DataError
 
 NAMES = tuple(f"recipe-{letter}" for letter in "gbfadceh")
 FIGURES = ("spearman", "kendall_tau_b", "pearson", "decision_accuracy", "separable_decision_accuracy")
