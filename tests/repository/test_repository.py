@@ -86,9 +86,10 @@ def test_a_wheel_without_extras_checks_and_compares_stored_results(tiny_storage,
 
 
 def own_text(folder: Path) -> None:
-    """Files as docs/your-own-data.md assumes them: this repository's own pages and sources."""
+    """Files as docs/your-own-data.md assumes them: this repository's own pages, tests and sources."""
     (folder / "notes").mkdir(parents=True)
-    for number, path in enumerate([*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]):
+    pages = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", *sorted((ROOT / "tests").rglob("test_*.py"))]
+    for number, path in enumerate(pages):
         (folder / "notes" / f"{number}.txt").write_text(path.read_text(encoding="utf-8"))
     sources = sorted((ROOT / "raystudy").rglob("*.py"))
     lines = [json.dumps({"text": path.read_text(encoding="utf-8")}) for path in sources if path.stat().st_size > 400]

@@ -7,6 +7,7 @@ only those; without, both get every document. Knows nothing of tokens.
 import glob
 import hashlib
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def find_files(source: TextSource) -> tuple[Path, ...]:
             if not files:
                 problems.append(f"{pattern} (the pattern matches no file)")
         else:
-            problems.append(f"{pattern} (there is no such file)")
+            problems.append(f"{pattern} ({'is no file' if os.path.exists(pattern) else 'there is no such file'})")
     if problems:
         raise DataError(
             f"every file of a text source must exist, but got: {'; '.join(problems)}. "
