@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from raystudy.artifacts.shards import MAX_VOCABULARY
 from raystudy.errors import DataError, MissingPackageError
 
 EMBEDDED = "embedded"  # what a study file says for the shipped tokenizer
 EMBEDDED_PATH = Path(__file__).parent / "embedded" / "tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
-MAX_VOCABULARY = 2**16  # shards keep ids as uint16
 _BATCH_DOCUMENTS = 512
 
 TokenArray = npt.NDArray[np.uint16]
