@@ -53,7 +53,10 @@ class StudyFolder:
         path = self.path / "study.json"
         value = read_json(path)
         if value is None:
-            raise StorageError(f"there must be a study in {self.path}, but it has no study.json. Run the study first")
+            raise StorageError(
+                f"there must be a study in {self.path}, but it has no study.json. "
+                "Run the study first, or name the storage it was run on with --storage"
+            )
         try:
             return StudySpec.model_validate_json(json.dumps(value["study"])), dict(value["inputs"])
         except (KeyError, TypeError, ValueError) as error:
@@ -64,6 +67,11 @@ class StudyFolder:
         path = self.path / "comparison.json"
         write_json(path, comparison)
         return path
+
+    def has_complete_comparison(self) -> bool:
+        """Whether the comparison kept here was made when no wanted run was missing."""
+        value = read_json(self.path / "comparison.json")
+        return isinstance(value, dict) and value.get("missing") == []
 
     def write_report(self, page: str) -> Path:
         """Keep the report page; returns its path."""

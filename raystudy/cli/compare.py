@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from raystudy.cli.finished import open_results
+from raystudy.cli.finished import exit_status, keep_comparison, open_results
 from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, tell_damage, wants_only_json
 from raystudy.study.state import PRIMARY_METRIC
 
@@ -17,16 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def call(options: argparse.Namespace) -> int:
-    """Print the comparison and keep it in the study's folder."""
+    """Print the comparison and keep it in the study's folder; non-zero while wanted runs are missing."""
     results = open_results(options)
     comparison = results.comparison_json
     tell_damage(results.storage)
-    path = results.folder.write_comparison(comparison)
+    kept = keep_comparison(results)
     if not wants_only_json(options):
         print_comparison(comparison)
-        print(f"comparison: {path}")
+        print(f"comparison: {results.folder.path / 'comparison.json'}" + ("" if kept else " (left as it was)"))
     put_json(options, comparison)
-    return 0
+    return exit_status(results)
 
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:

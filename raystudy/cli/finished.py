@@ -1,10 +1,12 @@
 """Finds the study that a verb on results means: a study file's, or one on the storage by name."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from raystudy.artifacts.storage import locate_storage
-from raystudy.errors import SpecError
+from raystudy.errors import DataError, IncompleteError, SpecError
+from raystudy.execute.inputs import find_inputs
 from raystudy.specs.load import is_file, load_study
 from raystudy.study.results import StudyResults
 
@@ -36,4 +38,37 @@ def open_results(options: argparse.Namespace) -> StudyResults:
     ]
     if changed:
         raise SpecError(f"{path} has changed since it was last run: {', '.join(changed)}. Run it again first")
-    return StudyResults(storage, folder, loaded.spec)
+    results = StudyResults(storage, folder, loaded.spec)
+    _tell_changed_text(results)
+    return results
+
+
+def _tell_changed_text(results: StudyResults) -> None:
+    """Say on standard error when own text has changed since the runs; where it cannot be read nothing is said."""
+    try:
+        now = find_inputs(results.study, results.storage)
+    except DataError:
+        return
+    changed = [name for name, digest in now.shards.items() if results.inputs.shards.get(name) != digest]
+    if changed:
+        print(
+            f"raystudy: the data of {', '.join(changed)} have changed since the runs; these are the old results. "
+            f"Run the study again for new ones",
+            file=sys.stderr,
+        )
+
+
+def keep_comparison(results: StudyResults) -> bool:
+    """Keep the comparison in the study's folder, unless that would put one with missing runs over a complete one."""
+    if results.comparison_json["missing"] and results.folder.has_complete_comparison():
+        return False
+    results.folder.write_comparison(results.comparison_json)
+    return True
+
+
+def exit_status(results: StudyResults) -> int:
+    """0, or that of missing runs, with the way out on standard error."""
+    if not results.comparison_json["missing"]:
+        return 0
+    print("raystudy: wanted runs are missing. Run the study again, or undo the change that wants them", file=sys.stderr)
+    return IncompleteError.exit_status

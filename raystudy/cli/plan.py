@@ -53,4 +53,5 @@ def _print(plan: Plan) -> None:
     print_table(header, rows)
     source = "measured on this study's records" if plan.is_measured else "an assumption until runs are measured"
     print(f"speed: {plan.flops_per_second:.3g} FLOP/s a run ({source}), {plan.slots} at once")
-    print("runs that protocols share count in each row and once in the total; waiting: named once a tuned LR is known")
+    print("runs that protocols share count in each row and once in the total; waiting: named once a tuned LR is known,")
+    print("when some may turn out to be runs that are wanted already: with waiting runs a total is an upper bound")

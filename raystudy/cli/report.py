@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy import __version__
-from raystudy.cli.finished import open_results
+from raystudy.cli.finished import exit_status, keep_comparison, open_results
 from raystudy.cli.options import add_storage, add_study, tell_damage, write_output
 from raystudy.report.page import render_page
 from raystudy.study.results import StudyResults
@@ -26,14 +26,17 @@ def call(options: argparse.Namespace) -> int:
     results = open_results(options)
     page = render_page(results.comparison_json, provenance(results))
     tell_damage(results.storage)
-    results.folder.write_comparison(results.comparison_json)
+    kept = keep_comparison(results)
+    if options.out is None and not kept:
+        print("report: left as it was, since it was made when no run was missing; --out FILE writes this one")
+        return exit_status(results)
     if options.out is None:
         path = results.folder.write_report(page)
     else:
         path = Path(options.out)
         write_output("--out", path, page)
     print(f"report: {path}")
-    return 0
+    return exit_status(results)
 
 
 def provenance(results: StudyResults) -> dict[str, Any]:

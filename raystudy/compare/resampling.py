@@ -62,12 +62,12 @@ def reason_against(protocols: Sequence[Scores]) -> str | None:
     least = max(MIN_RECIPES, num_protocols + 2)
     if num_recipes < least:
         left = "1 is" if num_recipes == 1 else f"{num_recipes} are"
-        return f"these_recipes needs {least} recipes or more, and {left} left"
+        return f"an interval needs {least} recipes or more, and {left} left"
     if any(scores.num_seeds < 2 and not scores.noise_free for scores in protocols):
-        return "these_recipes needs two seeds or more on both sides"
+        return "an interval needs two seeds or more on both sides"
     num_infinite = sum(int(np.isinf(scores.values).sum()) for scores in protocols)
     if num_infinite:
-        return f"these_recipes needs finite scores, and {num_infinite} candidate run(s) diverged"
+        return f"an interval needs finite scores, and {num_infinite} candidate run(s) diverged"
     return None
 
 

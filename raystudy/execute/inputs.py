@@ -1,10 +1,12 @@
 """Builds what a study reads (recipes' shards, validation sets) or finds it built, and gives the digests."""
 
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from raystudy.artifacts.storage import Storage
-from raystudy.errors import MissingPackageError
+from raystudy.errors import DataError, MissingPackageError
 from raystudy.execute.progress import Progress
 from raystudy.recipes.build import (
     build_recipe,
@@ -14,7 +16,7 @@ from raystudy.recipes.build import (
     inputs_digest,
     validation_inputs_digest,
 )
-from raystudy.recipes.disjoint import check_disjoint
+from raystudy.recipes.disjoint import check_disjoint, check_holdouts
 from raystudy.recipes.tokenizer import vocabulary_size
 from raystudy.specs.protocol import TableProtocol
 from raystudy.specs.recipe import TextRecipe
@@ -49,11 +51,20 @@ def check_files(study: StudySpec) -> None:
     Raises:
         DataError: one cannot.
     """
-    vocabulary_size(study.tokenizer)
-    for recipe in text_recipes(study):
-        inputs_digest(recipe, study.tokenizer)
-    for validation in study.validation.values():
-        validation_inputs_digest(validation, study.tokenizer)
+    problems: list[str] = []
+    looks: list[Callable[[], object]] = [partial(vocabulary_size, study.tokenizer)]
+    looks += [partial(inputs_digest, recipe, study.tokenizer) for recipe in text_recipes(study)]
+    looks += [
+        partial(validation_inputs_digest, validation, study.tokenizer) for validation in study.validation.values()
+    ]
+    for look in looks:
+        try:
+            look()
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n  ".join(dict.fromkeys(problems)))
+    check_holdouts(study.recipes, study.validation)
     for protocol in study.protocols.values():
         if isinstance(protocol, TableProtocol):
             read_score_table(Path(protocol.file), tuple(recipe.name for recipe in study.recipes))

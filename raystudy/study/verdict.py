@@ -15,7 +15,8 @@ def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
     if comparison["missing"]:
         count = sum(row["num_runs"] for row in comparison["missing"])
         first = comparison["missing"][0]
-        sentence = f"No verdict: {count} wanted run(s) have no score (first: {first['protocol']}, {first['reason']})."
+        where = f"{first['protocol']}, {first['reason']}"
+        sentence = f"No verdict: no score from {_counted(count, 'wanted run')} (first: {where})."
         return {"outcome": "blocked", "sentence": sentence}
     entries = [entry for entry in comparison["comparisons"] if entry["metric"] == PRIMARY_METRIC]
     if not entries:
@@ -100,14 +101,18 @@ def _flags(comparison: Mapping[str, Any], concerned: list[Any]) -> str:
         "repeated": "repeats data",
     }
     parts = [
-        f"{entry['candidate']!r} {text} on {len(entry['guards'][guard])} recipe(s)"
+        f"{entry['candidate']!r} {text} on {_counted(len(entry['guards'][guard]), 'recipe')}"
         for entry in concerned
         for guard, text in words.items()
         if entry["guards"][guard]
     ]
     parts += [
-        f"the truth {text} on {len(comparison['truth_guards'][guard])} recipe(s)"
+        f"the truth {text} on {_counted(len(comparison['truth_guards'][guard]), 'recipe')}"
         for guard, text in words.items()
         if comparison["truth_guards"][guard]
     ]
     return f"; beware: {'; '.join(parts)}" if parts else ""
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

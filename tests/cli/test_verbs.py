@@ -99,6 +99,9 @@ def test_a_torn_result_is_told_put_aside_and_made_anew(tiny_storage, cli, tmp_pa
     looked = cli("compare", TINY, "--storage", tiny_storage)
     assert "counts as missing until the study is run again" in looked.stderr
     assert "No verdict: " in looked.stdout
+    assert looked.returncode == 6
+    kept = json.loads((tiny_storage / "studies" / "tiny" / "comparison.json").read_text())
+    assert kept["missing"] == [], "a complete comparison is not replaced by one with missing runs"
     done = cli("run", TINY, "--storage", tiny_storage, "--local", "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert "torn or foreign" in done.stderr
@@ -174,3 +177,42 @@ def test_names_in_any_script_print_on_a_terminal_that_knows_only_ascii(cli, tmp_
     done = cli("check", path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr
     assert "\\u6570" in done.stdout
+
+
+def own_study(folder):
+    """A study over two own files; gives its path."""
+    words = [f"word{number} again and again number {number}" for number in range(400)]
+    text = STUDY
+    for name, domain in (("one", "prose"), ("two", "code")):
+        (folder / f"{name}.txt").write_text("\n\n".join(f"{name} {line} " * 12 for line in words))
+        source = f"{{kind: text, files: [{name}.txt], holdout: 0.2}}"
+        text = text.replace(f"sources: {{s: {{kind: embedded, domains: [{domain}]}}", f"sources: {{s: {source}")
+    return write_study(
+        folder, text.replace("{kind: embedded, domains: [prose]}", "{kind: text, files: [one.txt], holdout: 0.2}")
+    )
+
+
+def test_a_holdout_that_differs_between_recipe_and_validation_is_told_by_check(cli, tmp_path):
+    path = own_study(tmp_path)
+    assert cli("check", path).returncode == 0
+    path.write_text(path.read_text().replace("[one.txt], holdout: 0.2", "[one.txt], holdout: 0.1", 1))
+    done = cli("check", path)
+    assert done.returncode == 4
+    assert "both must set the same `holdout`" in done.stderr
+
+
+def test_text_that_has_changed_since_the_runs_is_told(cli, tmp_path):
+    path = own_study(tmp_path)
+    assert cli("run", path, "--storage", tmp_path / "storage", "--local").returncode == 0
+    assert "have changed" not in cli("compare", path, "--storage", tmp_path / "storage").stderr
+    (tmp_path / "two.txt").write_text((tmp_path / "two.txt").read_text() + "\n\none more document " * 30)
+    looked = cli("compare", path, "--storage", tmp_path / "storage")
+    assert "the data of two have changed since the runs; these are the old results" in looked.stderr
+
+
+def test_wrong_paths_of_all_recipes_are_told_together(cli, tmp_path):
+    path = own_study(tmp_path)
+    path.write_text(path.read_text().replace("one.txt", "eins.txt").replace("two.txt", "zwei.txt"))
+    told = cli("check", path).stderr
+    assert "eins.txt" in told
+    assert "zwei.txt" in told

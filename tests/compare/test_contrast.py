@@ -60,9 +60,7 @@ def test_one_seed_is_undecided_with_a_reason_however_large_the_gap():
     found = compare(single, BAD)
     assert found["outcome"] == "undecided"
     assert found["difference"]["these_recipes"] is None
-    assert found["notes"] == [
-        {"field": "these_recipes", "reason": "these_recipes needs two seeds or more on both sides"}
-    ]
+    assert found["notes"] == [{"field": "these_recipes", "reason": "an interval needs two seeds or more on both sides"}]
 
 
 def test_too_few_recipes_leave_the_difference_null():
@@ -70,7 +68,7 @@ def test_too_few_recipes_leave_the_difference_null():
     assert (found["a_value"], found["difference"]["value"], found["outcome"]) == (None, None, "undecided")
     found = compare(GOOD, BAD, recipes=NAMES[:4])
     assert found["difference"]["value"] is not None
-    assert found["notes"][0]["reason"] == "these_recipes needs 5 recipes or more, and 4 are left"
+    assert found["notes"][0]["reason"] == "an interval needs 5 recipes or more, and 4 are left"
 
 
 def test_a_candidate_of_equal_scores_has_no_difference():

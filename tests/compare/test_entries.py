@@ -107,7 +107,7 @@ def test_one_seed_gives_null_and_a_reason_not_zero_width(truth_seeds, candidate_
     assert entry["spearman"]["value"] is not None
     assert entry["spearman"]["these_recipes"] is None
     assert entry["regret"]["1"]["best_of_k"]["these_recipes"] is None
-    reason = "these_recipes needs two seeds or more on both sides"
+    reason = "an interval needs two seeds or more on both sides"
     assert {"field": "these_recipes", "reason": reason} in entry["notes"]
     separable = entry["separable_decision_accuracy"]
     assert (separable["value"] is None) == (truth_seeds == 1)
@@ -157,7 +157,7 @@ def test_two_recipes_have_no_correlation_but_a_decision_and_a_regret():
     assert entry["regret"]["1"]["best_of_k"]["value"] == 0.0
     reasons = {note["field"]: note["reason"] for note in entry["notes"]}
     assert reasons["spearman"] == "a correlation needs three recipes or more, and 2 recipes are left"
-    assert reasons["these_recipes"] == "these_recipes needs 4 recipes or more, and 2 are left"
+    assert reasons["these_recipes"] == "an interval needs 4 recipes or more, and 2 are left"
 
 
 def test_equal_scores_of_a_candidate_are_undefined_with_a_reason():

@@ -128,7 +128,7 @@ def test_guards_name_recipes_that_were_barely_trained_diverged_or_on_the_edge():
     assert "a" not in by_name["ladder@0.001"]["guards"]["barely_trained"]
     assert "h" in by_name["ladder@0.001"]["guards"]["barely_trained"]
     assert all(row["edge"] == "low" for row in comparison["tuned_losses"])
-    assert "the truth is on its grid's edge on 8 recipe(s)" in comparison["verdict"]["sentence"]
+    assert "the truth is on its grid's edge on 8 recipes" in comparison["verdict"]["sentence"]
 
 
 def test_a_protocols_cost_holds_the_sweep_behind_its_rule():
