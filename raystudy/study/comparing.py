@@ -14,7 +14,7 @@ from raystudy.compare.entries import comparison_entries
 from raystudy.compare.premise import premise
 from raystudy.compare.scores import Scores
 from raystudy.errors import DataError
-from raystudy.specs.recipe import TextRecipe
+from raystudy.specs.recipe import Recipe
 from raystudy.study.protocols.base import Scored
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.protocols.tuned import Tuned
@@ -96,10 +96,9 @@ def subsets(state: StudyState) -> dict[str, list[str]]:
     return found
 
 
-def _recipe_row(recipe: Any) -> dict[str, Any]:
-    fields = ("name", "dimension", "family", "control", "description")
-    row = {field: getattr(recipe, field) for field in fields}
-    return {**row, "family": row["family"] or recipe.name} if isinstance(recipe, TextRecipe) else row
+def _recipe_row(recipe: Recipe) -> dict[str, Any]:
+    row = {field: getattr(recipe, field) for field in ("name", "dimension", "control", "description")}
+    return {**row, "family": recipe.family_name}
 
 
 def missing_runs(state: StudyState) -> list[dict[str, Any]]:
