@@ -11,16 +11,34 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from raystudy.specs.synthetic import Domain, SyntheticData
+from raystudy.specs.recipe import Recipe, SyntheticRecipe, SyntheticSource
+from raystudy.specs.study import StudySpec
+from raystudy.specs.synthetic import Domain, SyntheticData, mixture
 
 FloatArray = npt.NDArray[np.float64]
 _SIGNS, _SHIFT, _FEATURES = 1, 2, 3  # purposes of random streams
 
 
+def data_of(study: StudySpec, recipe: Recipe) -> SyntheticData:
+    """The data of a synthetic recipe of the study, whose check has made sure that its domains are there."""
+    assert study.synthetic is not None
+    assert isinstance(recipe, SyntheticRecipe)
+    return mixture(study.synthetic, dict(recipe.weights))
+
+
+def validation_data(study: StudySpec, validation: str) -> SyntheticData:
+    """The domain on which a validation set of the study measures, as data."""
+    assert study.synthetic is not None
+    source = study.validation[validation].source
+    assert isinstance(source, SyntheticSource)
+    return mixture(study.synthetic, {source.domain: 1.0})
+
+
 def eigenvalues(domain: Domain, inputs: int) -> FloatArray:
     """Of the domain's input covariance, [inputs], descending; their sum is `gain`."""
     powers = np.arange(1, inputs + 1, dtype=np.float64) ** -domain.exponent
-    return domain.gain * powers / powers.sum()
+    scaled: FloatArray = domain.gain * powers / powers.sum()
+    return scaled
 
 
 def teachers(data: SyntheticData) -> FloatArray:
