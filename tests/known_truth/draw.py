@@ -148,20 +148,23 @@ def loss_z_scores(draw: Draw, budget: str) -> np.ndarray:
 def orders(draw: Draw, budget: str) -> dict[str, float]:
     """Tuning, the carried-over and the best-on-average learning rate at one budget: exact, and measured over seeds."""
     exact = draw.heads(budget, draw.lrs).expected_losses(draw.validation)
+    carried = draw.heads(budget, (draw.standard_lr,)).expected_losses(draw.validation)[:, 0]
     ladder = np.stack([draw.scores(f"{budget}@{lr:g}").mean(axis=0) for lr in draw.lrs], axis=1)
-    standard = int(np.flatnonzero(np.isclose(draw.lrs, draw.standard_lr))[0])
+    means = {name: draw.scores(f"{budget}-{name}").mean(axis=0) for name in ("tuned", "standard")}
     found: dict[str, float] = {}
-    for kind, losses in (("exact", exact), ("measured", ladder)):
+    for kind, losses, tuned, standard in (
+        ("exact", exact, exact.min(axis=1), carried),
+        ("measured", ladder, means["tuned"], means["standard"]),
+    ):
         average = int(losses.mean(axis=0).argmin())
-        tuned = losses.min(axis=1) if kind == "exact" else draw.scores(f"{budget}-tuned").mean(axis=0)
         agreement = spearman(draw.truth, losses.T)
         found |= {
             f"best_{kind}": float(agreement.max()),
-            f"standard_{kind}": float(agreement[standard]),
+            f"standard_{kind}": float(spearman(draw.truth, standard)),
             f"tuned_{kind}": float(spearman(draw.truth, tuned)),
             f"average_lr_{kind}": draw.lrs[average],
             f"best_on_average_{kind}": float(agreement[average]),
-            f"rho_tuned_standard_{kind}": float(spearman(tuned, losses[:, standard])),
+            f"rho_tuned_standard_{kind}": float(spearman(tuned, standard)),
             f"rho_tuned_best_on_average_{kind}": float(spearman(tuned, losses[:, average])),
         }
         if kind == "measured":

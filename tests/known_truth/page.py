@@ -12,7 +12,8 @@ Figures = Mapping[str, Any]
 
 def page(date: str, size: Mapping[str, Any], draws: Sequence[Figures], found: Sequence[Criterion]) -> str:
     """The page of one run of the check."""
-    failed = [one for one in found if one.judged and not one.held]
+    judged = [one for one in found if one.judged]
+    failed = [one for one in judged if not one.held]
     lines = [
         f"# Known truth: {date}",
         "",
@@ -20,7 +21,7 @@ def page(date: str, size: Mapping[str, Any], draws: Sequence[Figures], found: Se
         f"draws of the design (teacher's signs and shifts, features), {size['num_seeds']} seeds each. Spearman "
         "correlation with the best achievable loss. What is exact or predicted is worked out as docs/theory.md says.",
         "",
-        f"{len(failed)} of {len(found)} criteria failed." if failed else f"All {len(found)} criteria held.",
+        f"{len(failed)} of {len(judged)} criteria failed." if failed else f"All {len(judged)} criteria held.",
         "",
         "| | criterion | value | bound | held |",
         "|---|---|---|---|---|",
