@@ -64,6 +64,12 @@ class RunLedger:
         """The folder of one run."""
         return self.root / "runs" / run_id
 
+    def started(self) -> set[str]:
+        """Ids of all runs that have been started here: those with a spec or a result."""
+        names = ("spec.json", "result.json")
+        folders = (self.root / "runs").glob("*/")
+        return {folder.name for folder in folders if any((folder / name).exists() for name in names)}
+
     def read(self, run_id: str, validation: Iterable[str] = ()) -> Record | None:
         """The record of a finished, diverged or out-of-memory run, else None.
 

@@ -6,7 +6,7 @@ the waves and the workers share.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from raystudy.specs.base import Spec, digest
 from raystudy.specs.model import DecoderSpec
@@ -59,4 +59,10 @@ class ProbeRun(Spec):
         return digest(self)
 
 
-Run = Annotated[TrainRun | ProbeRun, Field(discriminator="kind")]
+Run = TrainRun | ProbeRun
+_ANY: TypeAdapter[Run] = TypeAdapter(Annotated[Run, Field(discriminator="kind")])
+
+
+def read_run(text: str) -> Run:
+    """The run in JSON `text`; raises pydantic's ValidationError for anything else."""
+    return _ANY.validate_json(text)

@@ -9,7 +9,7 @@ from raystudy.compare.scores import Scores
 from raystudy.errors import DataError
 from raystudy.specs.protocol import KnownProtocol, TableProtocol
 from raystudy.study.protocols.base import Demand, ProtocolKind, Scored
-from raystudy.study.state import PRIMARY_METRIC, StudyState
+from raystudy.study.state import StudyState
 
 
 class Known(ProtocolKind):
@@ -27,7 +27,7 @@ class Known(ProtocolKind):
         """One noise-free score per recipe; NaN for a recipe that has none."""
         values = np.array([[self.spec.scores.get(recipe, np.nan)] for recipe in state.recipes], dtype=np.float64)
         scores = Scores(self.name, state.recipes, values, noise_free=True)
-        return [Scored(self.name, self.spec.kind, {PRIMARY_METRIC: scores})]
+        return [Scored(self.name, self.spec.kind, {state.primary_metric: scores})]
 
 
 class Table(ProtocolKind):
@@ -44,7 +44,7 @@ class Table(ProtocolKind):
     def scored(self, state: StudyState) -> list[Scored]:
         """One column per seed of the table, averaged into one score."""
         scores = Scores(self.name, state.recipes, read_score_table(Path(self.spec.file), state.recipes))
-        return [Scored(self.name, self.spec.kind, {PRIMARY_METRIC: scores})]
+        return [Scored(self.name, self.spec.kind, {state.primary_metric: scores})]
 
 
 def read_score_table(path: Path, recipes: tuple[str, ...]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
