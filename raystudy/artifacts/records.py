@@ -78,7 +78,7 @@ class RunLedger:
         path = self.folder(run_id) / "result.json"
         try:
             result = read_json(path)
-            record = None if result is None else _parse(run_id, result, path)
+            record = None if result is None else parse_result(run_id, result, path)
         except StorageError as error:
             self._put_aside(path, str(error))
             return None
@@ -166,8 +166,8 @@ class RunLedger:
         return [read_json(path) for path in ordered]
 
 
-def _parse(run_id: str, result: Any, path: Path) -> Record:
-    """Check a result.json; raises StorageError with what is wrong."""
+def parse_result(run_id: str, result: Any, path: object) -> Record:
+    """Check a result, which came from the place `path`; raises StorageError with what is wrong."""
     if not isinstance(result, dict) or result.get("format") != RESULT_FORMAT:
         found = result.get("format") if isinstance(result, dict) else type(result).__name__
         raise StorageError(f"{path} must be a result of format {RESULT_FORMAT}, but is {found!r}")
