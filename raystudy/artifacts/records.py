@@ -122,9 +122,9 @@ class RunLedger:
         """Leave the run's spec before it starts."""
         write_json(self.folder(run.run_id) / "spec.json", json.loads(canonical_json(run)))
 
-    def write_curve(self, run_id: str, rows: Iterable[Mapping[str, float]]) -> None:
+    def write_curve(self, run_id: str, rows: Iterable[Mapping[str, float | None]]) -> None:
         """Write the training curve, one JSON object a line; NaN and infinities become null."""
-        finite = ({k: v if math.isfinite(v) else None for k, v in row.items()} for row in rows)
+        finite = ({k: v if v is not None and math.isfinite(v) else None for k, v in row.items()} for row in rows)
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finite)
         write_bytes(self.folder(run_id) / "curve.jsonl", text.encode())
 
@@ -149,6 +149,20 @@ class RunLedger:
             self._put_aside(path, str(error))
             return None
         return value
+
+    def read_evaluations(self, run_id: str) -> list[dict[str, Any]]:
+        """All evaluations of a run; a torn or foreign one is told and left out."""
+        found = []
+        for path in sorted((self.folder(run_id) / "eval").glob("*.json")):
+            try:
+                value = read_json(path)
+                name = evaluation_digest(value["validation"], value["step"])
+            except (StorageError, KeyError, TypeError) as error:
+                self._put_aside(path, f"{path} must be an evaluation ({error})")
+                continue
+            known = self.read_evaluation(run_id, value["validation"], value["step"]) if path.stem == name else None
+            found += [known] if known is not None else []
+        return found
 
     def write_result(self, run_id: str, result: Mapping[str, Any]) -> bool:
         """Write the result that ends a run; False when another result was there first."""

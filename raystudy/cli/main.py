@@ -21,6 +21,8 @@ VERBS = {
     "compare": "compare a study's candidates with its truth, from the records on storage",
     "lock": "write down, before a study runs, what it will be judged by",
     "report": "write a study's report: one self-contained HTML page",
+    "export": "write a study's records to one Parquet file",
+    "import": "put the records of an exported study into a storage",
     "storage": "say what lies on a storage and what is used, remove what is not, check all of it",
     "schema": "print the JSON Schema of a study file, a catalogue or a search space",
 }
