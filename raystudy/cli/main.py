@@ -1,7 +1,7 @@
 """The command line: `raystudy VERB`, also `python -m raystudy VERB`. Parses, calls, prints.
 
 Exit status: 0 done; 1 another error; 2 a wrong study file or option; 3 the storage; 4 data; 5 the study is held by
-another driver; 6 some wanted runs have no result; 7 a package is missing; 130 interrupted.
+another driver; 6 some wanted runs have no result; 7 a package is missing; 130 interrupted, 143 ended by SIGTERM.
 """
 
 import argparse
@@ -12,15 +12,22 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from raystudy import __version__
-from raystudy.errors import RaystudyError
+from raystudy.cli.stopping import stoppable
+from raystudy.errors import RaystudyError, StorageError
 
 VERBS = {
     "check": "check a study file and all files it names; every problem is reported at once",
     "plan": "show what a study wants: runs done and missing, tokens, FLOPs, time",
     "run": "make every run that is wanted and not done, with Ray Tune or on this machine alone",
     "compare": "compare a study's candidates with its truth, from the records on storage",
+    "lock": "write down, before a study runs, what it will be judged by",
     "report": "write a study's report: one self-contained HTML page",
+    "export": "write a study's records to one Parquet file",
+    "import": "put the records of an exported study into a storage",
+    "storage": "say what lies on a storage and what is used, remove what is not, check all of it",
+    "schema": "print the JSON Schema of a study file, a catalogue or a search space",
 }
+MODULES = {"import": "import_records"}  # `import` is a word of Python's
 
 
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
@@ -35,7 +42,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     for name, summary in VERBS.items():
         verb = verbs.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == chosen:
-            module = import_module(f"raystudy.cli.{name}")
+            module = import_module(f"raystudy.cli.{MODULES.get(name, name)}")
             module.add_arguments(verb)
             verb.set_defaults(call=module.call)
     return parser
@@ -47,22 +54,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in any script prints on any terminal
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with stoppable() as stop:
+        try:
+            return _call(words)
+        except RaystudyError as error:
+            print(f"raystudy: {error}", file=sys.stderr)
+            return error.exit_status
+        except KeyboardInterrupt:
+            pass
+        except BrokenPipeError:
+            sys.stderr.close()
+            return 1
+        except Exception as error:
+            if stop.signal is None:  # an import that a signal cuts short may fail in any way
+                return _tell_defect(error)
+        return stop.tell(words)
+
+
+def _call(words: Sequence[str]) -> int:
     chosen = next((word for word in words if not word.startswith("-")), None)
     options = build_parser(chosen).parse_args(words)
-    try:
-        return int(options.call(options))
-    except RaystudyError as error:
-        print(f"raystudy: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("raystudy: stopped; finished runs are kept, the same command goes on from them", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    except Exception as error:
-        if os.environ.get("RAYSTUDY_TRACEBACK"):
-            raise
-        print(f"raystudy: a defect of raystudy: {type(error).__name__}: {error}", file=sys.stderr)
-        print("raystudy: RAYSTUDY_TRACEBACK=1 shows where; please report it with the study file", file=sys.stderr)
-        return 1
+    return int(options.call(options))
+
+
+def _tell_defect(error: Exception) -> int:
+    from raystudy.artifacts.files import NO_ROOM, unwritable  # not before handlers of signals are there
+
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        print(f"raystudy: {unwritable(error.filename or 'a file', error)}", file=sys.stderr)
+        return StorageError.exit_status
+    if os.environ.get("RAYSTUDY_TRACEBACK"):
+        raise error
+    print(f"raystudy: a defect of raystudy: {type(error).__name__}: {error}", file=sys.stderr)
+    print("raystudy: RAYSTUDY_TRACEBACK=1 shows where; please report it with the study file", file=sys.stderr)
+    return 1

@@ -6,11 +6,14 @@ The truth is on storage: a launch after a crash, an extension, a study that shar
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from raystudy.artifacts.damage import set_torn_json_aside
+from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.storage import Storage
-from raystudy.errors import IncompleteError
+from raystudy.errors import IncompleteError, UnwritableError
 from raystudy.execute.driver_lock import hold_study
-from raystudy.execute.inputs import build_inputs, check_files
+from raystudy.execute.inputs import build_inputs, check_files, mend_inputs
 from raystudy.execute.local import Executor
 from raystudy.execute.progress import Progress
 from raystudy.execute.tasks import make_tasks
@@ -64,15 +67,18 @@ def run_study(
     storage.prepare()
     folder = storage.study(loaded.spec.name)
     with hold_study(folder.path, wait=wait, say=progress.say):
+        storage.runs.mends = True
+        for line in set_torn_json_aside(folder.path):
+            progress.say(line)
         check_files(loaded.spec)
         inputs = build_inputs(loaded.spec, storage, progress)
         stored = {"shards": inputs.shards, "validation": inputs.validation, "vocabulary": inputs.vocabulary}
         folder.write_study(loaded, stored)
-        storage.runs.mends = True
         state = read_records(storage, loaded.spec, inputs)
         for line in storage.runs.damage:
             progress.say(line)
         wave = make_wave(state)
+        remove_leftovers(storage.root, folder.path, [run.run_id for run in wave.todo])
         launch = Launch(loaded.spec.name, num_done_before=sum(state.is_done(run) for run in wave.wanted.values()))
         if wave.todo:
             with make_executor() as executor:
@@ -129,11 +135,15 @@ def _execute(
     for report in executor.run(tasks):
         run = by_id[report.run_id]
         progress.ended(report.status, report.num_tokens, run.flops)
+        if report.is_unwritable:
+            raise UnwritableError(report.cause)
         if report.status == "failed":
             failed.append(run)
             launch.causes[str(run)] = report.cause
             progress.say(f"failed: {run}: {report.cause}")
             storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
+            if report.damaged:
+                mend_inputs(Path(report.damaged), loaded.spec, storage, inputs, progress)
         else:
             launch.num_made += 1
     return failed

@@ -8,6 +8,8 @@ import pytest
 from tests.known_truth.criteria import criteria
 from tests.slow import known_truth
 
+pytestmark = pytest.mark.timeout(400)  # two small studies: about 25 s of computing, on a machine that may be busy
+
 # How poorly alignment agrees depends on which recipes there are, and a small draw has half of them.
 LEFT_OUT = ["gradient alignment agrees poorly"]
 
