@@ -1,7 +1,8 @@
 """The command line: `raystudy VERB`, also `python -m raystudy VERB`. Parses, calls, prints.
 
 Exit status: 0 done; 1 another error; 2 a wrong study file or option; 3 the storage; 4 data; 5 the study is held by
-another driver; 6 some wanted runs have no result; 7 a package is missing; 130 interrupted.
+another driver; 6 some wanted runs have no result; 7 a package is missing; 8 the launch
+stopped at its budget; 130 interrupted.
 """
 
 import argparse

@@ -45,6 +45,19 @@ def hold_study(folder: Path, *, wait: bool, say: Callable[[str], None]) -> Itera
         yield
 
 
+def holder_of(folder: Path) -> str | None:
+    """Who holds the study in `folder`, in words; None where no driver does."""
+    path = folder / "driver.lock"
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(path)
+    except OSError:
+        return None
+    return None
+
+
 def _holder(path: Path) -> str:
     try:
         found = json.loads(path.read_text())

@@ -88,12 +88,17 @@ def find_built(root: Path, inputs: str) -> str | None:
     if not isinstance(pointer, dict) or not isinstance(pointer.get("digest"), str):
         return None
     shards: str = pointer["digest"]
+    return shards if are_there(root, shards) else None
+
+
+def are_there(root: Path, shards: str) -> bool:
+    """Whether the shards of this digest, and those that they read, have their folders on the storage."""
     folder = shard_folder(root, shards)
     if not folder.is_dir():
-        return None
+        return False
     sources = open_sealed(folder, verify=False).get("sources", ())
     needed = (part["shard"] for source in sources for part in source["parts"])
-    return shards if all(shard_folder(root, shard).is_dir() for shard in needed) else None
+    return all(shard_folder(root, shard).is_dir() for shard in needed)
 
 
 def keep_built(root: Path, inputs: str, shards: str) -> str:

@@ -34,7 +34,9 @@ def _standard_error(scores: Scores) -> float | None:
 def _row(state: StudyState, truth: Tuned, recipe: str, error: float | None) -> dict[str, Any]:
     sweep = truth.sweep(state, recipe)
     best = sweep.best if sweep.is_complete else None
-    floor = state.unigram_loss(state.want(truth.spec.model, recipe, truth.lrs[0], truth.spec.seeds[0]), PRIMARY_METRIC)
+    floor = state.unigram_loss(
+        state.want(truth.spec.model, recipe, truth.lrs(state)[0], truth.spec.seeds[0]), PRIMARY_METRIC
+    )
     return {
         "recipe": recipe,
         "best_lr": None if best is None else sweep.lrs[best],
