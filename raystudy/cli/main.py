@@ -19,6 +19,7 @@ VERBS = {
     "check": "check a study file and all files it names; every problem is reported at once",
     "plan": "show what a study wants: runs done and missing, tokens, FLOPs, time",
     "run": "make every run that is wanted and not done, with Ray Tune or on this machine alone",
+    "status": "show how far a study is, from its storage alone, while it runs or afterwards",
     "compare": "compare a study's candidates with its truth, from the records on storage",
     "report": "write a study's report: one self-contained HTML page",
 }

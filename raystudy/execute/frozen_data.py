@@ -1,4 +1,4 @@
-"""Which shards a study's recipes and validation sets stand for: settled at the first launch, checked at every later one.
+"""Which shards a study's recipes and validation sets stand for: settled at the first launch, checked at later ones.
 
 Data are known by their spec in the study file (own files relative to that file), never by name: a renamed recipe has
 the same data, an edited one is new. Where own files are absent, as on a second machine, the shards on storage count.

@@ -91,8 +91,8 @@ def run_study(
     with hold_study(folder.path, wait=wait, say=progress.say):
         progress.keep(_keeper(folder))
         driver = _Driver(loaded, storage, folder, progress, budget or Budget())
-        driver.settle(again=again)
         storage.runs.mends = True
+        driver.settle(again=again)
         state = driver.read()
         for line in [*storage.runs.damage, *drift(state)]:
             progress.say(line)
@@ -130,16 +130,17 @@ class _Driver:
         """Build the study's data, or find them as they were, and keep what the study is."""
         study, frozen = self.loaded.spec, read_frozen(self.folder)
         data = build_data(self.loaded, self.storage, frozen, self.progress)
-        before = read_records(self.storage, study, data.before, frozen.rules)
-        if data.changed and not again:
-            after = read_records(self.storage, study, data.now, frozen.rules)
-            raise new_shards_refused(data, before, after, self._slots)
-        if again:
-            frozen = resolve_again(frozen, before)
-            after = read_records(self.storage, study, data.now, frozen.rules)
+        chosen = frozen
+        if data.changed or again:
+            before = read_records(self.storage, study, data.before, frozen.rules)
+            chosen = resolve_again(frozen, before) if again else frozen
+            after = read_records(self.storage, study, data.now, chosen.rules)
+            if not again:
+                raise new_shards_refused(data, before, after, self._slots)
             tell_changes(data, before, after, self._slots, self.progress)
-        self._frozen, self._inputs = data.freeze(frozen), data.now
-        self.folder.write_frozen(self._frozen.as_plain())
+        self._frozen, self._inputs = data.freeze(chosen), data.now
+        if self._frozen != frozen:
+            self.folder.write_frozen(self._frozen.as_plain())
         stored = {"shards": data.now.shards, "validation": data.now.validation, "vocabulary": data.now.vocabulary}
         self.folder.write_study(self.loaded, stored)
 
