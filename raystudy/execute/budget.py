@@ -54,7 +54,8 @@ class Spending:
         """The first runs of `todo` that may start now; all where there is no limit, none where it is reached.
 
         With a limit on device time runs are let go in batches of at most half of what is left (as many as run at
-        once, as long as those fit), so that a wrong guess is found out before it costs much.
+        once, as long as those fit), of a model that has not been timed only as many as run at once, so that a wrong
+        guess is found out before it costs much.
         """
         chosen = list(todo)
         if self._budget.max_runs is not None:
@@ -67,21 +68,21 @@ class Spending:
     def _within_time(self, todo: list[WantedRun], state: StudyState, limit: float) -> list[WantedRun]:
         left, taken = limit - self.device_seconds, 0.0
         chosen: list[WantedRun] = []
-        if left <= 0:
-            return []
-        for run in todo:
-            taken += self._guess(run, state) * self._devices
-            if taken > left or (taken > left / 2 and len(chosen) >= self._num_at_once):
+        num_untimed = 0
+        for run in todo if left > 0 else ():
+            seconds = self._timed(run.model, state)
+            num_untimed += not seconds
+            guess = sum(seconds) / len(seconds) if seconds else run.flops / ASSUMED_FLOPS_PER_SECOND
+            taken += guess * self._devices
+            is_enough = num_untimed > self._num_at_once or (taken > left / 2 and len(chosen) >= self._num_at_once)
+            if taken > left or is_enough:
                 break
             chosen.append(run)
         return chosen
 
-    def _guess(self, run: WantedRun, state: StudyState) -> float:
-        """Seconds that `run` will take: the mean of its model's, in this launch or on record, else an assumption."""
-        seconds = self._seconds.get(run.model) or state.once(
-            ("seconds", run.model), lambda: recorded_seconds(state, run.model)
-        )
-        return sum(seconds) / len(seconds) if seconds else run.flops / ASSUMED_FLOPS_PER_SECOND
+    def _timed(self, model: str, state: StudyState) -> list[float]:
+        """Seconds of the runs of `model` that ended in this launch, else of those on record."""
+        return self._seconds.get(model) or state.once(("seconds", model), lambda: recorded_seconds(state, model))
 
     def words(self) -> str:
         """The limits, for a message."""

@@ -23,7 +23,7 @@ from raystudy.study.frozen import Frozen
 from raystudy.study.lr_rules import drift, newly_resolved
 from raystudy.study.results import read_frozen, read_records
 from raystudy.study.state import StudyInputs, StudyState, WantedRun
-from raystudy.study.waves import Wave, make_wave, waiting_lines
+from raystudy.study.waves import make_wave, waiting_lines
 
 MAX_FAILURES = 3  # of one run in one launch
 UNSEEN = (
@@ -94,8 +94,9 @@ def run_study(
         storage.runs.mends = True
         driver.settle(again=again)
         state = driver.read()
-        for line in [*storage.runs.damage, *drift(state)]:
+        for line in storage.runs.damage:
             progress.say(line)
+        driver.tell_drift(state)
         wave = make_wave(state)
         driver.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())
         if wave.todo:
@@ -124,6 +125,7 @@ class _Driver:
         self._slots = num_cores() if resources.workers is None else max(resources.workers, 1)
         self._spending = Spending(budget, resources, self._slots)
         self._frozen = Frozen()
+        self._told: list[str] = []
         self._inputs = StudyInputs({}, {}, 0)
 
     def settle(self, *, again: bool) -> None:
@@ -194,9 +196,17 @@ class _Driver:
                 self.launch.num_made += 1
         return failed
 
+    def tell_drift(self, state: StudyState) -> None:
+        """Say, once, which frozen learning rates would be others if resolved anew."""
+        for line in drift(state):
+            if line not in self._told:
+                self.progress.say(line)
+                self._told.append(line)
+
     def finish(self, state: StudyState) -> Launch:
         """How the launch went."""
-        wave: Wave = make_wave(state)
+        self.tell_drift(state)
+        wave = make_wave(state)
         launch, missing = self.launch, {str(run) for run in wave.todo}
         launch.causes = {run: cause for run, cause in launch.causes.items() if run in missing}
         launch.causes |= {str(run): OUT_OF_MEMORY for run in wave.wanted.values() if state.is_out_of_memory(run)}

@@ -8,7 +8,7 @@ from raystudy.execute.frozen_data import Item, SettledData
 from raystudy.execute.progress import Progress
 from raystudy.study.frozen import Frozen
 from raystudy.study.lr_rules import rules_of, without_rules_of
-from raystudy.study.plan import price_of
+from raystudy.study.plan import extension_price, price_of
 from raystudy.study.state import StudyState
 
 
@@ -17,9 +17,15 @@ def new_shards_refused(data: SettledData, before: StudyState, after: StudyState,
     return DataError(
         f"the data of a study must stay those of its earlier runs, but the text of "
         f"{named(data.changed)} now gives other shards. Going on with the new text would take "
-        f"{price_of(after, slots, before)}; nothing has been run. Restore the text, or run with --resolve-again to "
+        f"{_cost(before, after, slots)}; nothing has been run. Restore the text, or run with --resolve-again to "
         f"take the new one"
     )
+
+
+def _cost(before: StudyState, after: StudyState, slots: int) -> str:
+    more = extension_price(after, slots, before)
+    grids = f", and at most {more.runs} runs more where grids go on beyond their edges" if more.runs else ""
+    return f"{price_of(after, slots, before)}{grids}"
 
 
 def named(items: Sequence[Item]) -> str:
@@ -48,4 +54,4 @@ def tell_changes(data: SettledData, before: StudyState, after: StudyState, slots
     progress.say("resolved again:")
     for line in lines:
         progress.say(line)
-    progress.say(f"  what this wants besides: {price_of(after, slots, before)}; nothing is deleted")
+    progress.say(f"  what this wants besides: {_cost(before, after, slots)}; nothing is deleted")

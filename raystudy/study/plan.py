@@ -83,7 +83,7 @@ def make_plan(state: StudyState, slots: int) -> Plan:
         )
     later = (waiting_total, waiting_tokens, waiting_flops)
     total = _row(state, "total", "", everything.values(), later, speed * slots)
-    return Plan(rows, total, _extension(state, speed * slots), drift(state), speed, is_measured, slots)
+    return Plan(rows, total, extension_price(state, slots), drift(state), speed, is_measured, slots)
 
 
 def price_of(state: StudyState, slots: int, known: StudyState | None = None) -> Price:
@@ -100,10 +100,13 @@ def price_of(state: StudyState, slots: int, known: StudyState | None = None) -> 
     )
 
 
-def _extension(state: StudyState, speed: float) -> Price:
-    items = [item for _, item in make_wave(state).extensions]
+def extension_price(state: StudyState, slots: int, known: StudyState | None = None) -> Price:
+    """The most that grids may still add beyond their edges; less what they may in `known` too."""
+    before = make_wave(known).extensions if known is not None else ()
+    items = [item for name, item in make_wave(state).extensions if (name, item) not in before]
     flops = sum(item.flops for item in items)
-    return Price(sum(item.num_runs for item in items), sum(item.num_tokens for item in items), flops, flops / speed)
+    seconds = flops / (_speed(state)[0] * slots)
+    return Price(sum(item.num_runs for item in items), sum(item.num_tokens for item in items), flops, seconds)
 
 
 def _row(
