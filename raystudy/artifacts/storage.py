@@ -1,12 +1,14 @@
 """Where a storage lies and where its parts are: shards, runs and studies below one folder.
 
-A study's folder holds the resolved study, the driver's lock, the comparison and the report.
+A study's folder holds the resolved study, what it has frozen, the driver's lock and progress, the comparison and the
+report.
 """
 
 import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,30 @@ class StudyFolder:
             return StudySpec.model_validate_json(json.dumps(value["study"])), dict(value["inputs"])
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"{path} must be a resolved study, but is damaged. Run the study again") from error
+
+    def write_frozen(self, frozen: Mapping[str, Any]) -> None:
+        """Keep what the study has frozen; only the driver that holds the study does."""
+        write_json(self.path / "frozen.json", frozen)
+
+    def read_frozen(self) -> Any:
+        """What the study has frozen, unchecked; None where nothing is.
+
+        Raises:
+            StorageError: the file is torn.
+        """
+        return read_json(self.path / "frozen.json")
+
+    def write_progress(self, progress: Mapping[str, Any]) -> None:
+        """Keep how far the launch is, for whoever looks on."""
+        write_json(self.path / "progress.json", progress)
+
+    def read_progress(self) -> dict[str, Any]:
+        """How far the last launch was; empty where nothing is known."""
+        try:
+            value = read_json(self.path / "progress.json")
+        except StorageError:
+            return {}
+        return value if isinstance(value, dict) else {}
 
     def write_comparison(self, comparison: dict[str, Any]) -> Path:
         """Keep the comparison; returns its path."""

@@ -81,8 +81,7 @@ def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]
 
 def headline(state: StudyState) -> list[str]:
     """The recipes of the headline: all but controls (all, where fewer than two would be left)."""
-    chosen = [recipe.name for recipe in state.study.recipes if not recipe.control]
-    return chosen if len(chosen) > 1 else list(state.recipes)
+    return list(state.headline)
 
 
 def subsets(state: StudyState) -> dict[str, list[str]]:
@@ -207,7 +206,7 @@ def _premise(state: StudyState) -> dict[str, Any] | None:
     names = headline(state)
     losses = np.stack([truth.sweep(state, recipe).losses for recipe in names])
     settings = state.study.comparison
-    return premise(losses, list(truth.lrs), names, seed=settings.seed, resamples=settings.resamples)
+    return premise(losses, list(truth.lrs(state)), names, seed=settings.seed, resamples=settings.resamples)
 
 
 def _contrast(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> dict[str, Any] | None:

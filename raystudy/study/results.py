@@ -12,23 +12,31 @@ from raystudy.artifacts.study_lock import read_lock
 from raystudy.errors import StorageError
 from raystudy.specs.study import StudySpec
 from raystudy.study.comparing import compare_study
+from raystudy.study.frozen import Frozen, FrozenRule, read_plain
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.state import PRIMARY_METRIC, StudyInputs, StudyState
 from raystudy.study.waves import make_wave
 
 
-def read_records(storage: Storage, study: StudySpec, inputs: StudyInputs) -> StudyState:
+def read_records(
+    storage: Storage, study: StudySpec, inputs: StudyInputs, frozen: Mapping[str, FrozenRule] | None = None
+) -> StudyState:
     """The state of a study: reads wave after wave, since later runs are named by earlier results."""
     records: dict[str, Any] = {}
     known = -1
     while True:
-        state = StudyState(study, inputs, records)
+        state = StudyState(study, inputs, records, frozen or {})
         wanted = make_wave(state).wanted
         if len(wanted) == known:
             return state
         known = len(wanted)
         new = [run_id for run_id in wanted if run_id not in records]
         records = {**records, **storage.runs.read_all(new, inputs.validation.values())}
+
+
+def read_frozen(folder: StudyFolder) -> Frozen:
+    """What the study in `folder` has frozen; nothing where it has not run."""
+    return read_plain(folder.read_frozen())
 
 
 def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
@@ -51,7 +59,7 @@ class StudyResults:
     @cached_property
     def state(self) -> StudyState:
         """Study, digests and records."""
-        return read_records(self.storage, self.study, self.inputs)
+        return read_records(self.storage, self.study, self.inputs, read_frozen(self.folder).rules)
 
     @cached_property
     def runs(self) -> pd.DataFrame:

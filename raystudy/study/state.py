@@ -3,9 +3,10 @@
 Pure data and look-ups; reads and writes nothing.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,8 +15,11 @@ from raystudy.specs.model import training_flops_per_token
 from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRun, ResolvedDecoder, Run, TrainRun
 from raystudy.specs.study import StudyFeatures, StudySpec
 from raystudy.specs.training import SgdSettings, resolve_settings
+from raystudy.study.frozen import FrozenRule
 
 PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, nats per token; a study may name another
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,23 @@ class WantedRun:
 
 @dataclass(frozen=True)
 class StudyState:
-    """What is asked and what is known."""
+    """What is asked and what is known; `frozen` are the learning-rate rules resolved earlier, by digest."""
 
     study: StudySpec
     inputs: StudyInputs
     records: Mapping[str, Record]
+    frozen: Mapping[str, FrozenRule] = field(default_factory=dict)
+
+    @cached_property
+    def _worked_out(self) -> dict[Hashable, Any]:
+        return {}
+
+    def once(self, key: Hashable, work_out: Callable[[], Value]) -> Value:
+        """What `work_out` gives, worked out once for this state: a pure function of the state and `key`."""
+        if key not in self._worked_out:
+            self._worked_out[key] = work_out()
+        value: Value = self._worked_out[key]
+        return value
 
     @property
     def recipes(self) -> tuple[str, ...]:
@@ -82,12 +98,21 @@ class StudyState:
         return self.study.comparison.primary_metric
 
     @property
+    def headline(self) -> tuple[str, ...]:
+        """The recipes that are no controls (all, where fewer than two would be left)."""
+        chosen = tuple(recipe.name for recipe in self.study.recipes if not recipe.control)
+        return chosen if len(chosen) > 1 else self.recipes
+
+    @property
     def metrics(self) -> list[str]:
         """The mean over validation sets, then one metric per set."""
         return [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]
 
     def want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:
         """The run of `model` on `recipe` at one learning rate and seed."""
+        return self.once(("want", model, recipe, lr, seed), lambda: self._want(model, recipe, lr, seed))
+
+    def _want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:
         spec, shards = self.study.models[model], self.inputs.shards[recipe]
         if isinstance(spec, StudyFeatures):
             settings = SgdSettings(**spec.training.model_dump(), lr=lr)

@@ -155,6 +155,6 @@ def test_the_rule_behind_a_learning_rate_is_told_in_words():
 
 
 def test_a_rule_that_rests_on_the_edge_of_its_baselines_grid_is_flagged():
-    state = planted_state(curved_loss(TUNED, dict.fromkeys(RECIPES, 1e-1)))
+    state = planted_state(curved_loss(TUNED, dict.fromkeys(RECIPES, 1e3)))
     assert protocols_of(state.study)["standard"].scored(state)[0].edges == {"a": "high"}
     assert protocols_of(planted_state(LOSS).study)["standard"].scored(planted_state(LOSS))[0].edges == {}
