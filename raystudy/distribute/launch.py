@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raystudy.artifacts.storage import Storage, locate_storage
+from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.local import Executor, local_executor
 from raystudy.execute.loop import Launch, run_study
@@ -22,7 +23,13 @@ def launch(
     wait: bool = True,
     progress: Progress | None = None,
 ) -> Launch:
-    """Make all runs of `loaded` that are missing on `storage`."""
+    """Make all runs of `loaded` that are missing on `storage`.
+
+    Raises:
+        NotSharedError: in a Ray job or on several nodes, the storage is the default or a relative path.
+    """
+    if in_ray_job() and not storage.is_absolute:
+        raise NotSharedError("this is a Ray job, whose working directory is a copy that goes with the job")
     chosen = workers if workers is not None else loaded.spec.resources.workers
 
     def make_executor() -> Executor:
@@ -32,7 +39,7 @@ def launch(
             return local_executor(chosen)
         from raystudy.distribute.tune_executor import TuneExecutor
 
-        return TuneExecutor(address, loaded.spec.resources)
+        return TuneExecutor(address, loaded.spec.resources, is_storage_shared=storage.is_absolute)
 
     return run_study(loaded, storage, make_executor, progress or Progress(), wait=wait)
 
