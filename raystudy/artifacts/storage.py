@@ -107,10 +107,13 @@ class StudyFolder:
 
 
 class Storage:
-    """A folder that holds shards, runs and studies."""
+    """A folder that holds shards, runs and studies.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    `is_absolute`: it was named by an absolute path, which can be the same folder on all nodes of a cluster.
+    """
+
+    def __init__(self, root: Path, *, is_absolute: bool = True) -> None:
+        self.root, self.is_absolute = root, is_absolute
         self.runs = RunLedger(root)
 
     def study(self, name: str) -> StudyFolder:
@@ -138,7 +141,7 @@ def open_storage(location: str | Path) -> Storage:
     text = str(location)
     if "://" in text:
         raise StorageError(f"the storage must be a local folder in this version, but got {text!r}. Give a path")
-    return Storage(Path(text).absolute())
+    return Storage(Path(text).absolute(), is_absolute=Path(text).is_absolute())
 
 
 def locate_storage(option: str | Path | None = None, loaded: LoadedStudy | None = None) -> Storage:
@@ -149,5 +152,7 @@ def locate_storage(option: str | Path | None = None, loaded: LoadedStudy | None 
         return open_storage(os.environ["RAYSTUDY_STORAGE"])
     if loaded is not None and loaded.spec.storage is not None:
         beside = loaded.spec.storage if "://" in loaded.spec.storage else loaded.path.parent / loaded.spec.storage
-        return open_storage(beside)
+        storage = open_storage(beside)
+        storage.is_absolute = Path(loaded.spec.storage).is_absolute()  # the study file's own place may be a job's copy
+        return storage
     return open_storage(DEFAULT_STORAGE)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raystudy.artifacts.storage import Storage, locate_storage
+from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
 from raystudy.execute.budget import Budget
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.local import Executor, local_executor
@@ -25,7 +26,13 @@ def launch(
     budget: Budget | None = None,
     resolve_again: bool = False,
 ) -> Launch:
-    """Make all runs of `loaded` that are missing on `storage`, within `budget`."""
+    """Make all runs of `loaded` that are missing on `storage`, within `budget`.
+
+    Raises:
+        NotSharedError: in a Ray job or on several nodes, the storage is the default or a relative path.
+    """
+    if in_ray_job() and not storage.is_absolute:
+        raise NotSharedError("this is a Ray job, whose working directory is a copy that goes with the job")
     chosen = workers if workers is not None else loaded.spec.resources.workers
 
     def make_executor() -> Executor:
@@ -35,7 +42,7 @@ def launch(
             return local_executor(chosen)
         from raystudy.distribute.tune_executor import TuneExecutor
 
-        return TuneExecutor(address, loaded.spec.resources)
+        return TuneExecutor(address, loaded.spec.resources, is_storage_shared=storage.is_absolute)
 
     return run_study(
         loaded, storage, make_executor, progress or Progress(), wait=wait, budget=budget, again=resolve_again
