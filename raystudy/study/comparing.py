@@ -34,7 +34,8 @@ CONVENTIONS = {
     "tuned": "the truth is the lowest seed mean over the learning rates swept, chosen and scored on the same "
     "seeds and documents, and so optimistic",
     "intervals": "`these recipes`, 95%: recipes fixed, seeds drawn anew at the same numbers under a normal model of "
-    "recipe x seed residuals; validation documents are not resampled yet",
+    "recipe x seed residuals; validation documents are not resampled yet. `recipes like these`, 95%: whole families of "
+    "recipes resampled with their scores, from 8 families on, never for regret",
     "headline": "the headline leaves out recipes marked as controls",
     "separable": "pairs of recipes whose truth differs beyond seed noise at a false-discovery rate of 5%, decided on "
     "the same seeds that are scored",
@@ -58,6 +59,8 @@ def compare_study(state: StudyState) -> dict[str, Any]:
     comparison: dict[str, Any] = {
         "format": FORMAT,
         "study": state.study.name,
+        "unit": state.unit,
+        "primary_metric": PRIMARY_METRIC,
         "truth": truth.name,
         "generator_seed": settings.seed,
         "resamples": settings.resamples,
@@ -130,6 +133,7 @@ def _entries(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> 
             subsets=subsets(state),
             seed=state.study.comparison.seed,
             resamples=state.study.comparison.resamples,
+            families={recipe.name: recipe.family_name for recipe in state.study.recipes},
         )
         by_metric[metric] = {entry["candidate"]: entry for entry in entries}
     return [

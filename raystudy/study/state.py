@@ -68,6 +68,11 @@ class StudyState:
         return tuple(recipe.name for recipe in self.study.recipes)
 
     @property
+    def unit(self) -> str:
+        """Unit of every metric."""
+        return "nats per token"
+
+    @property
     def metrics(self) -> list[str]:
         """The primary metric, then one per validation set."""
         return [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]

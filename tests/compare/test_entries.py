@@ -25,21 +25,38 @@ def entries(truth, *candidates, recipes=NAMES, subsets=None, **more):
     return comparison_entries(truth, candidates, recipes=recipes, subsets=subsets or {}, **settings)
 
 
+SAME_IN_EVERY_RESAMPLE = "every resample of families gives the same value, so its spread is unknown"
 TRUTH = scores("truth", error=0.0)
 
 
 def test_an_entry_has_the_fields_of_the_format_and_is_plain_json():
     (entry,) = entries(TRUTH, scores(runs_per_score=1), subsets={"near-ties": NAMES[:4], "one": NAMES[:1]})
     assert json.loads(json.dumps(entry, allow_nan=False)) == entry
-    head = ["candidate", "metric", "direction", "num_recipes", *FIGURES, "regret", "excluded", "notes", "num_diverged"]
+    head = [
+        "candidate",
+        "metric",
+        "direction",
+        "num_recipes",
+        *FIGURES,
+        "regret",
+        "gap",
+        "excluded",
+        "notes",
+        "num_diverged",
+    ]
     assert list(entry) == [*head, "subsets"]
     assert (entry["candidate"], entry["metric"], entry["direction"]) == ("candidate", "loss", "lower-is-better")
     assert list(entry["regret"]) == ["1", "3", "5"]
     figures = [entry[name] for name in FIGURES] + [figure for k in entry["regret"].values() for figure in k.values()]
     for figure in figures:
         assert figure["these_recipes"]["low"] <= figure["these_recipes"]["high"]
-        assert figure["recipes_like_these"] is None
-    assert entry["notes"] == [{"field": "recipes_like_these", "reason": "not computed yet"}]
+    for name in FIGURES[:4]:
+        likes = entry[name]["recipes_like_these"]
+        assert likes["low"] <= entry[name]["value"] <= likes["high"]
+    assert all(figure["recipes_like_these"] is None for kinds in entry["regret"].values() for figure in kinds.values())
+    separable = {"field": "separable_decision_accuracy.recipes_like_these", "reason": SAME_IN_EVERY_RESAMPLE}
+    assert entry["notes"] == [separable]
+    assert entry["gap"] is None
     assert entry["separable_decision_accuracy"]["separability"] == "same-seeds"
     assert entry["subsets"]["near-ties"]["num_recipes"] == 4
     assert entry["subsets"]["near-ties"]["regret"]["5"]["best_of_k"]["value"] is None
