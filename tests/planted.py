@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from raystudy.artifacts.records import Record
+from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import StudySpec
 from raystudy.study.state import StudyInputs, StudyState, WantedRun
 from raystudy.study.waves import make_wave
@@ -43,6 +44,25 @@ def study_spec(**changes: object) -> StudySpec:
     return StudySpec.model_validate_json(json.dumps({**data, **changes}))
 
 
+def synthetic_spec(**changes: object) -> StudySpec:
+    """The same study with random-feature models on synthetic recipes."""
+    places = range(len(RECIPES))
+    data: dict[str, object] = {
+        "recipes": [
+            {"name": name, "kind": "synthetic", "dimension": "corpus", "weights": {"x": 1 + place, "y": 8 - place}}
+            for place, name in zip(places, RECIPES, strict=True)
+        ],
+        "synthetic": {"inputs": 8, "domains": {"x": {"exponent": 1.2}, "y": {"exponent": 1.0, "teacher_shift": 0.5}}},
+        "validation": {name: {"source": {"kind": "synthetic", "domain": name}} for name in ("x", "y")},
+        "models": {
+            "proxy": {"kind": "random-features", "features": 3, "training": {"steps": 5}},
+            "target": {"kind": "random-features", "features": 4, "training": {"steps": 9}},
+        },
+        "training": None,
+    }
+    return study_spec(**{**data, **changes})
+
+
 def inputs_of(study: StudySpec) -> StudyInputs:
     """Made-up digests."""
     shards = {recipe.name: f"shards-{recipe.name}" for recipe in study.recipes}
@@ -51,6 +71,9 @@ def inputs_of(study: StudySpec) -> StudyInputs:
 
 def record_of(wanted: WantedRun, loss: float, inputs: StudyInputs, floor: float = 9.0) -> Record:
     """A record that says `loss` on every validation set; an infinite loss is a diverged run."""
+    if isinstance(wanted.run, ProbeRun):
+        measured = {(wanted.run.probe, wanted.run.validation): -loss}
+        return Record(wanted.run_id, "finished", measured, {"seconds": {"total": 0.0}})
     status = "finished" if np.isfinite(loss) else "diverged"
     metrics = {("unigram-loss", digest): floor for digest in inputs.validation.values()}
     if status == "finished":
@@ -74,7 +97,7 @@ def curved_loss(
 
     def loss(run: WantedRun) -> float:
         draw = np.random.default_rng([seed, *run.run_id.encode()]).normal(0, noise)
-        distance = np.log10(run.lr) - np.log10(best_lr[run.recipe])
+        distance = 0.0 if run.lr is None else np.log10(run.lr) - np.log10(best_lr[run.recipe])
         return float(tuned[run.recipe] + curvature * distance**2 + draw)
 
     return loss

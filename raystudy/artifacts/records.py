@@ -21,7 +21,7 @@ from typing import Any
 from raystudy.artifacts.files import read_json, write_bytes, write_json
 from raystudy.errors import StorageError
 from raystudy.specs.base import canonical_json, digest
-from raystudy.specs.run import TrainRun
+from raystudy.specs.run import Run
 
 RESULT_FORMAT = "raystudy-run/1"
 EVALUATION_FORMAT = "raystudy-evaluation/1"
@@ -80,7 +80,8 @@ class RunLedger:
 
     def _with_evaluations(self, record: Record, validation: Iterable[str]) -> Record:
         lacking = [dataset for dataset in validation if ("loss", dataset) not in record.metrics]
-        if not lacking or record.status != "finished":
+        is_probe = record.result["spec"].get("kind") == "probe"  # its one number is final
+        if not lacking or record.status != "finished" or is_probe:
             return record
         metrics = dict(record.metrics)
         step = int(record.result["spec"]["settings"]["steps"])
@@ -89,8 +90,9 @@ class RunLedger:
             if evaluation is not None:
                 loss, tokens = sum(evaluation["loss_sum"]), sum(evaluation["num_tokens"])
                 metrics["loss", dataset] = loss / tokens
-                metrics["bits-per-byte", dataset] = loss / math.log(2) / sum(evaluation["num_bytes"])
-                metrics["unigram-loss", dataset] = evaluation["unigram_loss"]
+                if sum(evaluation["num_bytes"]):  # a synthetic set has no text, nor a unigram loss
+                    metrics["bits-per-byte", dataset] = loss / math.log(2) / sum(evaluation["num_bytes"])
+                    metrics["unigram-loss", dataset] = evaluation["unigram_loss"]
         return replace(record, metrics=metrics)
 
     def read_all(self, run_ids: Iterable[str], validation: Iterable[str] = ()) -> dict[str, Record]:
@@ -110,7 +112,7 @@ class RunLedger:
             raise StorageError(f"{why}; it cannot be moved aside: {error.strerror}") from error
         self.damage.append(f"{why}; kept as {aside.name} and made again")
 
-    def write_spec(self, run: TrainRun) -> None:
+    def write_spec(self, run: Run) -> None:
         """Leave the run's spec before it starts."""
         write_json(self.folder(run.run_id) / "spec.json", json.loads(canonical_json(run)))
 

@@ -27,7 +27,8 @@ def launch(
 
     def make_executor() -> Executor:
         if local:
-            need_packages("torch")
+            if not loaded.spec.is_synthetic:
+                need_packages("torch")
             return local_executor(chosen)
         from raystudy.distribute.tune_executor import TuneExecutor
 

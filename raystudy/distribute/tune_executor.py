@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from raystudy.distribute.connection import connected, import_ray
 from raystudy.execute.work import RunReport, Task, do_task, failed_reports
+from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import Resources
 
 _REPORT = "raystudy_reports"
@@ -99,9 +100,10 @@ class TuneExecutor:
 
 def _shown(task: Task) -> dict[str, Any]:
     """What Tune shows of a task: its first run."""
-    run = task.specs()[0]
-    settings = {"lr": run.settings.lr, "seed": run.seed, "steps": run.settings.steps}
-    return {"task_id": task.task_id, "recipe": task.recipe, "model": task.model, **settings}
+    first, about = task.specs()[0], {"recipe": task.recipe, "model": task.model, "runs": len(task.runs)}
+    if not isinstance(first, ProbeRun):
+        about |= {"lr": first.settings.lr, "seed": first.seed, "steps": first.settings.steps}
+    return {"task_id": first.run_id, **about}
 
 
 def _reporter(ended: "Ended") -> Any:

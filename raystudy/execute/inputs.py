@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.synthetic import write_synthetic
 from raystudy.errors import DataError, MissingPackageError
 from raystudy.execute.progress import Progress
 from raystudy.recipes.build import (
@@ -18,16 +19,20 @@ from raystudy.recipes.build import (
 )
 from raystudy.recipes.disjoint import check_disjoint, check_holdouts
 from raystudy.recipes.tokenizer import vocabulary_size
+from raystudy.specs.base import digest as spec_digest
 from raystudy.specs.protocol import TableProtocol
 from raystudy.specs.recipe import TextRecipe
 from raystudy.specs.study import StudySpec
 from raystudy.study.protocols.given import read_score_table
 from raystudy.study.state import StudyInputs
+from raystudy.study.synthetic import data_of, validation_data
 
 
 def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> StudyInputs:
     """Build every recipe and validation set that is not on the storage yet."""
-    check_disjoint(study.recipes, study.validation)
+    if study.is_synthetic:
+        return _write_synthetic(study, storage)
+    check_disjoint(study.all_recipes, study.validation)
     found = find_inputs(study, storage)
     unbuilt = [name for name, digest in found.shards.items() if digest.startswith(UNBUILT)]
     if not unbuilt and not any(digest.startswith(UNBUILT) for digest in found.validation.values()):
@@ -51,6 +56,11 @@ def check_files(study: StudySpec) -> None:
     Raises:
         DataError: one cannot.
     """
+    for protocol in study.protocols.values():
+        if isinstance(protocol, TableProtocol):
+            read_score_table(Path(protocol.file), tuple(recipe.name for recipe in study.recipes))
+    if study.is_synthetic:
+        return
     problems: list[str] = []
     looks: list[Callable[[], object]] = [partial(vocabulary_size, study.tokenizer)]
     looks += [partial(inputs_digest, recipe, study.tokenizer) for recipe in text_recipes(study)]
@@ -64,10 +74,7 @@ def check_files(study: StudySpec) -> None:
             problems.append(str(error))
     if problems:
         raise DataError("\n  ".join(dict.fromkeys(problems)))
-    check_holdouts(study.recipes, study.validation)
-    for protocol in study.protocols.values():
-        if isinstance(protocol, TableProtocol):
-            read_score_table(Path(protocol.file), tuple(recipe.name for recipe in study.recipes))
+    check_holdouts(study.all_recipes, study.validation)
 
 
 def need_packages(*names: str) -> None:
@@ -86,6 +93,10 @@ UNBUILT = "unbuilt:"  # in front of what stands in for the digest of shards that
 
 def find_inputs(study: StudySpec, storage: Storage) -> StudyInputs:
     """The digests of what is built; for the rest a stand-in, so that a plan can count runs."""
+    if study.is_synthetic:
+        shards = {recipe.name: spec_digest(data_of(study, recipe)) for recipe in study.all_recipes}
+        sets = {name: spec_digest(validation_data(study, name)) for name in study.validation}
+        return StudyInputs(shards, sets, 0)
     shards = {
         recipe.name: find_recipe(recipe, study.tokenizer, storage.root) or f"{UNBUILT}{recipe.name}"
         for recipe in text_recipes(study)
@@ -97,6 +108,13 @@ def find_inputs(study: StudySpec, storage: Storage) -> StudyInputs:
     return StudyInputs(shards, validation, vocabulary_size(study.tokenizer))
 
 
+def _write_synthetic(study: StudySpec, storage: Storage) -> StudyInputs:
+    need_packages("safetensors")
+    shards = {recipe.name: write_synthetic(storage.root, data_of(study, recipe)) for recipe in study.all_recipes}
+    sets = {name: write_synthetic(storage.root, validation_data(study, name)) for name in study.validation}
+    return StudyInputs(shards, sets, 0)
+
+
 def text_recipes(study: StudySpec) -> list[TextRecipe]:
-    """The study's recipes; its check has refused those of other kinds."""
-    return [recipe for recipe in study.recipes if isinstance(recipe, TextRecipe)]
+    """The recipes and baselines of a study about text."""
+    return [recipe for recipe in study.all_recipes if isinstance(recipe, TextRecipe)]

@@ -13,7 +13,7 @@ from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.inputs import build_inputs, check_files
 from raystudy.execute.local import Executor
 from raystudy.execute.progress import Progress
-from raystudy.execute.work import Task
+from raystudy.execute.tasks import make_tasks
 from raystudy.specs.load import LoadedStudy
 from raystudy.study.results import read_records
 from raystudy.study.state import StudyInputs, WantedRun
@@ -123,8 +123,7 @@ def _execute(
     """Execute one wave; returns the runs that failed."""
     validation = {digest: name for name, digest in inputs.validation.items()}
     device = "cuda" if loaded.spec.resources.gpus_per_run > 0 else "cpu"
-    root = str(storage.root)
-    tasks = [Task((r.run.model_dump_json(),), root, validation, device, r.recipe, r.model) for r in todo]
+    tasks = make_tasks(todo, str(storage.root), validation, device)
     by_id = {run.run_id: run for run in todo}
     failed = []
     for report in executor.run(tasks):

@@ -1,4 +1,4 @@
-"""One run on this machine: read shards, train, leave a record. What a worker of any kind calls.
+"""A task on this machine: read shards, train its runs, leave a record of each. What a worker of any kind calls.
 
 The worker writes the record itself, so that a finished run is safe whatever then happens to the driver.
 """
@@ -18,7 +18,8 @@ from raystudy.artifacts.shards import RecipeView, TokenShard, open_tokens, open_
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.weights import read_weights, write_weights
 from raystudy.errors import RaystudyError
-from raystudy.specs.run import TrainRun
+from raystudy.execute.feature_work import make_feature_runs, numpy_versions
+from raystudy.specs.run import FeaturesRun, ProbeRun, Run, TrainRun, read_run
 
 if TYPE_CHECKING:
     from raystudy.train.evaluation import Evaluation, ValidationDocuments
@@ -40,9 +41,9 @@ class Task:
     recipe: str = ""
     model: str = ""
 
-    def specs(self) -> list[TrainRun]:
+    def specs(self) -> list[Run]:
         """The members' specs."""
-        return [TrainRun.model_validate_json(run) for run in self.runs]
+        return [read_run(run) for run in self.runs]
 
     @property
     def task_id(self) -> str:
@@ -66,7 +67,9 @@ def do_task(task: Task) -> list[RunReport]:
 
     Never raises for what a run may meet: a failure comes back as a report.
     """
-    return [_report(task, run) for run in task.specs()]
+    specs = task.specs()
+    reports = [_report(task, run) for run in specs if isinstance(run, TrainRun)]
+    return [*reports, *_report_features(task, [run for run in specs if not isinstance(run, TrainRun)])]
 
 
 def _report(task: Task, run: TrainRun) -> RunReport:
@@ -74,9 +77,25 @@ def _report(task: Task, run: TrainRun) -> RunReport:
     try:
         status = _do(task, run, Storage(Path(task.storage)))
     except Exception as error:
-        cause = str(error) if isinstance(error, RaystudyError) else f"{type(error).__name__}: {error}"
-        return RunReport(run.run_id, "failed", cause=cause, seconds=time.perf_counter() - started)
+        return RunReport(run.run_id, "failed", cause=_cause(error), seconds=time.perf_counter() - started)
     return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started)
+
+
+def _report_features(task: Task, runs: list[FeaturesRun | ProbeRun]) -> list[RunReport]:
+    storage = Storage(Path(task.storage))
+    storage.runs.mends = True
+    left, reports = {run.run_id: run for run in runs}, []
+    try:
+        for run, status, seconds in make_feature_runs(runs, storage, task.validation, _about(task, numpy_versions())):
+            del left[run.run_id]
+            reports.append(RunReport(run.run_id, status, run.num_tokens, seconds))
+    except Exception as error:
+        reports += [RunReport(run_id, "failed", cause=_cause(error)) for run_id in left]
+    return reports
+
+
+def _cause(error: Exception) -> str:
+    return str(error) if isinstance(error, RaystudyError) else f"{type(error).__name__}: {error}"
 
 
 def failed_reports(task: Task, cause: str) -> list[RunReport]:
@@ -199,12 +218,15 @@ def _evaluate_kept(task: Task, run: TrainRun, storage: Storage, documents: "Mapp
 def _provenance(task: Task, started_at: str) -> dict[str, Any]:
     from raystudy.train.process import versions
 
+    return {**_about(task, versions()), "started_at": started_at}
+
+
+def _about(task: Task, packages: Mapping[str, str]) -> dict[str, Any]:
     return {
         "raystudy": __version__,
-        "packages": {"python": platform.python_version(), **versions()},
+        "packages": {"python": platform.python_version(), **packages},
         "device": task.device,
         "host": socket.gethostname(),
-        "started_at": started_at,
     }
 
 

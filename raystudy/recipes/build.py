@@ -105,9 +105,9 @@ def build_validation(validation: ValidationSet, tokenizer: str, root: Path) -> s
     found = find_built(root, inputs)
     if found is not None:
         return found
-    parts = source_parts(validation.source, held_out=True)
+    parts = source_parts(validation.text_source, held_out=True)
     texts = [text for part in parts for text in part.read()]
-    kept = _within_bytes(texts, validation.source.max_bytes)
+    kept = _within_bytes(texts, validation.text_source.max_bytes)
     cut = [_cut_to_bytes(texts[index], validation.max_document_bytes) for index in kept]
     cut = [text for text in cut if text]
     chosen = [cut[index] for index in sorted(hash_order(cut)[: validation.max_documents])]

@@ -69,8 +69,8 @@ def validation_inputs_digest(validation: ValidationSet, tokenizer: str) -> str:
     return digest({
         "version": BUILD_VERSION,
         "tokenizer": open_tokenizer(tokenizer).digest,
-        "validation": [part.identity for part in source_parts(validation.source, held_out=True)],
-        "limits": [validation.source.max_bytes, validation.max_documents, validation.max_document_bytes],
+        "validation": [part.identity for part in source_parts(validation.text_source, held_out=True)],
+        "limits": [validation.text_source.max_bytes, validation.max_documents, validation.max_document_bytes],
     })  # fmt: skip
 
 

@@ -160,19 +160,28 @@ def _find(target: Any, part: str) -> str | int | None:
 
 def _join_catalogues(document: YamlDocument, folder: Path) -> None:
     """Replace recipes given by name with their text from the catalogues."""
-    recipes, files = document.data.get("recipes"), document.data.get("catalogues", [])
-    if not isinstance(recipes, list) or not isinstance(files, list):
+    files = document.data.get("catalogues", [])
+    if not isinstance(files, list):
         return
     known: dict[str, tuple[YamlDocument, KeyPath, Any]] = {}
     for index, file in enumerate(files):
         if isinstance(file, str):
             known.update(_read_catalogue(document, folder / file, ("catalogues", index)))
+    for section in ("recipes", "baselines"):
+        recipes = document.data.get(section)
+        if isinstance(recipes, list):
+            _join_recipes(document, section, recipes, known)
+
+
+def _join_recipes(
+    document: YamlDocument, section: str, recipes: list[Any], known: dict[str, tuple[YamlDocument, KeyPath, Any]]
+) -> None:
     for index, recipe in enumerate(recipes):
+        at: KeyPath = (section, index)
         if isinstance(recipe, str) and recipe in known:
             other, path, value = known[recipe]
-            _splice(document, ("recipes", index), other, path, value)
+            _splice(document, at, other, path, value)
         elif isinstance(recipe, str):
-            at: KeyPath = ("recipes", index)
             rule = f"must be a recipe of a catalogue or a map, but got {recipe!r}"
             way_out = f"Known: {', '.join(known)}" if known else "Name a file under `catalogues:`"
             document.problems.append(Problem(document.position(at), show_path(at), rule, way_out))
@@ -237,7 +246,7 @@ def is_file(path: Path) -> bool:
 def _resolve_paths(document: YamlDocument, folder: Path) -> None:
     """Make the files of sources, tables and tokenizer independent of the working folder."""
     data = document.data
-    for section in ("recipes", "validation"):
+    for section in ("recipes", "baselines", "validation"):
         _resolve_files(data.get(section), folder)
     protocols = data.get("protocols")
     for protocol in (protocols if isinstance(protocols, dict) else {}).values():

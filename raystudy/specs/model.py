@@ -30,13 +30,14 @@ class DecoderSpec(Spec):
 
 
 class RandomFeaturesSpec(Spec):
-    """A trained linear head on fixed random features (the setting of the paper's theorem).
+    """A trained linear head on fixed random features (a setting like that of the paper's theorem).
 
-    Part of the format; this version of raystudy checks such a model but cannot train it yet.
+    Learns from synthetic domains only: squared loss, stochastic gradient descent from a head of zero.
     """
 
     kind: Literal["random-features"]
-    features: int = Field(ge=1, le=2**24)
+    features: int = Field(ge=1, le=2**12)
+    draw: int = Field(default=0, ge=0, lt=2**31, description="draws the features anew")
 
 
 Model = Annotated[DecoderSpec | RandomFeaturesSpec, Field(discriminator="kind")]

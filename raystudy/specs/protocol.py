@@ -100,11 +100,25 @@ class LrLadderProtocol(_Repeated):
     space: SearchSpace
 
 
+class GradientAlignmentProtocol(Spec):
+    """No training: the inner product of training and validation gradient at initialisation; the larger the better."""
+
+    kind: Literal["gradient-alignment"]
+    model: Name
+
+
+KnownScores = Annotated[dict[Name, Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
+
+
 class KnownProtocol(Spec):
-    """Scores that are known without noise, given in the file; lower is better. No runs."""
+    """Scores that are known without noise; lower is better. No runs.
+
+    Given in the file, or `best-achievable`: for synthetic recipes the loss of the best predictor there is, at
+    infinite width, which has a closed form.
+    """
 
     kind: Literal["known"]
-    scores: dict[Name, Annotated[float, Field(allow_inf_nan=False)]] = Field(min_length=1)
+    scores: KnownScores | Literal["best-achievable"]
 
 
 class TableProtocol(Spec):
@@ -115,6 +129,12 @@ class TableProtocol(Spec):
 
 
 Protocol = Annotated[
-    TunedProtocol | ReducedLrProtocol | StandardLrProtocol | LrLadderProtocol | KnownProtocol | TableProtocol,
+    TunedProtocol
+    | ReducedLrProtocol
+    | StandardLrProtocol
+    | LrLadderProtocol
+    | GradientAlignmentProtocol
+    | KnownProtocol
+    | TableProtocol,
     Field(discriminator="kind"),
 ]

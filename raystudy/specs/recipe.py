@@ -53,6 +53,13 @@ class TextSource(Spec):
 Source = Annotated[EmbeddedSource | TextSource, Field(discriminator="kind")]
 
 
+class SyntheticSource(Spec):
+    """One of the study's synthetic domains, for validation: its loss is exact, without documents."""
+
+    kind: Literal["synthetic"]
+    domain: Name
+
+
 class KeepBest(Spec):
     """Keep the `share` of the documents that a simple heuristic of written language rates best."""
 
@@ -132,7 +139,7 @@ class TextRecipe(_Described):
 
 
 class SyntheticRecipe(_Described):
-    """A mixture of synthetic domains (random-feature models); it has no text and no shards."""
+    """A mixture, by weight, of the study's synthetic domains; for random-feature models."""
 
     kind: Literal["synthetic"]
     weights: dict[Name, Weight] = Field(min_length=1)
@@ -147,15 +154,24 @@ Recipe = Annotated[TextRecipe | SyntheticRecipe, Field(discriminator="kind")]
 
 
 class ValidationSet(Spec):
-    """Held-out text: the validation part of an embedded source, or own files (see the module's docstring)."""
+    """Held-out text: the validation part of an embedded source, or own files (see the module's docstring).
 
-    source: Source
+    Or a synthetic domain, on which random-feature models are measured exactly.
+    """
+
+    source: Annotated[EmbeddedSource | TextSource | SyntheticSource, Field(discriminator="kind")]
     max_documents: int | None = Field(default=None, gt=0, description="keep this many documents, in hash order")
     max_document_bytes: int = Field(default=2000, gt=0, description="UTF-8 bytes; documents are cut to this")
 
+    @property
+    def text_source(self) -> EmbeddedSource | TextSource:
+        """The source, of a study about text."""
+        assert not isinstance(self.source, SyntheticSource)
+        return self.source
+
     @model_validator(mode="after")
     def _source_has_no_weight(self) -> "ValidationSet":
-        if self.source.weight != 1.0:
+        if not isinstance(self.source, SyntheticSource) and self.source.weight != 1.0:
             raise ValueError(
                 f"the source of a validation set has no weight, but got {self.source.weight}; leave it out"
             )

@@ -5,17 +5,17 @@ wrong types and unknown keys of the same file.
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
-_WITH_RUNS = ("tuned", "reduced-lr", "standard-lr", "lr-ladder")
+_RECIPE_LISTS = ("recipes", "baselines")
 
 
 def reference_problems(document: YamlDocument) -> list[Problem]:
     """Every broken reference of the study in `document`."""
-    rules = (_recipes, _protocols, _truth, _contrast, _models)
+    rules = (_recipes, _kinds, _domains, _protocols, _truth, _contrast, _models)
     return [problem for rule in rules for problem in rule(document)]
 
 
@@ -24,9 +24,18 @@ def _section(document: YamlDocument, name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _recipe_names(document: YamlDocument) -> list[Any]:
-    recipes = document.data.get("recipes")
-    return [r.get("name") for r in recipes if isinstance(r, dict)] if isinstance(recipes, list) else []
+def _recipe_maps(document: YamlDocument, sections: Sequence[str] = _RECIPE_LISTS) -> Iterator[tuple[KeyPath, Any]]:
+    """Every recipe given as a map, with its path."""
+    for section in sections:
+        listed = document.data.get(section)
+        for index, recipe in enumerate(listed if isinstance(listed, list) else ()):
+            if isinstance(recipe, dict):
+                yield (section, index), recipe
+
+
+def _recipe_names(document: YamlDocument, sections: Sequence[str] = _RECIPE_LISTS) -> list[str]:
+    names = [recipe.get("name") for _, recipe in _recipe_maps(document, sections)]
+    return [name for name in names if isinstance(name, str)]
 
 
 def _problem(document: YamlDocument, path: KeyPath, rule: str, way_out: str = "") -> Problem:
@@ -41,27 +50,53 @@ def _unknown(document: YamlDocument, path: KeyPath, noun: str, value: Any, known
 
 
 def _recipes(document: YamlDocument) -> Iterator[Problem]:
-    recipes = document.data.get("recipes")
-    if not isinstance(recipes, list):
-        return
     seen: set[str] = set()
-    for index, recipe in enumerate(recipes):
-        name = recipe.get("name") if isinstance(recipe, dict) else None
+    for path, recipe in _recipe_maps(document):
+        name = recipe.get("name")
         if isinstance(name, str):
             if name in seen:
-                path: KeyPath = ("recipes", index, "name")
-                yield _problem(document, path, f"every recipe's name must occur once, but {name!r} occurs again")
+                rule = f"every recipe's name must occur once, but {name!r} occurs again"
+                yield _problem(document, (*path, "name"), rule)
             seen.add(name)
-        if isinstance(recipe, dict) and recipe.get("kind") == "synthetic":
-            rule = "recipes of kind 'synthetic' cannot be built by this version of raystudy"
-            yield _problem(document, ("recipes", index), rule, "Use recipes of kind 'text'")
-    if len(recipes) == 1:
+    recipes = document.data.get("recipes")
+    if isinstance(recipes, list) and len(recipes) == 1:
         rule = "at least two recipes must be given to compare, but got one"
         yield _problem(document, ("recipes",), rule, "Add a second recipe")
 
 
+def _kinds(document: YamlDocument) -> Iterator[Problem]:
+    """A study is about text or about synthetic domains, as a whole: recipes, validation sets and models."""
+    is_synthetic = isinstance(document.data.get("synthetic"), dict)
+    topic = "has a section `synthetic`" if is_synthetic else "has no section `synthetic`"
+    found: list[tuple[KeyPath, str, Any]] = [(path, "recipe", recipe) for path, recipe in _recipe_maps(document)]
+    for name, validation in _section(document, "validation").items():
+        source = validation.get("source") if isinstance(validation, dict) else None
+        found.append((("validation", name, "source"), "source of a validation set", source))
+    found += [(("models", name), "model", model) for name, model in _section(document, "models").items()]
+    for path, noun, value in found:
+        kind = value.get("kind") if isinstance(value, dict) else None
+        if isinstance(kind, str) and (kind in ("synthetic", "random-features")) != is_synthetic:
+            rule = f"a {noun} must fit the study, which {topic}, but its kind is {kind!r}"
+            yield _problem(document, path, rule, "Text and synthetic domains go in studies of their own")
+
+
+def _domains(document: YamlDocument) -> Iterator[Problem]:
+    listed = _section(document, "synthetic").get("domains")
+    if not isinstance(listed, dict):
+        return
+    for path, recipe in _recipe_maps(document):
+        weights = recipe.get("weights")
+        for name in weights if isinstance(weights, dict) else ():
+            yield from _unknown(document, (*path, "weights", name), "domain", name, list(listed))
+    for name, validation in _section(document, "validation").items():
+        source = validation.get("source") if isinstance(validation, dict) else None
+        if isinstance(source, dict):
+            at: KeyPath = ("validation", name, "source", "domain")
+            yield from _unknown(document, at, "domain", source.get("domain"), list(listed))
+
+
 def _protocols(document: YamlDocument) -> Iterator[Problem]:
-    models, recipes = list(_section(document, "models")), [n for n in _recipe_names(document) if isinstance(n, str)]
+    models, recipes = list(_section(document, "models")), _recipe_names(document, ("recipes",))
     for name, protocol in _section(document, "protocols").items():
         if not isinstance(protocol, dict):
             continue
@@ -69,10 +104,18 @@ def _protocols(document: YamlDocument) -> Iterator[Problem]:
         yield from _unknown(document, (*path, "model"), "model", protocol.get("model"), models)
         rule = protocol.get("lr")
         if isinstance(rule, dict):
-            yield from _unknown(document, (*path, "lr", "baseline"), "recipe", rule.get("baseline"), recipes)
+            yield from _unknown(
+                document, (*path, "lr", "baseline"), "recipe", rule.get("baseline"), _recipe_names(document)
+            )
         scores = protocol.get("scores")
         for recipe in scores if isinstance(scores, dict) else ():
             yield from _unknown(document, (*path, "scores", recipe), "recipe", recipe, recipes)
+        if scores == "best-achievable" and not isinstance(document.data.get("synthetic"), dict):
+            rule = "the best achievable loss must be known, but only that of synthetic recipes is"
+            yield _problem(document, (*path, "scores"), rule, "Give the scores, recipe by recipe")
+        if protocol.get("kind") == "gradient-alignment" and not isinstance(document.data.get("synthetic"), dict):
+            rule = "gradient alignment can be measured on random-feature models only in this version of raystudy"
+            yield _problem(document, path, rule, "Leave the protocol out")
         if "@" in name:
             yield _problem(document, path, f"the name of a protocol must not hold '@', but got {name!r}")
 
@@ -103,17 +146,13 @@ def _contrast(document: YamlDocument) -> Iterator[Problem]:
 
 
 def _models(document: YamlDocument) -> Iterator[Problem]:
-    used = {
-        protocol.get("model"): name
-        for name, protocol in _section(document, "protocols").items()
-        if isinstance(protocol, dict) and isinstance(protocol.get("model"), str) and protocol.get("kind") in _WITH_RUNS
-    }
-    for name, model in _section(document, "models").items():
+    models = _section(document, "models")
+    has_decoder = any(isinstance(model, dict) and model.get("kind") == "decoder" for model in models.values())
+    if has_decoder and "training" not in document.data:
+        yield _problem(document, ("training",), "the key 'training' must be given", "Add `training:` here")
+    for name, model in models.items():
         if not isinstance(model, dict):
             continue
-        if model.get("kind") == "random-features" and name in used:
-            rule = "models of kind 'random-features' cannot be trained by this version of raystudy"
-            yield _problem(document, ("models", name), rule, "Use a model of kind 'decoder'")
         override = model.get("training")
         batch = override.get("batch_tokens") if isinstance(override, dict) else None
         batch = batch if batch is not None else _section(document, "training").get("batch_tokens")

@@ -6,13 +6,14 @@ the waves and the workers share.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from raystudy.specs.base import Spec, digest
-from raystudy.specs.model import DecoderSpec
-from raystudy.specs.training import RunSettings
+from raystudy.specs.model import DecoderSpec, RandomFeaturesSpec
+from raystudy.specs.training import RunSettings, SgdSettings
 
 NUMERICS = 1  # rises only when the golden-loss test changes: runs before and after are then not the same
+FEATURES_NUMERICS = 1  # the same for random-feature models
 
 
 class ResolvedDecoder(DecoderSpec):
@@ -44,19 +45,55 @@ class TrainRun(Spec):
         return self.settings.steps * self.settings.batch_sequences * self.model.context
 
 
+class FeaturesRun(Spec):
+    """One training of one random-feature model on one synthetic recipe at one setting and seed."""
+
+    kind: Literal["train-features"]
+    shards: str
+    model: RandomFeaturesSpec
+    settings: SgdSettings
+    seed: int
+    engine: Literal["numpy"] = "numpy"
+    precision: Literal["fp64"] = "fp64"
+    numerics: int
+
+    @property
+    def run_id(self) -> str:
+        """32 hexadecimal digits: the digest of this run's canonical JSON."""
+        return digest(self)
+
+    @property
+    def num_tokens(self) -> int:
+        """Samples trained on, each of which has one label."""
+        return self.settings.steps * self.settings.batch_samples
+
+
 class ProbeRun(Spec):
-    """One measurement without training a model of its own. Part of the format; nothing wants one yet."""
+    """One measurement without training a model of its own, at the weights that `weights` names."""
 
     kind: Literal["probe"]
-    probe: str
+    probe: Literal["gradient-alignment"]
     shards: str
-    weights: str
+    model: RandomFeaturesSpec
+    weights: Literal["initialisation"] = "initialisation"
     validation: str
+    numerics: int
 
     @property
     def run_id(self) -> str:
         """32 hexadecimal digits: the digest of this probe's canonical JSON."""
         return digest(self)
 
+    @property
+    def num_tokens(self) -> int:
+        """None are trained on."""
+        return 0
 
-Run = Annotated[TrainRun | ProbeRun, Field(discriminator="kind")]
+
+Run = TrainRun | FeaturesRun | ProbeRun
+_ANY: TypeAdapter[Run] = TypeAdapter(Annotated[Run, Field(discriminator="kind")])
+
+
+def read_run(text: str) -> Run:
+    """The run in JSON `text`; raises pydantic's ValidationError for anything else."""
+    return _ANY.validate_json(text)

@@ -11,7 +11,8 @@ from raystudy.specs.base import Name, Spec
 from raystudy.specs.model import DecoderSpec, RandomFeaturesSpec
 from raystudy.specs.protocol import Protocol
 from raystudy.specs.recipe import Recipe, ValidationSet
-from raystudy.specs.training import TrainingOverride, TrainingSettings
+from raystudy.specs.synthetic import SyntheticDomains
+from raystudy.specs.training import FeatureTraining, TrainingOverride, TrainingSettings
 
 FORMAT = "raystudy-study/1"
 
@@ -27,7 +28,18 @@ class StudyDecoder(DecoderSpec):
         return DecoderSpec(**{name: getattr(self, name) for name in DecoderSpec.model_fields})
 
 
-StudyModel = Annotated[StudyDecoder | RandomFeaturesSpec, Field(discriminator="kind")]
+class StudyFeatures(RandomFeaturesSpec):
+    """A random-feature model with its training settings."""
+
+    training: FeatureTraining
+
+    @property
+    def shape(self) -> RandomFeaturesSpec:
+        """The model alone."""
+        return RandomFeaturesSpec(kind=self.kind, features=self.features, draw=self.draw)
+
+
+StudyModel = Annotated[StudyDecoder | StudyFeatures, Field(discriminator="kind")]
 
 
 class ComparisonSettings(Spec):
@@ -56,9 +68,11 @@ class StudySpec(Spec):
     tokenizer: str = Field(default="embedded", description="'embedded', or the path of a tokenizer.json")
     catalogues: tuple[str, ...] = Field(default=(), description="files whose recipes may be named in `recipes`")
     recipes: tuple[Recipe, ...] = Field(min_length=1)
+    baselines: tuple[Recipe, ...] = Field(default=(), description="recipes that only learning-rate rules rest on")
+    synthetic: SyntheticDomains | None = Field(default=None, description="the domains of synthetic recipes")
     validation: dict[Name, ValidationSet] = Field(min_length=1)
     models: dict[Name, StudyModel] = Field(min_length=1)
-    training: TrainingSettings
+    training: TrainingSettings | None = Field(default=None, description="of decoders")
     protocols: dict[Name, Protocol] = Field(min_length=1)
     truth: Name
     comparison: ComparisonSettings = ComparisonSettings()
@@ -71,6 +85,17 @@ class StudySpec(Spec):
         assert isinstance(model, StudyDecoder)
         return model
 
+    @property
+    def all_recipes(self) -> tuple[Recipe, ...]:
+        """The recipes compared, then the baselines."""
+        return (*self.recipes, *self.baselines)
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether models learn from synthetic domains: then all do, as the study's check has made sure."""
+        return self.synthetic is not None
+
     def settings_of(self, model: str) -> TrainingSettings:
-        """The training settings with the model's own changes."""
+        """The training settings of a decoder, with the model's own changes."""
+        assert self.training is not None
         return self.training.overridden_by(self.decoder(model).training)

@@ -115,6 +115,21 @@ class RunSettings(Spec):
     clip: float | None
 
 
+class FeatureTraining(Spec):
+    """How a random-feature model trains: SGD, constant rate unless it decays, last weights unless averaged."""
+
+    steps: Count
+    batch_samples: Count = 16
+    decay: Share = Field(default=0.0, description="share of the steps, the last, in which the rate falls to zero")
+    average: Share = Field(default=0.0, description="share of the steps, the last, whose weights are averaged")
+
+
+class SgdSettings(FeatureTraining):
+    """The settings of one run of a random-feature model, resolved: part of its identity."""
+
+    lr: LearningRate
+
+
 def resolve_settings(settings: TrainingSettings, model: DecoderSpec, vocabulary: int, lr: float) -> RunSettings:
     """Settings of one run: budget in steps (rounded up), batch in sequences of the model's context.
 

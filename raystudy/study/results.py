@@ -59,7 +59,7 @@ class StudyResults:
         for run_id, wanted in make_wave(self.state).wanted.items():
             record = self.state.record(wanted)
             row: dict[str, Any] = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model}
-            row |= {"lr": wanted.lr, "seed": wanted.run.seed, "tokens": wanted.run.num_tokens}
+            row |= {"lr": wanted.lr, "seed": wanted.seed, "tokens": wanted.run.num_tokens}
             row |= {"status": "missing" if record is None else record.status}
             row |= {metric: self.state.loss(wanted, metric) for metric in self.state.metrics}
             row |= {"unigram_loss": self.state.unigram_loss(wanted, PRIMARY_METRIC)}
@@ -73,7 +73,7 @@ class StudyResults:
         """Training curves in long form: run_id, recipe, model, lr, seed, step, loss, gradient_norm."""
         rows = []
         for run_id, wanted in make_wave(self.state).wanted.items():
-            about = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model, "seed": wanted.run.seed}
+            about = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model, "seed": wanted.seed}
             rows += [{**about, **row} for row in self.storage.runs.read_curve(run_id)]
         return pd.DataFrame(rows)
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from raystudy.artifacts.records import Record
 from raystudy.specs.model import training_flops_per_token
-from raystudy.specs.run import NUMERICS, ResolvedDecoder, TrainRun
-from raystudy.specs.study import StudySpec
-from raystudy.specs.training import resolve_settings
+from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRun, ResolvedDecoder, Run, TrainRun
+from raystudy.specs.study import StudyFeatures, StudySpec
+from raystudy.specs.training import SgdSettings, resolve_settings
 
 PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, nats per token
 
@@ -31,7 +31,7 @@ class StudyInputs:
 class WantedRun:
     """A run and the names a person knows it by."""
 
-    run: TrainRun
+    run: Run
     recipe: str
     model: str
 
@@ -41,17 +41,26 @@ class WantedRun:
         return self.run.run_id
 
     @property
-    def lr(self) -> float:
-        """Peak learning rate."""
-        return self.run.settings.lr
+    def lr(self) -> float | None:
+        """Peak learning rate; None for a probe."""
+        return None if isinstance(self.run, ProbeRun) else self.run.settings.lr
+
+    @property
+    def seed(self) -> int | None:
+        """Seed; None for a probe."""
+        return None if isinstance(self.run, ProbeRun) else self.run.seed
 
     @property
     def flops(self) -> float:
-        """Training FLOPs."""
-        return training_flops_per_token(self.run.model, self.run.model.vocabulary) * self.run.num_tokens
+        """Training FLOPs: for a random-feature model 6 a sample and feature, forward and backward."""
+        if isinstance(self.run, TrainRun):
+            return training_flops_per_token(self.run.model, self.run.model.vocabulary) * self.run.num_tokens
+        return 6.0 * self.run.model.features * self.run.num_tokens
 
     def __str__(self) -> str:
-        return f"{self.recipe} | {self.model} | lr {self.lr:g} | seed {self.run.seed}"
+        if isinstance(self.run, ProbeRun):
+            return f"{self.recipe} | {self.model} | {self.run.probe}"
+        return f"{self.recipe} | {self.model} | lr {self.lr:g} | seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -79,17 +88,42 @@ class StudyState:
 
     def want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:
         """The run of `model` on `recipe` at one learning rate and seed."""
-        decoder = self.study.decoder(model).shape
-        vocabulary = self.inputs.vocabulary
+        spec, shards = self.study.models[model], self.inputs.shards[recipe]
+        if isinstance(spec, StudyFeatures):
+            settings = SgdSettings(**spec.training.model_dump(), lr=lr)
+            features = FeaturesRun(
+                kind="train-features",
+                shards=shards,
+                model=spec.shape,
+                settings=settings,
+                seed=seed,
+                numerics=FEATURES_NUMERICS,
+            )
+            return WantedRun(features, recipe, model)
+        decoder, vocabulary = spec.shape, self.inputs.vocabulary
         run = TrainRun(
             kind="train",
-            shards=self.inputs.shards[recipe],
+            shards=shards,
             model=ResolvedDecoder(**decoder.model_dump(), vocabulary=vocabulary),
             settings=resolve_settings(self.study.settings_of(model), decoder, vocabulary, lr),
             seed=seed,
             numerics=NUMERICS,
         )
         return WantedRun(run, recipe, model)
+
+    def want_alignment(self, model: str, recipe: str, validation: str) -> WantedRun:
+        """The measurement of gradient alignment of `model` at initialisation, on one validation set."""
+        spec = self.study.models[model]
+        assert isinstance(spec, StudyFeatures)
+        probe = ProbeRun(
+            kind="probe",
+            probe="gradient-alignment",
+            shards=self.inputs.shards[recipe],
+            model=spec.shape,
+            validation=self.inputs.validation[validation],
+            numerics=FEATURES_NUMERICS,
+        )
+        return WantedRun(probe, recipe, model)
 
     def grid(self, model: str, recipes: Iterable[str], lrs: Iterable[float], seeds: Iterable[int]) -> list[WantedRun]:
         """All runs of a model over recipes x learning rates x seeds."""
@@ -105,6 +139,8 @@ class StudyState:
         record = self.record(wanted)
         if record is None:
             return False
+        if isinstance(wanted.run, ProbeRun):
+            return True
         return record.status != "finished" or not np.isnan(self.loss(wanted, PRIMARY_METRIC))
 
     def is_out_of_memory(self, wanted: WantedRun) -> bool:

@@ -28,5 +28,5 @@ def make_wave(state: StudyState) -> Wave:
         wanted.update({run.run_id: run for run in demand.runs if run.run_id not in wanted})
         waiting.extend((name, item) for item in demand.waiting)
     todo = [run for run in wanted.values() if not state.is_done(run)]
-    todo.sort(key=lambda run: (-run.flops, run.run.seed))
+    todo.sort(key=lambda run: (-run.flops, run.seed or 0))
     return Wave(tuple(todo), tuple(waiting), wanted)

@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from raystudy.compare.scores import Scores
+from raystudy.compare.scores import FloatArray, Scores
 from raystudy.errors import DataError
 from raystudy.specs.protocol import KnownProtocol, TableProtocol
 from raystudy.study.protocols.base import Demand, ProtocolKind, Scored
 from raystudy.study.state import PRIMARY_METRIC, StudyState
+from raystudy.study.synthetic import best_achievable_loss, data_of, validation_data
 
 
 class Known(ProtocolKind):
-    """Scores written in the study file, free of noise."""
+    """Scores written in the study file, or worked out for synthetic recipes; free of noise."""
 
     def __init__(self, name: str, spec: KnownProtocol) -> None:
         super().__init__(name)
@@ -25,9 +26,28 @@ class Known(ProtocolKind):
 
     def scored(self, state: StudyState) -> list[Scored]:
         """One noise-free score per recipe; NaN for a recipe that has none."""
-        values = np.array([[self.spec.scores.get(recipe, np.nan)] for recipe in state.recipes], dtype=np.float64)
-        scores = Scores(self.name, state.recipes, values, noise_free=True)
-        return [Scored(self.name, self.spec.kind, {PRIMARY_METRIC: scores})]
+        given = self.spec.scores
+        if isinstance(given, str):
+            by_metric = _best_achievable(state)
+        else:
+            by_metric = {PRIMARY_METRIC: np.array([given.get(recipe, np.nan) for recipe in state.recipes])}
+        scores = {
+            metric: Scores(self.name, state.recipes, values[:, None], noise_free=True)
+            for metric, values in by_metric.items()
+        }
+        return [Scored(self.name, self.spec.kind, scores)]
+
+
+def _best_achievable(state: StudyState) -> dict[str, FloatArray]:
+    """The lowest loss that the recipe's own best predictor can have on each validation set; metric to [recipe]."""
+    study = state.study
+    recipes = [data_of(study, recipe) for recipe in study.recipes]
+    by_set = {
+        name: np.array([best_achievable_loss(data, validation_data(study, name)) for data in recipes])
+        for name in study.validation
+    }
+    by_metric = {f"{PRIMARY_METRIC}/{name}": losses for name, losses in by_set.items()}
+    return {PRIMARY_METRIC: np.mean(list(by_set.values()), axis=0), **by_metric}
 
 
 class Table(ProtocolKind):

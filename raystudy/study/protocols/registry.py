@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raystudy.specs.study import StudySpec
+from raystudy.study.protocols.alignment import GradientAlignment
 from raystudy.study.protocols.base import ProtocolKind
 from raystudy.study.protocols.given import Known, Table
 from raystudy.study.protocols.lr_ladder import LrLadder
@@ -15,6 +16,7 @@ PROTOCOL_KINDS: dict[str, Callable[[str, Any], ProtocolKind]] = {
     "reduced-lr": SingleLr,
     "standard-lr": SingleLr,
     "lr-ladder": LrLadder,
+    "gradient-alignment": GradientAlignment,
     "known": Known,
     "table": Table,
 }

@@ -24,7 +24,7 @@ class SingleLr(ProtocolKind):
         if resolved.lr is not None:
             runs = state.grid(self.spec.model, state.recipes, [resolved.lr], self.spec.seeds)
             return Demand([*resolved.baseline_runs, *runs])
-        lr = resolved.baseline_runs[0].lr
+        lr = next(run.lr for run in resolved.baseline_runs if run.lr is not None)
         likely = state.grid(self.spec.model, state.recipes, [lr], self.spec.seeds)
         tokens, flops = sum(run.run.num_tokens for run in likely), sum(run.flops for run in likely)
         return Demand(resolved.baseline_runs, [Waiting(len(likely), resolved.reason, tokens, flops)])

@@ -1,0 +1,134 @@
+"""Runs of random-feature models and their probes: train, measure, leave records. Needs numpy alone, no torch.
+
+All members of a task on one recipe are trained together; each leaves a record of its own, as soon as it has ended.
+"""
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.synthetic import open_synthetic
+from raystudy.artifacts.weights import read_weights, write_weights
+from raystudy.errors import RaystudyError
+from raystudy.specs.run import FeaturesRun, ProbeRun
+from raystudy.specs.synthetic import SyntheticData
+from raystudy.study.synthetic import gradient_alignment, moments
+
+UNIT = "squared error"
+
+
+def make_feature_runs(
+    runs: Sequence[FeaturesRun | ProbeRun], storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]
+) -> Iterator[tuple[FeaturesRun | ProbeRun, str, float]]:
+    """Make every run that has no record; yields each with its status and seconds, when its record is written.
+
+    `validation` maps a set's digest to its name; `about` is the provenance that all records share.
+    """
+    held = {digest: open_synthetic(storage.root, digest) for digest in validation}
+    todo: dict[str, list[FeaturesRun]] = {}
+    for run in runs:
+        record = storage.runs.read(run.run_id)
+        if record is not None:
+            if isinstance(run, FeaturesRun) and record.status == "finished":
+                _evaluate_kept(run, storage, held)
+            yield run, record.status, 0.0
+        elif isinstance(run, ProbeRun):
+            _probe(run, storage, validation, about)
+            yield run, "finished", 0.0
+        else:
+            todo.setdefault(run.shards, []).append(run)
+    for shards, members in todo.items():
+        yield from _train(members, open_synthetic(storage.root, shards), storage, validation, held, about)
+
+
+def _train(
+    runs: Sequence[FeaturesRun],
+    data: SyntheticData,
+    storage: Storage,
+    validation: Mapping[str, str],
+    held: Mapping[str, SyntheticData],
+    about: Mapping[str, Any],
+) -> Iterator[tuple[FeaturesRun, str, float]]:
+    from raystudy.train.features import train_features
+
+    started_at = _now()
+    for run in runs:
+        storage.runs.write_spec(run)
+    for run, outcome in train_features(runs, data, held):
+        storage.runs.write_curve(run.run_id, outcome.curve)
+        if outcome.status == "finished":
+            write_weights(storage.runs.folder(run.run_id), run.settings.steps, {"head": outcome.weights})
+        metrics = [
+            _metric(name, digest, validation[digest], value)
+            for name, values in (("initial-loss", outcome.initial), ("loss", outcome.final))
+            for digest, value in values.items()
+        ]
+        storage.runs.write_result(
+            run.run_id,
+            {
+                "status": outcome.status,
+                "spec": run.model_dump(mode="json"),
+                "metrics": metrics,
+                "num_tokens": run.num_tokens,
+                "seconds": {"total": outcome.seconds},
+                "provenance": {**about, "started_at": started_at},
+                "moved": outcome.moved,
+                "epochs_per_source": [],
+            },
+        )
+        yield run, outcome.status, outcome.seconds
+
+
+def _probe(run: ProbeRun, storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]) -> None:
+    started_at = _now()
+    storage.runs.write_spec(run)
+    data, held = (open_synthetic(storage.root, digest) for digest in (run.shards, run.validation))
+    value = gradient_alignment(data, held, run.model.features, run.model.draw)
+    name = validation.get(run.validation, "")
+    row = _metric(run.probe, run.validation, name, value) | {"unit": "squared", "direction": "higher-is-better"}
+    result = {
+        "status": "finished",
+        "spec": run.model_dump(mode="json"),
+        "metrics": [row],
+        "num_tokens": 0,
+        "seconds": {"total": 0.0},
+        "provenance": {**about, "started_at": started_at},
+    }
+    storage.runs.write_result(run.run_id, result)
+
+
+def _metric(name: str, digest: str, dataset_name: str, value: float) -> dict[str, Any]:
+    about = {"name": name, "dataset": digest, "dataset_name": dataset_name, "value": value}
+    return {**about, "unit": UNIT, "direction": "lower-is-better"}
+
+
+def _evaluate_kept(run: FeaturesRun, storage: Storage, held: Mapping[str, SyntheticData]) -> None:
+    """The loss of the kept head on validation sets that the run has not seen."""
+    step = run.settings.steps
+    record = storage.runs.read(run.run_id, held)
+    lacking = [digest for digest in held if record is None or record.metric("loss", digest) is None]
+    if not lacking:
+        return
+    arrays = read_weights(storage.runs.folder(run.run_id), step)
+    if arrays is None:
+        raise RaystudyError(
+            f"run {run.run_id} must be evaluated on {len(lacking)} more validation sets, but its weights were not "
+            f"kept. Remove its folder from the storage to train it again"
+        )
+    for digest in lacking:
+        loss = float(moments(held[digest], run.model.features, run.model.draw).loss(arrays["head"]))
+        sums = {"loss_sum": [loss], "num_tokens": [1], "num_bytes": [0], "unigram_loss": None}
+        about = {"run_id": run.run_id, "validation": digest, "step": step, "readout": "last"}
+        storage.runs.write_evaluation(run.run_id, {**about, **sums})
+
+
+def numpy_versions() -> dict[str, str]:
+    """Versions of what the numbers rest on."""
+    return {"numpy": np.__version__}
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
