@@ -23,7 +23,7 @@ from raystudy.specs.base import digest as spec_digest
 from raystudy.specs.protocol import TableProtocol
 from raystudy.specs.recipe import TextRecipe
 from raystudy.specs.study import StudySpec
-from raystudy.study.protocols.given import read_score_table
+from raystudy.study.protocols.given import table_scores
 from raystudy.study.state import StudyInputs
 from raystudy.study.synthetic import data_of, validation_data
 
@@ -56,9 +56,9 @@ def check_files(study: StudySpec) -> None:
     Raises:
         DataError: one cannot.
     """
-    for protocol in study.protocols.values():
+    for name, protocol in study.protocols.items():
         if isinstance(protocol, TableProtocol):
-            read_score_table(Path(protocol.file), tuple(recipe.name for recipe in study.recipes))
+            table_scores(Path(protocol.file), name, tuple(recipe.name for recipe in study.recipes))
     if study.is_synthetic:
         return
     problems: list[str] = []

@@ -15,7 +15,7 @@ from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRu
 from raystudy.specs.study import StudyFeatures, StudySpec
 from raystudy.specs.training import SgdSettings, resolve_settings
 
-PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, nats per token
+PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, in the unit of the state
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class StudyState:
     @property
     def unit(self) -> str:
         """Unit of every metric."""
-        return "nats per token"
+        return "squared error" if self.study.is_synthetic else "nats per token"
 
     @property
     def metrics(self) -> list[str]:
