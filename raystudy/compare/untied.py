@@ -6,6 +6,7 @@ draws along the contiguous axis, and nothing of the size pairs x draws is kept. 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def discordant_pairs(
     starts = np.cumsum([0, *range(num_recipes - 1, 0, -1)])
     later = None
     if separable is not None:
-        later = [np.flatnonzero(separable[start:end]) for start, end in zip(starts[:-1], starts[1:], strict=True)]
+        later = [np.flatnonzero(separable[start:end]) for start, end in itertools.pairwise(starts)]
     total = np.zeros(num_draws)
     among = None if later is None else np.zeros(num_draws)
     for block in (slice(start, start + _BLOCK) for start in range(0, num_draws, _BLOCK)):

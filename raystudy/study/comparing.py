@@ -25,7 +25,6 @@ from raystudy.study.verdict import verdict
 FORMAT = "raystudy-comparison/1"
 
 CONVENTIONS = {
-    "direction": "every metric is a loss in nats per token: lower is better",
     "metric": "`loss` is the mean over the study's validation sets, each counting the same",
     "ties": "tied scores share their mean rank; a tied pair counts one half in decision accuracy",
     "divergence": "a diverged candidate run is tied worst; a diverged point of a truth sweep is skipped",
@@ -64,7 +63,7 @@ def compare_study(state: StudyState) -> dict[str, Any]:
         "truth": truth.name,
         "generator_seed": settings.seed,
         "resamples": settings.resamples,
-        "conventions": CONVENTIONS,
+        "conventions": {"direction": f"every metric is a loss in {state.unit}: lower is better", **CONVENTIONS},
         "recipes": [_recipe_row(recipe) for recipe in state.study.recipes],
         "comparisons": _entries(state, truth, candidates),
         "premise": _premise(state),
