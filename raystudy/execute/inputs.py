@@ -28,7 +28,7 @@ from raystudy.specs.protocol import TableProtocol
 from raystudy.specs.recipe import TextRecipe
 from raystudy.specs.study import StudySpec
 from raystudy.specs.synthetic import SyntheticData
-from raystudy.study.protocols.given import read_score_table
+from raystudy.study.protocols.given import table_scores
 from raystudy.study.state import StudyInputs
 from raystudy.study.synthetic import data_of, validation_data
 
@@ -115,9 +115,10 @@ def check_files(study: StudySpec) -> None:
     Raises:
         DataError: one cannot.
     """
-    for protocol in study.protocols.values():
+    for name, protocol in study.protocols.items():
         if isinstance(protocol, TableProtocol):
-            read_score_table(Path(protocol.file), tuple(recipe.name for recipe in study.recipes))
+            recipes = tuple(recipe.name for recipe in study.recipes)
+            table_scores(Path(protocol.file), name, recipes, study.comparison.primary_metric)
     if study.is_synthetic:
         return
     problems: list[str] = []

@@ -112,6 +112,11 @@ class StudyState:
         return chosen if len(chosen) > 1 else self.recipes
 
     @property
+    def unit(self) -> str:
+        """Unit of every metric."""
+        return "squared error" if self.study.is_synthetic else "nats per token"
+
+    @property
     def metrics(self) -> list[str]:
         """The mean over validation sets, then one metric per set."""
         return [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raystudy.study.state import PRIMARY_METRIC
+from raystudy.study.two_recipes import claim_of_two
 
 
 def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
@@ -18,8 +19,8 @@ def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
         where = f"{first['protocol']}, {first['reason']}"
         sentence = f"No verdict: no score from {_counted(count, 'wanted run')} (first: {where})."
         return {"outcome": "blocked", "sentence": sentence}
-    metric = comparison.get("primary_metric", PRIMARY_METRIC)
-    entries = [entry for entry in comparison["comparisons"] if entry["metric"] == metric]
+    primary = comparison.get("primary_metric", PRIMARY_METRIC)
+    entries = [entry for entry in comparison["comparisons"] if entry["metric"] == primary]
     if not entries:
         return {"outcome": "blocked", "sentence": "No verdict: no candidate has scores."}
     outcome, claim, concerned = _claim(comparison, entries)
@@ -38,6 +39,10 @@ def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str,
     """Outcome, the claim, and the entries it is about."""
     chosen = comparison["contrast"]
     by_name = {entry["candidate"]: entry for entry in entries}
+    about = entries if chosen is None else [by_name[chosen[side]] for side in ("a", "b")]
+    of_two = claim_of_two(comparison, about)
+    if of_two is not None:
+        return of_two
     if chosen is None:
         return _best(entries, comparison["truth"])
     first, second = by_name[chosen["a"]], by_name[chosen["b"]]
@@ -82,7 +87,9 @@ def _best(entries: list[Any], truth: str) -> tuple[str, str, list[Any]]:
     claim += f"{best['num_recipes']} recipes"
     if is_apart:
         return best["candidate"], claim, [best]
-    return "undecided", f"Undecided, since intervals overlap: {claim}", [best]
+    has_all = all(figure["these_recipes"] is not None for figure in (best["spearman"], *others))
+    why = "since intervals overlap" if has_all else "since there is no interval for these recipes"
+    return "undecided", f"Undecided, {why}: {claim}", [best]
 
 
 def _called(entry: Mapping[str, Any]) -> str:

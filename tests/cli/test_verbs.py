@@ -152,7 +152,7 @@ def test_the_exit_codes_are_documented_in_help(cli):
 def test_check_looks_at_every_file_that_a_study_names(cli, tmp_path):
     table = STUDY.replace("lr: 1e-4}", "lr: 1e-4}\n  given: {kind: table, file: scores.csv}")
     done = cli("check", write_study(tmp_path, table))
-    assert (done.returncode, "scores.csv must be a CSV file" in done.stderr) == (4, True)
+    assert (done.returncode, "scores.csv must be a CSV, TSV or Parquet file" in done.stderr) == (4, True)
     done = cli("check", write_study(tmp_path, STUDY + "tokenizer: nothing.json\n"))
     assert (done.returncode, "nothing.json" in done.stderr) == (4, True)
 
