@@ -148,6 +148,10 @@ FOREIGN = {
     "a foreign curve": (lambda row, _: row.update(curve='{"step": "one"}'), "the curve must hold numbers"),
     "a path as shards": (name_a_path_as_shards, "must hold a digest for every recipe"),
     "a path as a study": (name_a_path_as_study, "must hold a resolved study"),
+    "a path as frozen data": (
+        lambda _, m: m.update({b"raystudy.frozen": b'{"data": {"x": {"shards": "../.."}}}'}),
+        "must name frozen data by their digests",
+    ),
     "a foreign lock": (lambda _, m: m.update({b"raystudy.lock": b"{}"}), "must be a lock of format"),
 }
 
@@ -164,6 +168,15 @@ def test_a_file_that_is_not_what_it_says_is_refused_and_nothing_is_written(expor
     assert (status, told in said) == (4, True), said
     assert "defect" not in said
     assert not (tmp_path / "new").exists()
+
+
+def test_what_a_study_has_frozen_travels_with_it(storage, tmp_path, verb):
+    frozen = {"format": "raystudy-frozen/1", "rules": {}, "data": {}}
+    path = ("studies", NAME, "frozen.json")
+    storage.joinpath(*path).write_text(json.dumps(frozen))
+    verb("export", NAME, "--storage", storage, "--out", tmp_path / "x.parquet")
+    verb("import", tmp_path / "x.parquet", "--storage", tmp_path / "new")
+    assert json.loads((tmp_path / "new").joinpath(*path).read_text()) == frozen
 
 
 def test_torn_and_foreign_files_are_told(exported, tmp_path, verb):
