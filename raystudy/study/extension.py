@@ -48,8 +48,9 @@ def _extend(
             # One recipe has one best point: it can go on on one side only.
             return ExtendedGrid(lrs, max(left.values()) if len(recipes) == 1 else sum(left.values()))
         edges = {sweep.edge for sweep in sweeps}
-        # A side on which no recipe is best now stays closed: its outermost point will not become best later.
-        left = {side: steps - 1 for side, steps in left.items() if side in edges and steps}
+        # A side on which no recipe is best now stays closed: its outermost point will not become best later. So all
+        # sides that are open have as many steps left.
+        left = {side: steps - 1 for side, steps in left.items() if side in edges}
         added = {side: axis.next_value(side, lrs[0 if side == "low" else -1]) for side in left}
         left = {side: steps for side, steps in left.items() if added[side] is not None}
         lrs = tuple(sorted((*lrs, *(lr for lr in added.values() if lr is not None))))

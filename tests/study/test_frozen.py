@@ -129,8 +129,8 @@ def test_a_rule_that_has_grown_keeps_its_rate_and_tells_what_it_would_be():
 
 
 def test_a_new_recipe_and_a_new_seed_move_no_frozen_average():
-    some = [r.model_dump(mode="json") for r in study_spec().recipes if r.name in "abc"]
-    best = {**dict.fromkeys(RECIPES, 1e-1), "a": 1e-2, "b": 1e-2, "c": 1e-2}
+    some = [r.model_dump(mode="json") for r in study_spec().recipes if r.name in "bcd"]  # a comes before them
+    best = {**dict.fromkeys(RECIPES, 1e-1), "b": 1e-2, "c": 1e-2, "d": 1e-2}
     loss = curved_loss(TUNED, best)
     before = frozen_state(AVERAGE, loss, recipes=some)
     after = again(before, rule_study({**AVERAGE, "seeds": [0, 1, 2]}), loss)
