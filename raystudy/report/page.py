@@ -102,8 +102,10 @@ def _standing(comparison: Mapping[str, Any]) -> str:
 
 
 def _contrast_lines(contrast: Mapping[str, Any] | None) -> list[str]:
-    if contrast is None:
-        return []
+    if contrast is None or (
+        contrast["a_value"] is None and contrast["b_value"] is None and contrast.get("num_recipes") == 2
+    ):
+        return []  # the gap of two recipes has a section of its own
     a, b, difference = named(contrast["a"]), named(contrast["b"]), contrast["difference"]
     bounds = interval(difference["these_recipes"]) or "no interval"
     figure = str(contrast["figure"]).replace("_", " ").capitalize()

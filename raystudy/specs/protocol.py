@@ -134,7 +134,7 @@ class KnownProtocol(Spec):
 
 
 class TableProtocol(Spec):
-    """Scores from a CSV file with columns recipe, score and optionally seed; lower is better. No runs."""
+    """Scores from a CSV, TSV or Parquet file: columns recipe, score, optionally seed; lower is better. No runs."""
 
     kind: Literal["table"]
     file: str

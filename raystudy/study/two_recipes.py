@@ -27,7 +27,13 @@ def claim_of_two(comparison: Mapping[str, Any], entries: Sequence[Any]) -> tuple
     alike = [entry for entry in entries if entry["gap"]["candidate"]["outcome"] == truth != "undecided"]
     is_decided = len(alike) == 1
     lead = "" if is_decided else "Undecided: "
-    return alike[0]["candidate"] if is_decided else "undecided", f"{lead}of two recipes, {'; '.join(told)}", [*entries]
+    if len(alike) > 1:
+        lead = f"Undecided which candidate does better, since {len(alike)} choose as the truth does: "
+    return (
+        alike[0]["candidate"] if is_decided else "undecided",
+        f"{lead}{'of' if lead else 'Of'} two recipes, {'; '.join(told)}",
+        [*entries],
+    )
 
 
 def _told(name: str, pair: Mapping[str, Any], side: Mapping[str, Any], unit: str) -> str:

@@ -49,10 +49,10 @@ def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str,
     difference = chosen["difference"]
     if chosen["outcome"] == "b":
         first, second, difference = second, first, _negated(difference)
-    numbers = (
-        f"Spearman {_figure(first['spearman'])} against {_figure(second['spearman'])}, "
-        f"difference {_figure(difference)} over {first['num_recipes']} recipes"
-    )
+    values = {chosen["a"]: chosen["a_value"], chosen["b"]: chosen["b_value"]}
+    better, worse = (_figure(_over_those_of_both(entry, values[entry["candidate"]])) for entry in (first, second))
+    num_recipes = chosen["num_recipes"]
+    numbers = f"Spearman {better} against {worse}, difference {_figure(difference)} over {num_recipes} recipes"
     order = f"the order of {comparison['truth']!r} better"
     if chosen["outcome"] == "undecided":
         claim = f"Undecided whether {_called(first)} or {_called(second)} recovers {order}: {numbers}"
@@ -63,6 +63,12 @@ def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str,
         claim += f"; undecided whether by more than {success:g}, the least that counts"
         return "undecided", claim, [first, second]
     return first["candidate"], claim, [first, second]
+
+
+def _over_those_of_both(entry: Mapping[str, Any], value: float | None) -> Mapping[str, Any]:
+    """The entry's Spearman; where the other candidate lacks some of its recipes, the value over those of both."""
+    figure: Mapping[str, Any] = entry["spearman"]
+    return figure if figure["value"] == value else {"value": value, "these_recipes": None}
 
 
 def _negated(figure: Mapping[str, Any]) -> dict[str, Any]:
