@@ -5,7 +5,7 @@ The truth is on storage: a launch after a crash, an extension, a study that shar
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import IncompleteError
@@ -66,7 +66,7 @@ def run_study(
     with hold_study(folder.path, wait=wait, say=progress.say):
         check_files(loaded.spec)
         inputs = build_inputs(loaded.spec, storage, progress)
-        stored = {"shards": inputs.shards, "validation": inputs.validation, "vocabulary": inputs.vocabulary}
+        stored = asdict(inputs)
         folder.write_study(loaded, stored)
         storage.runs.mends = True
         state = read_records(storage, loaded.spec, inputs)

@@ -15,6 +15,7 @@ from raystudy.compare.premise import premise
 from raystudy.compare.scores import Scores
 from raystudy.errors import DataError
 from raystudy.specs.recipe import Recipe
+from raystudy.study.pairing import unpaired
 from raystudy.study.protocols.base import Scored
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.protocols.tuned import Tuned
@@ -69,6 +70,11 @@ def compare_study(state: StudyState) -> dict[str, Any]:
         "tuned_losses": tuned_losses(state),
         "truth_guards": guards(state, truth.runs, PRIMARY_METRIC, truth.edges),
         "missing": missing,
+        "leaked": [
+            {"recipe": recipe, "validation": name, "share": share}
+            for recipe in state.recipes
+            for name, share in state.inputs.leaked.get(recipe, {}).items()
+        ],
     }
     comparison["verdict"] = verdict(comparison)
     return comparison
@@ -169,6 +175,7 @@ def guards(
 ) -> dict[str, list[str]]:
     """Recipes whose score should not be taken at face value, by reason."""
     flags: dict[str, list[str]] = {"barely_trained": [], "edge": [], "diverged": [], "repeated": []}
+    flags |= {"leaked": [name for name in runs if state.leaked_sets(name, metric)], "unpaired": unpaired(state, runs)}
     for recipe, members in runs.items():
         losses = [(state.loss(run, metric), state.unigram_loss(run, metric)) for run in members]
         records = [record for run in members if (record := state.record(run)) is not None]
