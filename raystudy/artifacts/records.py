@@ -64,6 +64,12 @@ class RunLedger:
         """The folder of one run."""
         return self.root / "runs" / run_id
 
+    def started(self) -> set[str]:
+        """Ids of all runs that have been started here: those with a spec or a result."""
+        names = ("spec.json", "result.json")
+        folders = (self.root / "runs").glob("*/")
+        return {folder.name for folder in folders if any((folder / name).exists() for name in names)}
+
     def read(self, run_id: str, validation: Iterable[str] = (), run: Run | None = None) -> Record | None:
         """The record of a finished, diverged or out-of-memory run, else None.
 
@@ -73,7 +79,7 @@ class RunLedger:
         path = self.folder(run_id) / "result.json"
         try:
             result = read_json(path)
-            record = None if result is None else _parse(run_id, result, path)
+            record = None if result is None else parse_result(run_id, result, path)
             if record is not None and run is not None:
                 _check_spec(record, run, path)
         except StorageError as error:
@@ -119,9 +125,9 @@ class RunLedger:
         """Leave the run's spec before it starts."""
         write_json(self.folder(run.run_id) / "spec.json", json.loads(canonical_json(run)))
 
-    def write_curve(self, run_id: str, rows: Iterable[Mapping[str, float]]) -> None:
+    def write_curve(self, run_id: str, rows: Iterable[Mapping[str, float | None]]) -> None:
         """Write the training curve, one JSON object a line; NaN and infinities become null."""
-        finite = ({k: v if math.isfinite(v) else None for k, v in row.items()} for row in rows)
+        finite = ({k: v if v is not None and math.isfinite(v) else None for k, v in row.items()} for row in rows)
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finite)
         write_bytes(self.folder(run_id) / "curve.jsonl", text.encode())
 
@@ -146,6 +152,20 @@ class RunLedger:
             self._put_aside(path, str(error))
             return None
         return value
+
+    def read_evaluations(self, run_id: str) -> list[dict[str, Any]]:
+        """All evaluations of a run; a torn or foreign one is told and left out."""
+        found = []
+        for path in sorted((self.folder(run_id) / "eval").glob("*.json")):
+            try:
+                value = read_json(path)
+                name = evaluation_digest(value["validation"], value["step"])
+            except (StorageError, KeyError, TypeError) as error:
+                self._put_aside(path, f"{path} must be an evaluation ({error})")
+                continue
+            known = self.read_evaluation(run_id, value["validation"], value["step"]) if path.stem == name else None
+            found += [known] if known is not None else []
+        return found
 
     def write_result(self, run_id: str, result: Mapping[str, Any]) -> bool:
         """Write the result that ends a run; False when another result was there first."""
@@ -179,8 +199,8 @@ def _check_spec(record: Record, run: Run, path: Path) -> None:
         raise StorageError(f"{path} must hold the result of run {run.run_id}, but its spec is that of run {found}")
 
 
-def _parse(run_id: str, result: Any, path: Path) -> Record:
-    """Check a result.json; raises StorageError with what is wrong."""
+def parse_result(run_id: str, result: Any, path: object) -> Record:
+    """Check a result, which came from the place `path`; raises StorageError with what is wrong."""
     if not isinstance(result, dict) or result.get("format") != RESULT_FORMAT:
         found = result.get("format") if isinstance(result, dict) else type(result).__name__
         raise StorageError(f"{path} must be a result of format {RESULT_FORMAT}, but is {found!r}")

@@ -32,7 +32,11 @@ def call(options: argparse.Namespace) -> int:
 def print_comparison(comparison: Mapping[str, Any]) -> None:
     """The agreement of each protocol and the verdict, as text."""
     header = ("protocol", "LR", "recipes", "Spearman", "tau-b", "decisions", "regret@1", "loss", "floor", "flags")
-    rows = [_row(entry) for entry in comparison["comparisons"] if entry["metric"] == PRIMARY_METRIC]
+    rows = [
+        _row(entry)
+        for entry in comparison["comparisons"]
+        if entry["metric"] == comparison.get("primary_metric", PRIMARY_METRIC)
+    ]
     print_table(header, rows)
     _print_truth(comparison)
     print(comparison["verdict"]["sentence"])

@@ -43,7 +43,7 @@ FLOOR_LABEL = "not below the unigram floor"
 
 
 def agreement_by_lr(
-    comparison: Mapping[str, Any], metric: str = "loss", *, width_inches: float = WIDE_INCHES
+    comparison: Mapping[str, Any], metric: str | None = None, *, width_inches: float = WIDE_INCHES
 ) -> Figure:
     """Spearman with the truth, and below it the mean loss, against the proxy's learning rate (log axis).
 
@@ -51,6 +51,7 @@ def agreement_by_lr(
     95% `these recipes` intervals. A point is hollow where most recipes are not below the unigram floor, and a
     learning rate is shaded where all its points are.
     """
+    metric = metric or comparison.get("primary_metric", "loss")
     entries = [entry for entry in comparison["comparisons"] if entry["metric"] == metric]
     series = _series([entry for entry in entries if entry["lr"] is not None])
     narrow = is_narrow(width_inches)
@@ -207,9 +208,10 @@ def _lowest(figures: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def agreement_of_protocols(
-    comparison: Mapping[str, Any], metric: str = "loss", *, width_inches: float = WIDE_INCHES
+    comparison: Mapping[str, Any], metric: str | None = None, *, width_inches: float = WIDE_INCHES
 ) -> Figure:
     """A row per candidate: Spearman with the truth and decision accuracy, each with its 95% interval."""
+    metric = metric or comparison.get("primary_metric", "loss")
     entries = [entry for entry in comparison["comparisons"] if entry["metric"] == metric]
     figure = new_figure(width_inches, 0.85 + 0.28 * max(len(entries), 2))
     if not entries:

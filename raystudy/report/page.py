@@ -89,8 +89,14 @@ def _setting(comparison: Mapping[str, Any]) -> str:
     return (
         f"Truth: {named(comparison['truth'])}. {counted(len(comparison['recipes']), 'recipe')} and among them "
         f"{counted(num_controls, 'control')}. Intervals: 95%, {counted(comparison['resamples'], 'resample')}, "
-        f"generator seed {comparison['generator_seed']}."
+        f"generator seed {comparison['generator_seed']}.{_standing(comparison)}"
     )
+
+
+def _standing(comparison: Mapping[str, Any]) -> str:
+    """Whether the study was locked before its runs, where the comparison says so."""
+    reason = comparison.get("confirmatory_reason")
+    return f" {'Confirmatory' if comparison['confirmatory'] else 'Exploratory'}: {reason}." if reason else ""
 
 
 def _contrast_lines(contrast: Mapping[str, Any] | None) -> list[str]:

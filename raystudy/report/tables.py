@@ -50,7 +50,8 @@ class Table:
 
 def primary_entries(comparison: Comparison) -> list[Entry]:
     """Entries of the primary metric, in the study's order."""
-    return [entry for entry in comparison["comparisons"] if entry["metric"] == PRIMARY_METRIC]
+    primary = comparison.get("primary_metric", PRIMARY_METRIC)
+    return [entry for entry in comparison["comparisons"] if entry["metric"] == primary]
 
 
 def protocol_table(comparison: Comparison) -> Table:
@@ -204,8 +205,9 @@ def validation_table(comparison: Comparison) -> Table:
     """Spearman of every candidate on every metric; the highest of each metric marked."""
     entries = {(entry["candidate"], entry["metric"]): entry for entry in comparison["comparisons"]}
     metrics = list(dict.fromkeys(metric for _, metric in entries))
+    primary = comparison.get("primary_metric", PRIMARY_METRIC)
     highest = highest_by_metric(comparison["comparisons"])
-    names = [(metric.partition("/")[2] or f"{metric}", "" if "/" in metric else "primary") for metric in metrics]
+    names = [(metric.partition("/")[2] or f"{metric}", "primary" if metric == primary else "") for metric in metrics]
     table = Table(
         "validation",
         "Spearman with the truth by validation set (▲ highest of its column)",

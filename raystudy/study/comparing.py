@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from raystudy.artifacts.study_lock import Lock
 from raystudy.compare.contrast import contrast
 from raystudy.compare.entries import comparison_entries
 from raystudy.compare.premise import premise
 from raystudy.compare.scores import Scores
 from raystudy.errors import DataError
 from raystudy.specs.recipe import Recipe
+from raystudy.study.contradictions import contradictions
 from raystudy.study.pairing import unpaired
+from raystudy.study.preregistration import confirmatory
 from raystudy.study.protocols.base import Scored
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.protocols.tuned import Tuned
-from raystudy.study.state import PRIMARY_METRIC, StudyState, WantedRun
+from raystudy.study.state import StudyState, WantedRun
 from raystudy.study.tuned_losses import tuned_losses
 from raystudy.study.verdict import verdict
 
@@ -42,8 +45,8 @@ CONVENTIONS = {
 }
 
 
-def compare_study(state: StudyState) -> dict[str, Any]:
-    """The comparison of every candidate of the study with its truth, JSON-ready.
+def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]:
+    """The comparison of every candidate of the study with its truth, JSON-ready; `lock` is its preregistration.
 
     Raises:
         DataError: fewer than two recipes have a score.
@@ -60,6 +63,8 @@ def compare_study(state: StudyState) -> dict[str, Any]:
         "format": FORMAT,
         "study": state.study.name,
         "truth": truth.name,
+        "primary_metric": state.primary_metric,
+        "success": settings.success,
         "generator_seed": settings.seed,
         "resamples": settings.resamples,
         "conventions": CONVENTIONS,
@@ -68,13 +73,11 @@ def compare_study(state: StudyState) -> dict[str, Any]:
         "premise": _premise(state),
         "contrast": _contrast(state, truth, candidates),
         "tuned_losses": tuned_losses(state),
-        "truth_guards": guards(state, truth.runs, PRIMARY_METRIC, truth.edges),
+        "truth_guards": guards(state, truth.runs, state.primary_metric, truth.edges),
         "missing": missing,
-        "leaked": [
-            {"recipe": recipe, "validation": name, "share": share}
-            for recipe in state.recipes
-            for name, share in state.inputs.leaked.get(recipe, {}).items()
-        ],
+        "leaked": _leaks(state),
+        "contradictions": contradictions(state, truth, candidates),
+        **confirmatory(state, lock, is_complete=not missing),
     }
     comparison["verdict"] = verdict(comparison)
     return comparison
@@ -100,6 +103,15 @@ def subsets(state: StudyState) -> dict[str, list[str]]:
     if len(ties) > 1:
         found["near-ties"] = ties
     return found
+
+
+def _leaks(state: StudyState) -> list[dict[str, Any]]:
+    """Share of each validation set's documents that a recipe compared holds too, where it is too much."""
+    return [
+        {"recipe": recipe, "validation": name, "share": share}
+        for recipe in state.recipes
+        for name, share in state.inputs.leaked.get(recipe, {}).items()
+    ]
 
 
 def _recipe_row(recipe: Recipe) -> dict[str, Any]:
@@ -215,12 +227,13 @@ def _premise(state: StudyState) -> dict[str, Any] | None:
 def _contrast(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> dict[str, Any] | None:
     """Does the first candidate of the contrast recover the truth better than the second?"""
     settings = state.study.comparison
-    named: dict[str, Scores] = {c.name: c.scores[PRIMARY_METRIC] for c in candidates if PRIMARY_METRIC in c.scores}
+    metric = state.primary_metric
+    named: dict[str, Scores] = {c.name: c.scores[metric] for c in candidates if metric in c.scores}
     if settings.contrast is None or any(name not in named for name in settings.contrast):
         return None
     first, second = (named[name] for name in settings.contrast)
     return contrast(
-        truth.scores[PRIMARY_METRIC],
+        truth.scores[metric],
         first,
         second,
         recipes=headline(state),

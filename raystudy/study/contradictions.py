@@ -40,7 +40,10 @@ def _foreign_data(state: StudyState, runs: Iterable[WantedRun]) -> list[str]:
         return []
     own = {recipe.name: digest(data_of(state.study, recipe)) for recipe in state.study.all_recipes}
     foreign = {run.recipe: run for run in runs if run.run.shards != own[run.recipe]}
-    return [f"runs of recipe {recipe!r} must read its data, but read others (first: {run})" for recipe, run in foreign.items()]
+    return [
+        f"runs of recipe {recipe!r} must read its data, but read others (first: {run})"
+        for recipe, run in foreign.items()
+    ]
 
 
 def _impossible_losses(state: StudyState, runs: Iterable[WantedRun]) -> list[str]:
@@ -53,9 +56,7 @@ def _impossible_losses(state: StudyState, runs: Iterable[WantedRun]) -> list[str
         wrong = [(loss, run) for loss, run in losses if loss < bound - _EXACT]
         if wrong:
             loss, run = wrong[0]
-            found.append(
-                f"no loss on {name!r} can be under {bound:g}, but {len(wrong)} are (first: {loss:g} of {run})"
-            )
+            found.append(f"no loss on {name!r} can be under {bound:g}, but {len(wrong)} are (first: {loss:g} of {run})")
     return found
 
 
@@ -90,7 +91,7 @@ def _mirror(truth: Scores) -> list[str]:
     means = means[np.isfinite(means)]
     if len(means) < _MIN_RECIPES or np.ptp(means) == 0.0:
         return []
-    same, reversed_ = (point_figures(means, values[:, None], None) for values in (means, -means))
+    same, reversed_ = (point_figures(means, values[None], None) for values in (means, -means))
     expected = {"spearman": 1.0, "kendall_tau_b": 1.0, "decision_accuracy": 1.0, "regret.1.best_of_k": 0.0}
     opposite = {"spearman": -1.0, "kendall_tau_b": -1.0, "decision_accuracy": 0.0, "regret.1.best_of_k": np.ptp(means)}
     return [

@@ -65,12 +65,18 @@ def make_plan(state: StudyState, slots: int) -> Plan:
     return Plan(rows, total, speed, is_measured, slots)
 
 
+def lacking_evaluations(state: StudyState) -> list[WantedRun]:
+    """Runs that finished, but not on all of the study's validation sets: kept weights make that an evaluation."""
+    runs = {run.run_id: run for protocol in protocols_of(state.study).values() for run in protocol.demand(state).runs}
+    return [run for run in runs.values() if state.record(run) is not None and not state.is_done(run)]
+
+
 def _row(
     state: StudyState, name: str, model: str, runs: Iterable[WantedRun], later: tuple[int, int, float], speed: float
 ) -> PlanRow:
     unique = {run.run_id: run for run in runs}.values()
     done = sum(state.is_done(run) for run in unique)
-    left = sum(run.flops for run in unique if not state.is_done(run)) + later[2]
+    left = sum(run.flops for run in unique if state.record(run) is None) + later[2]
     return PlanRow(
         protocol=name,
         model=model,

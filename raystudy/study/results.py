@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from raystudy.artifacts.storage import Storage, StudyFolder, locate_storage, open_storage
+from raystudy.artifacts.study_lock import read_lock
 from raystudy.errors import StorageError
 from raystudy.specs.study import StudySpec
 from raystudy.study.comparing import compare_study
@@ -100,7 +101,7 @@ class StudyResults:
     @cached_property
     def comparison_json(self) -> dict[str, Any]:
         """The comparison as `comparison.json` holds it, worked out anew."""
-        return compare_study(self.state)
+        return compare_study(self.state, read_lock(self.folder.path))
 
     @cached_property
     def comparison(self) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRu
 from raystudy.specs.study import StudyFeatures, StudySpec
 from raystudy.specs.training import SgdSettings, resolve_settings
 
-PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, nats per token
+PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, nats per token; a study may name another
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,13 @@ class StudyState:
         return tuple(recipe.name for recipe in self.study.recipes)
 
     @property
+    def primary_metric(self) -> str:
+        """What the verdict rests on and learning rates are chosen on."""
+        return self.study.comparison.primary_metric
+
+    @property
     def metrics(self) -> list[str]:
-        """The primary metric, then one per validation set."""
+        """The mean over validation sets, then one metric per set."""
         return [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]
 
     def want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:

@@ -18,20 +18,25 @@ def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
         where = f"{first['protocol']}, {first['reason']}"
         sentence = f"No verdict: no score from {_counted(count, 'wanted run')} (first: {where})."
         return {"outcome": "blocked", "sentence": sentence}
+    if comparison.get("contradictions"):
+        first = f"No verdict: the numbers contradict each other: {comparison['contradictions'][0]}."
+        return {"outcome": "blocked", "sentence": first}
     if comparison.get("leaked"):
         return {"outcome": "blocked", "sentence": _leak_sentence(comparison["leaked"])}
-    entries = [entry for entry in comparison["comparisons"] if entry["metric"] == PRIMARY_METRIC]
+    metric = comparison.get("primary_metric", PRIMARY_METRIC)
+    entries = [entry for entry in comparison["comparisons"] if entry["metric"] == metric]
     if not entries:
         return {"outcome": "blocked", "sentence": "No verdict: no candidate has scores."}
     outcome, claim, concerned = _claim(comparison, entries)
     premise = comparison["premise"]
+    standing = "Confirmatory: " if comparison.get("confirmatory") else ""
     if premise is not None and premise["outcome"] == "does-not-reorder":
         lead = "This study cannot distinguish a tuned truth from a fixed one: tuning does not reorder its recipes"
-        return {"outcome": "indistinct", "sentence": f"{lead}. {claim}{_flags(comparison, concerned)}."}
+        return {"outcome": "indistinct", "sentence": f"{standing}{lead}. {claim}{_flags(comparison, concerned)}."}
     doubt = ""
     if premise is not None and premise["outcome"] == "undecided":
         doubt = "; whether tuning reorders the recipes here is itself undecided"
-    return {"outcome": outcome, "sentence": f"{claim}{doubt}{_flags(comparison, concerned)}."}
+    return {"outcome": outcome, "sentence": f"{standing}{claim}{doubt}{_flags(comparison, concerned)}."}
 
 
 def _leak_sentence(leaks: Sequence[Mapping[str, Any]]) -> str:
@@ -60,6 +65,10 @@ def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str,
         claim = f"Undecided whether {_called(first)} or {_called(second)} recovers {order}: {numbers}"
         return "undecided", claim, [first, second]
     claim = f"{_called(first)} recovers {order} than {_called(second)}: {numbers}"
+    success = comparison.get("success")
+    if success is not None and difference["these_recipes"]["low"] <= success:
+        claim += f"; undecided whether by more than {success:g}, the least that counts"
+        return "undecided", claim, [first, second]
     return first["candidate"], claim, [first, second]
 
 

@@ -30,7 +30,7 @@ class Known(ProtocolKind):
         if isinstance(given, str):
             by_metric = _best_achievable(state)
         else:
-            by_metric = {PRIMARY_METRIC: np.array([given.get(recipe, np.nan) for recipe in state.recipes])}
+            by_metric = {state.primary_metric: np.array([given.get(recipe, np.nan) for recipe in state.recipes])}
         scores = {
             metric: Scores(self.name, state.recipes, values[:, None], noise_free=True)
             for metric, values in by_metric.items()
@@ -64,7 +64,7 @@ class Table(ProtocolKind):
     def scored(self, state: StudyState) -> list[Scored]:
         """One column per seed of the table, averaged into one score."""
         scores = Scores(self.name, state.recipes, read_score_table(Path(self.spec.file), state.recipes))
-        return [Scored(self.name, self.spec.kind, {PRIMARY_METRIC: scores})]
+        return [Scored(self.name, self.spec.kind, {state.primary_metric: scores})]
 
 
 def read_score_table(path: Path, recipes: tuple[str, ...]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

@@ -25,8 +25,8 @@ class Tuned(ProtocolKind):
         """Recipes x learning rates x seeds."""
         return Demand(state.grid(self.spec.model, state.recipes, self.lrs, self.spec.seeds))
 
-    def sweep(self, state: StudyState, recipe: str, metric: str = "loss") -> Sweep:
-        """One recipe's sweep."""
+    def sweep(self, state: StudyState, recipe: str, metric: str | None = None) -> Sweep:
+        """One recipe's sweep; on the study's primary metric unless told."""
         return read_sweep(state, self.spec.model, recipe, self.lrs, self.spec.seeds, metric)
 
     def scored(self, state: StudyState) -> list[Scored]:
