@@ -43,8 +43,9 @@ def _odd(values: Mapping[str, object]) -> set[str]:
 
 
 def _apart(values: Mapping[str, float]) -> set[str]:
-    """Those that differ from the median by more than rounding."""
-    if not values:
+    """Those that differ from the median by more than rounding; all, if no two are alike."""
+    if len(values) < 2:
         return set()
     middle = float(np.median(list(values.values())))
-    return {name for name, value in values.items() if abs(value - middle) > _ROUNDING * abs(middle)}
+    apart = {name for name, value in values.items() if abs(value - middle) > _ROUNDING * abs(middle)}
+    return apart if len(apart) < len(values) - 1 else set(values)
