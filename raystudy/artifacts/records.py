@@ -24,7 +24,7 @@ from raystudy.artifacts.files import read_json, write_bytes, write_json
 from raystudy.artifacts.weights import weights_path
 from raystudy.errors import StorageError
 from raystudy.specs.base import canonical_json, digest
-from raystudy.specs.run import Run
+from raystudy.specs.run import Run, read_run
 
 RESULT_FORMAT = "raystudy-run/1"
 EVALUATION_FORMAT = "raystudy-evaluation/1"
@@ -73,16 +73,19 @@ class RunLedger:
         folders = (self.root / "runs").glob("*/")
         return {folder.name for folder in folders if any((folder / name).exists() for name in names)}
 
-    def read(self, run_id: str, validation: Iterable[str] = ()) -> Record | None:
+    def read(self, run_id: str, validation: Iterable[str] = (), run: Run | None = None) -> Record | None:
         """The record of a finished, diverged or out-of-memory run, else None.
 
-        Evaluations made after the run ended are joined for the `validation` digests asked for.
+        Evaluations made after the run ended are joined for the `validation` digests asked for. Where `run` is given
+        the result must be that of this very run, not only under its id.
         """
         path = self.folder(run_id) / "result.json"
         seen = look(path)
         try:
             result = read_json(path)
             record = None if result is None else parse_result(run_id, result, path)
+            if record is not None and run is not None:
+                _check_spec(record, run, path)
         except StorageError as error:
             if self._put_aside(path, seen, str(error)):
                 return None
@@ -106,10 +109,10 @@ class RunLedger:
                     metrics["unigram-loss", dataset] = evaluation["unigram_loss"]
         return replace(record, metrics=metrics)
 
-    def read_all(self, run_ids: Iterable[str], validation: Iterable[str] = ()) -> dict[str, Record]:
-        """The records there are among `run_ids`."""
+    def read_all(self, runs: Mapping[str, Run], validation: Iterable[str] = ()) -> dict[str, Record]:
+        """The records there are of `runs`, by run id."""
         digests = tuple(validation)
-        records = ((run_id, self.read(run_id, digests)) for run_id in run_ids)
+        records = ((run_id, self.read(run_id, digests, run)) for run_id, run in runs.items())
         return {run_id: record for run_id, record in records if record is not None}
 
     def _put_aside(self, path: Path, seen: Look, why: str) -> bool:
@@ -254,6 +257,20 @@ def _check_evaluation(run_id: str, validation: str, step: int, value: Any, path:
     if not is_whole:
         raise StorageError(f"{path} must hold losses, tokens and bytes of documents, but is damaged")
     return dict(value)
+
+
+def _check_spec(record: Record, run: Run, path: Path) -> None:
+    """Raises StorageError unless the result's spec is that of `run`."""
+    spec = record.result.get("spec")
+    # Written by this version the two are equal, which is a tenth of the work; fields added since have defaults.
+    if spec == run.model_dump(mode="json"):
+        return
+    try:
+        found = read_run(json.dumps(spec)).run_id
+    except ValueError as error:
+        raise StorageError(f"{path} must hold the spec of run {run.run_id}, but holds no spec") from error
+    if found != run.run_id:
+        raise StorageError(f"{path} must hold the result of run {run.run_id}, but its spec is that of run {found}")
 
 
 def parse_result(run_id: str, result: Any, path: object) -> Record:

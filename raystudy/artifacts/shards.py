@@ -265,6 +265,17 @@ def open_view(root: Path, digest: str, verify: bool = True) -> RecipeView:
     return RecipeView(digest, int(manifest["vocabulary_size"]), tuple(sources), manifest)
 
 
+def open_view_parts(root: Path, digest: str) -> list[Selected]:
+    """The documents that the view called `digest` keeps, whatever their source; its checksums are not compared.
+
+    Raises:
+        DataError: it, or a token shard it reads, is missing.
+    """
+    folder = shard_folder(root, digest)
+    parts = [part for row in _open(folder, "view", verify=False)["sources"] for part in row["parts"]]
+    return [Selected(open_tokens(root, part["shard"], verify=False), np.load(folder / part["kept"])) for part in parts]
+
+
 def digest_by_manifest(manifest: Mapping[str, Any]) -> str:
     """The digest that the manifest of any kind of shards stands for; raises KeyError or TypeError for another one."""
     if manifest["kind"] == "tokens":

@@ -167,7 +167,7 @@ def _settle(
 
     shards, shards_before = both("recipe", [recipe.name for recipe in study.all_recipes])
     sets, sets_before = both("validation set", list(study.validation))
-    now = StudyInputs(shards, sets, found.vocabulary)
-    before = StudyInputs(shards_before, sets_before, found.vocabulary)
+    now = StudyInputs(shards, sets, found.vocabulary, found.leaked)
+    before = StudyInputs(shards_before, sets_before, found.vocabulary, found.leaked)
     changed = tuple(item for item in keys if _of(now, item) != _of(before, item))
     return SettledData(now, before, changed, absent, keys)

@@ -6,7 +6,7 @@ The truth is on storage: a launch after a crash, an extension, a study that shar
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,7 @@ class _Driver:
         self._frozen, self._inputs = data.freeze(chosen), data.now
         if self._frozen != frozen:
             self.folder.write_frozen(self._frozen.as_plain())
-        stored = {"shards": data.now.shards, "validation": data.now.validation, "vocabulary": data.now.vocabulary}
-        self.folder.write_study(self.loaded, stored)
+        self.folder.write_study(self.loaded, asdict(data.now))
 
     def read(self) -> StudyState:
         """The state as the records say now; what rules it resolves is frozen before anything rests on it."""

@@ -32,12 +32,16 @@ _GUARD_FLAGS = {
     "edge": "grid edge",
     "diverged": "diverged",
     "repeated": "repeated data",
+    "leaked": "validation text",
+    "unpaired": "unpaired",
 }
 GUARD_WORDS = {
     "barely_trained": "not below the unigram floor",
     "edge": "on the grid's edge",
     "diverged": "diverged",
     "repeated": "repeats data",
+    "leaked": "holds validation text",
+    "unpaired": "starts or is fed unlike the others",
 }
 
 
@@ -109,7 +113,7 @@ def _about(entry: Entry) -> list[str]:
 
 def _flags(entry: Entry) -> Cell:
     guards = entry["guards"]
-    flags = [f"{text}: {len(guards[guard])}" for guard, text in _GUARD_FLAGS.items() if guards[guard]]
+    flags = [f"{text}: {len(guards[guard])}" for guard, text in _GUARD_FLAGS.items() if guards.get(guard)]
     if entry["num_diverged"]:
         flags.append(f"{counted(entry['num_diverged'], 'run')} diverged")
     if entry["excluded"]:
@@ -282,7 +286,7 @@ def guard_table(comparison: Comparison) -> Table:
     )
     for entry in primary_entries(comparison):
         for guard, text in GUARD_WORDS.items():
-            if entry["guards"][guard]:
+            if entry["guards"].get(guard):
                 names = [named(recipe) for recipe in entry["guards"][guard]]
                 table.rows.append([words(entry["candidate"]), words(text), words(", ".join(names))])
     return table

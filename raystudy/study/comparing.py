@@ -16,6 +16,8 @@ from raystudy.compare.premise import premise
 from raystudy.compare.scores import Scores
 from raystudy.errors import DataError
 from raystudy.specs.recipe import Recipe
+from raystudy.study.contradictions import contradictions
+from raystudy.study.pairing import unpaired
 from raystudy.study.preregistration import confirmatory
 from raystudy.study.protocols.base import Scored
 from raystudy.study.protocols.registry import protocols_of
@@ -74,6 +76,8 @@ def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]
         "tuned_losses": tuned_losses(state),
         "truth_guards": guards(state, truth.runs, state.primary_metric, truth.edges),
         "missing": missing,
+        "leaked": _leaks(state),
+        "contradictions": contradictions(state, truth, candidates),
         **confirmatory(state, lock, is_complete=not missing),
     }
     comparison["verdict"] = verdict(comparison)
@@ -99,6 +103,15 @@ def subsets(state: StudyState) -> dict[str, list[str]]:
     if len(ties) > 1:
         found["near-ties"] = ties
     return found
+
+
+def _leaks(state: StudyState) -> list[dict[str, Any]]:
+    """Share of each validation set's documents that a recipe compared holds too, where it is too much."""
+    return [
+        {"recipe": recipe, "validation": name, "share": share}
+        for recipe in state.recipes
+        for name, share in state.inputs.leaked.get(recipe, {}).items()
+    ]
 
 
 def _recipe_row(recipe: Recipe) -> dict[str, Any]:
@@ -175,6 +188,7 @@ def guards(
 ) -> dict[str, list[str]]:
     """Recipes whose score should not be taken at face value, by reason."""
     flags: dict[str, list[str]] = {"barely_trained": [], "edge": [], "diverged": [], "repeated": []}
+    flags |= {"leaked": [name for name in runs if state.leaked_sets(name, metric)], "unpaired": unpaired(state, runs)}
     for recipe, members in runs.items():
         losses = [(state.loss(run, metric), state.unigram_loss(run, metric)) for run in members]
         records = [record for run in members if (record := state.record(run)) is not None]

@@ -36,7 +36,7 @@ def read_records(
         if len(wanted) == known:
             return state
         known = len(wanted)
-        new = [run_id for run_id in wanted if run_id not in records]
+        new = {run_id: run.run for run_id, run in wanted.items() if run_id not in records}
         records = {**records, **storage.runs.read_all(new, inputs.validation.values())}
 
 
@@ -48,7 +48,12 @@ def read_frozen(folder: StudyFolder) -> Frozen:
 def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
     """The digests as a study folder keeps them."""
     try:
-        return StudyInputs(dict(stored["shards"]), dict(stored["validation"]), int(stored["vocabulary"]))
+        return StudyInputs(
+            dict(stored["shards"]),
+            dict(stored["validation"]),
+            int(stored["vocabulary"]),
+            dict(stored.get("leaked", {})),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError("a study on storage must hold the digests of its shards. Run the study again") from error
 

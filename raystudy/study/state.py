@@ -25,11 +25,15 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class StudyInputs:
-    """Digests that stand for a study's data: shards by recipe, validation sets by name; vocabulary size."""
+    """Digests that stand for a study's data: shards by recipe, validation sets by name; vocabulary size.
+
+    `leaked`: share of a validation set's documents that a recipe holds too, by recipe and set, where it is too much.
+    """
 
     shards: Mapping[str, str]
     validation: Mapping[str, str]
     vocabulary: int
+    leaked: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,11 @@ class StudyState:
         if record.status == "diverged":
             return float("inf")
         return self._value(record, "loss", metric)
+
+    def leaked_sets(self, recipe: str, metric: str) -> list[str]:
+        """Validation sets behind `metric` of which the recipe holds text."""
+        chosen = metric.partition("/")[2]
+        return [name for name in self.inputs.leaked.get(recipe, {}) if chosen in ("", name)]
 
     def unigram_loss(self, wanted: WantedRun, metric: str) -> float:
         """The unigram floor of the run's recipe; NaN where it is not known."""

@@ -4,7 +4,7 @@ A verdict needs all wanted runs; it is "undecided" whenever an interval says so,
 tuning does not reorder the recipes at all, since then any fixed learning rate is as good as the truth.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raystudy.study.state import PRIMARY_METRIC
@@ -19,6 +19,11 @@ def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
         where = f"{first['protocol']}, {first['reason']}"
         sentence = f"No verdict: no score from {_counted(count, 'wanted run')} (first: {where})."
         return {"outcome": "blocked", "sentence": sentence}
+    if comparison.get("contradictions"):
+        first = f"No verdict: the numbers contradict each other: {comparison['contradictions'][0]}."
+        return {"outcome": "blocked", "sentence": first}
+    if comparison.get("leaked"):
+        return {"outcome": "blocked", "sentence": _leak_sentence(comparison["leaked"])}
     primary = comparison.get("primary_metric", PRIMARY_METRIC)
     entries = [entry for entry in comparison["comparisons"] if entry["metric"] == primary]
     if not entries:
@@ -33,6 +38,13 @@ def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
     if premise is not None and premise["outcome"] == "undecided":
         doubt = "; whether tuning reorders the recipes here is itself undecided"
     return {"outcome": outcome, "sentence": f"{standing}{claim}{doubt}{_flags(comparison, concerned)}."}
+
+
+def _leak_sentence(leaks: Sequence[Mapping[str, Any]]) -> str:
+    recipes = _counted(len({row["recipe"] for row in leaks}), "recipe")
+    first = leaks[0]
+    which = f"{first['recipe']!r} holds {first['share']:.0%} of the documents of validation set {first['validation']!r}"
+    return f"No verdict: validation text was found in {recipes} (first: {which}). Take it out of either."
 
 
 def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str, list[Any]]:
@@ -118,17 +130,19 @@ def _flags(comparison: Mapping[str, Any], concerned: list[Any]) -> str:
         "edge": "is on its grid's edge",
         "diverged": "diverged",
         "repeated": "repeats data",
+        "leaked": "holds validation text",
+        "unpaired": "starts or is fed unlike the other recipes at the same seed",
     }
     parts = [
         f"{entry['candidate']!r} {text} on {_counted(len(entry['guards'][guard]), 'recipe')}"
         for entry in concerned
         for guard, text in words.items()
-        if entry["guards"][guard]
+        if entry["guards"].get(guard)
     ]
     parts += [
         f"the truth {text} on {_counted(len(comparison['truth_guards'][guard]), 'recipe')}"
         for guard, text in words.items()
-        if comparison["truth_guards"][guard]
+        if comparison["truth_guards"].get(guard)
     ]
     return f"; beware: {'; '.join(parts)}" if parts else ""
 
