@@ -66,7 +66,7 @@ def run_study(
     """Make every run that the study wants and has not; the executor starts only if there is something to do."""
     storage.prepare()
     folder = storage.study(loaded.spec.name)
-    with hold_study(folder.path, wait=wait, say=progress.say):
+    with hold_study(folder.path, wait=wait, say=progress.say) as is_clean:
         storage.runs.mends = True
         for line in set_torn_json_aside(folder.path):
             progress.say(line)
@@ -78,11 +78,13 @@ def run_study(
         for line in storage.runs.damage:
             progress.say(line)
         wave = make_wave(state)
-        remove_leftovers(storage.root, folder.path, [run.run_id for run in wave.todo])
+        if not is_clean:
+            remove_leftovers(storage.root, folder.path, wave.wanted)
         launch = Launch(loaded.spec.name, num_done_before=sum(state.is_done(run) for run in wave.wanted.values()))
         if wave.todo:
             with make_executor() as executor:
                 wave = _run_waves(wave, loaded, inputs, storage, executor, progress, launch)
+            remove_leftovers(storage.root, folder.path, wave.wanted)
         launch.num_wanted = len(wave.wanted)
         state = read_records(storage, loaded.spec, inputs)
         launch.causes |= {str(run): OUT_OF_MEMORY for run in wave.wanted.values() if state.is_out_of_memory(run)}
