@@ -45,8 +45,8 @@ def stoppable() -> Iterator[Stop]:
         return
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.signal is not None:
-            return
+        for later in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(later, signal.SIG_IGN)  # kept by the interpreter to its end, unlike a handler
         stop.signal = number
         timer = threading.Timer(LIMIT_SECONDS, _end, [number])
         timer.daemon = True
@@ -55,7 +55,7 @@ def stoppable() -> Iterator[Stop]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     yield stop
-    if stop.signal is None:  # else the process ends, and a second signal must not interrupt that
+    if stop.signal is None:
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -1,10 +1,10 @@
 """One driver per study, on one machine or on several that share the storage.
 
 `studies/<name>/driver/<n>.json` is the n-th holding of the study: who holds it, and a counter that a thread of the
-holder raises every few seconds. The highest n counts. A holder that ends renames its file to `<n>.released`, which
-needs no room on a full disk and keeps n from being given twice.
+holder raises every few seconds. The highest n counts. A holder that ends renames its file to `<n>.released`, or to
+`<n>.stopped` when an error or a signal ends it; that needs no room on a full disk and keeps n from being given twice.
 
-The study may be taken when its newest holding was released or is stale: at once where the observer shares host, boot
+The study may be taken when its newest holding was given up or is stale: at once where the observer shares host, boot
 and pid namespace with the holder and sees that process gone; elsewhere when the file has not changed for 60 s on the
 observer's own monotonic clock, so that no clock of any machine needs to be right. Taking is the exclusive creation
 (POSIX link) of file n + 1, so of any number of takers one wins, also on NFS; no advisory lock is needed. A taker that
@@ -32,7 +32,7 @@ from raystudy.artifacts.files import write_json
 from raystudy.artifacts.processes import ProcessIdentity, this_process
 from raystudy.errors import StudyHeldError, UnwritableError
 
-_NAME = re.compile(r"([0-9]{1,18})\.(json|released)")
+_NAME = re.compile(r"([0-9]{1,18})\.(json|released|stopped)")
 
 
 @dataclass(frozen=True)
@@ -50,28 +50,31 @@ class Timing:
 class _Holding:
     number: int
     path: Path
-    is_released: bool
+    state: str  # json: held; released: its launch ended well; stopped: it did not
 
 
 @contextmanager
-def hold_study(folder: Path, *, wait: bool, say: Callable[[str], None], timing: Timing | None = None) -> Iterator[None]:
+def hold_study(folder: Path, *, wait: bool, say: Callable[[str], None], timing: Timing | None = None) -> Iterator[bool]:
     """Hold the study in `folder`; a second driver waits, or with `wait=False` raises StudyHeldError.
 
+    Gives whether the launch before ended well: if not, its writers may have left something half-written.
     In the main thread a holder that loses the study is interrupted, elsewhere it is told at the end; both as a
     StudyHeldError.
     """
     chosen = timing or Timing()
-    path = _take(folder, wait, say, chosen)
+    path, is_clean = _take(folder, wait, say, chosen)
     heart = _Heart(path, folder.name, chosen)
     heart.start()
+    state = "stopped"
     try:
-        yield
+        yield is_clean
+        state = "released"
     except KeyboardInterrupt:
         if heart.lost:
             raise StudyHeldError(heart.lost) from None
         raise
     finally:
-        heart.end()
+        heart.end(state)
     if heart.lost:
         raise StudyHeldError(heart.lost)
 
@@ -79,20 +82,20 @@ def hold_study(folder: Path, *, wait: bool, say: Callable[[str], None], timing: 
 def find_holder(folder: Path) -> str | None:
     """Who holds the study in `folder` as far as can be seen at once, or None; for those who only look."""
     newest = _newest(folder / "driver")
-    if newest is None or newest.is_released:
+    if newest is None or newest.state != "json":
         return None
     process = _process(_content(newest.path))
     return None if process is not None and process.is_gone() else str(process or "a driver that cannot be read")
 
 
-def _take(folder: Path, wait: bool, say: Callable[[str], None], timing: Timing) -> Path:
+def _take(folder: Path, wait: bool, say: Callable[[str], None], timing: Timing) -> tuple[Path, bool]:
     seen: tuple[int, bytes] | None = None
     since = timing.clock()
     has_told = False
     while True:
         before = timing.clock()  # taken before the look, so that a pause in between proves nothing
         newest = _newest(folder / "driver")
-        if newest is None or newest.is_released:
+        if newest is None or newest.state != "json":
             taken = _create(folder, (newest.number if newest else 0) + 1)
         else:
             content = _content(newest.path)
@@ -109,7 +112,7 @@ def _take(folder: Path, wait: bool, say: Callable[[str], None], timing: Timing) 
                 timing.pause(timing.poll_seconds)
                 continue
         if taken is not None:
-            return taken
+            return taken, newest is None or newest.state == "released"
 
 
 def _refuse_or_tell(
@@ -152,12 +155,8 @@ def _newest(folder: Path) -> _Holding | None:
         names = os.listdir(folder)
     except FileNotFoundError:
         return None
-    found = [
-        _Holding(int(named[1]), folder / name, named[2] == "released")
-        for name in names
-        if (named := _NAME.fullmatch(name))
-    ]
-    return max(found, key=lambda holding: (holding.number, holding.is_released), default=None)
+    found = [_Holding(int(named[1]), folder / name, named[2]) for name in names if (named := _NAME.fullmatch(name))]
+    return max(found, key=lambda holding: (holding.number, holding.state), default=None)
 
 
 def _content(path: Path) -> bytes:
@@ -192,13 +191,13 @@ class _Heart:
     def start(self) -> None:
         self._thread.start()
 
-    def end(self) -> None:
-        """Stop beating and give the study free."""
+    def end(self, state: str) -> None:
+        """Stop beating and give the study up, as `released` or `stopped`."""
         self._ended.set()
         self._thread.join()
         if not self.lost:
             with contextlib.suppress(OSError):
-                self._path.rename(self._path.with_suffix(".released"))
+                self._path.rename(self._path.with_suffix(f".{state}"))
 
     def _beat_on(self) -> None:
         last = self._timing.clock()

@@ -92,7 +92,7 @@ def run_study(
     """
     storage.prepare()
     folder = storage.study(loaded.spec.name)
-    with hold_study(folder.path, wait=wait, say=progress.say):
+    with hold_study(folder.path, wait=wait, say=progress.say) as is_clean:
         progress.keep(_keeper(folder))
         driver = _Driver(loaded, storage, folder, progress, budget or Budget())
         storage.runs.mends = True
@@ -104,11 +104,13 @@ def run_study(
             progress.say(line)
         driver.tell_drift(state)
         wave = make_wave(state)
-        remove_leftovers(storage.root, folder.path, [run.run_id for run in wave.todo])
+        if not is_clean:
+            remove_leftovers(storage.root, folder.path, wave.wanted)
         driver.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())
         if wave.todo:
             with make_executor() as executor:
                 state = driver.run_waves(state, executor)
+            remove_leftovers(storage.root, folder.path, make_wave(state).wanted)
         return driver.finish(state)
 
 

@@ -7,7 +7,7 @@ import datetime
 import platform
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from raystudy import __version__
 from raystudy.artifacts.files import NO_ROOM, unwritable
+from raystudy.artifacts.records import Record
 from raystudy.artifacts.shards import RecipeView, TokenShard, open_tokens, open_view
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.weights import read_weights, write_weights
@@ -111,8 +112,22 @@ def _failed(run_id: str, error: Exception, seconds: float = 0.0) -> RunReport:
 
 
 def failed_reports(task: Task, cause: str) -> list[RunReport]:
-    """Reports for a task whose worker died before it could write any."""
-    return [RunReport(run.run_id, "failed", cause=cause) for run in task.specs()]
+    """Reports for a task whose worker died before it could write any; members that have a record are no failures."""
+    ledger = Storage(Path(task.storage)).runs
+    reports = []
+    for run in task.specs():
+        record = ledger.read(run.run_id, task.validation)
+        if record is None or not _is_measured(run, record, task.validation):
+            reports.append(RunReport(run.run_id, "failed", cause=cause))
+        else:
+            reports.append(RunReport(run.run_id, record.status, run.num_tokens, record.device_seconds))
+    return reports
+
+
+def _is_measured(run: Run, record: Record, validation: Iterable[str]) -> bool:
+    if isinstance(run, ProbeRun) or record.status != "finished":
+        return True
+    return all(record.metric("loss", dataset) is not None for dataset in validation)
 
 
 def _do(task: Task, run: TrainRun, storage: Storage) -> str:
