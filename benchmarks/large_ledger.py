@@ -112,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipes", type=int, default=NUM_RECIPES)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--verbs", nargs="+", choices=("run", "plan", "compare"), default=["run", "plan"])
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -124,8 +125,8 @@ def main() -> None:
         num_records = sum(1 for _ in (storage / "runs").iterdir())
         commands = {"run": ["--local"], "plan": [], "compare": []}
         raw = {
-            verb: [seconds(verb, study, "--storage", storage, *extra) for _ in range(options.repeats)]
-            for verb, extra in commands.items()
+            verb: [seconds(verb, study, "--storage", storage, *commands[verb]) for _ in range(options.repeats)]
+            for verb in options.verbs
         }
     inputs = {"records": f"{num_records} PLANTED records, nothing trained", "recipes": options.recipes}
     inputs |= {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine()}
