@@ -1,4 +1,4 @@
-"""`python -m tests.slow [NAME ...]`: the slow checks, all or those named; each leaves a dated result in docs/results."""
+"""`python -m tests.slow [NAME ...]`: slow checks, all or those named; each leaves a dated result in docs/results."""
 
 import argparse
 import sys
