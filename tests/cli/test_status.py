@@ -10,7 +10,7 @@ import pytest
 
 from raystudy.artifacts.storage import Storage
 from raystudy.execute.budget import Budget
-from raystudy.execute.driver_lock import hold_study, holder_of
+from raystudy.execute.driver_lock import hold_study, find_holder
 from raystudy.execute.local import InlineExecutor
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
@@ -117,7 +117,7 @@ def test_looking_on_changes_nothing_and_a_study_that_was_never_run_is_told(half_
 
 
 def test_a_study_is_held_only_while_its_driver_is_there(tmp_path):
-    assert holder_of(tmp_path) is None
+    assert find_holder(tmp_path) is None
     with hold_study(tmp_path, wait=False, say=print):
-        assert holder_of(tmp_path) is not None
-    assert holder_of(tmp_path) is None
+        assert find_holder(tmp_path) is not None
+    assert find_holder(tmp_path) is None
