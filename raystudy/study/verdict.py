@@ -62,8 +62,10 @@ def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str,
     if chosen["outcome"] == "b":
         first, second, difference = second, first, _negated(difference)
     values = {chosen["a"]: chosen["a_value"], chosen["b"]: chosen["b_value"]}
-    better, worse = (_figure(_over_those_of_both(entry, values[entry["candidate"]])) for entry in (first, second))
     num_recipes = chosen["num_recipes"]
+    better, worse = (
+        _figure(_over_those_of_both(entry, values[entry["candidate"]], num_recipes)) for entry in (first, second)
+    )
     numbers = f"Spearman {better} against {worse}, difference {_figure(difference)} over {num_recipes} recipes"
     order = f"the order of {comparison['truth']!r} better"
     if chosen["outcome"] == "undecided":
@@ -77,10 +79,10 @@ def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str,
     return first["candidate"], claim, [first, second]
 
 
-def _over_those_of_both(entry: Mapping[str, Any], value: float | None) -> Mapping[str, Any]:
+def _over_those_of_both(entry: Mapping[str, Any], value: float | None, num_recipes: int) -> Mapping[str, Any]:
     """The entry's Spearman; where the other candidate lacks some of its recipes, the value over those of both."""
     figure: Mapping[str, Any] = entry["spearman"]
-    return figure if figure["value"] == value else {"value": value, "these_recipes": None}
+    return figure if entry["num_recipes"] == num_recipes else {"value": value, "these_recipes": None}
 
 
 def _negated(figure: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from raystudy.artifacts.storage import Storage
 from raystudy.execute.budget import Budget
-from raystudy.execute.driver_lock import hold_study, find_holder
+from raystudy.execute.driver_lock import find_holder, hold_study
 from raystudy.execute.local import InlineExecutor
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress

@@ -8,6 +8,7 @@ import pytest
 
 from raystudy.artifacts.study_lock import lock_path, read_lock, write_lock
 from raystudy.errors import StorageError
+from raystudy.specs.study import StudySpec
 from raystudy.study.comparing import compare_study
 from raystudy.study.preregistration import differences, registered_content
 from raystudy.study.state import StudyState
@@ -126,12 +127,19 @@ def test_a_lock_is_written_once_and_a_changed_one_is_no_lock(state, tmp_path):
         read_lock(tmp_path)
 
 
+def not_extended(study: StudySpec) -> StudySpec:
+    """The study, no grid of which goes on beyond its edges."""
+    text = study.model_dump_json(exclude_unset=True)
+    assert '"grid":' in text
+    return StudySpec.model_validate_json(text.replace('"grid":', '"extend":0,"grid":'))
+
+
 def test_the_verdict_the_contrast_and_the_chosen_learning_rate_follow_the_primary_metric():
     """On set `q` every loss is turned round: the learning rate that is worst on `p` is best there."""
     settings = {"contrast": ["reduced", "standard"], "resamples": 300}
     base, chosen, compared = curved_loss(TUNED, BEST), {}, {}
     for metric in ("loss/p", "loss/q"):
-        study = study_spec(comparison={**settings, "primary_metric": metric})
+        study = not_extended(study_spec(comparison={**settings, "primary_metric": metric}))
         inputs, records = inputs_of(study), {}
         while todo := make_wave(state := StudyState(study, inputs, records)).todo:
             for run in todo:
