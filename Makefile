@@ -6,7 +6,7 @@ STUDY ?= search_spaces/demo.yaml
 STORAGE ?= raystudy-storage
 RUN_OPTIONS ?=
 
-.PHONY: demo test slow chaos check format constraints clean
+.PHONY: demo test slow chaos check format schema constraints clean
 
 demo: .venv/ready
 	@echo "== study $(STUDY): plan"
@@ -37,6 +37,11 @@ check: .venv/ready
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The JSON Schemas that the files in search_spaces/ name, so that editors complete them.
+schema: .venv/ready
+	@for kind in study catalogue space; do \
+	$(BIN)/python -m raystudy schema $$kind > search_spaces/schema/$$kind.json || exit 1; done
 
 # A virtual environment with everything pinned; made once, made again when the pins change.
 .venv/ready: pyproject.toml constraints.txt

@@ -59,3 +59,9 @@ class MissingPackageError(RaystudyError):
     """An optional package is needed and not installed."""
 
     exit_status = 7
+
+
+class BudgetError(RaystudyError):
+    """A launch stopped at its budget before all wanted runs were made."""
+
+    exit_status = 8

@@ -24,7 +24,7 @@ from raystudy.artifacts.files import read_json, write_bytes, write_json
 from raystudy.artifacts.weights import weights_path
 from raystudy.errors import StorageError
 from raystudy.specs.base import canonical_json, digest
-from raystudy.specs.run import Run
+from raystudy.specs.run import Run, read_run
 
 RESULT_FORMAT = "raystudy-run/1"
 EVALUATION_FORMAT = "raystudy-evaluation/1"
@@ -67,16 +67,25 @@ class RunLedger:
         """The folder of one run."""
         return self.root / "runs" / run_id
 
-    def read(self, run_id: str, validation: Iterable[str] = ()) -> Record | None:
+    def started(self) -> set[str]:
+        """Ids of all runs that have been started here: those with a spec or a result."""
+        names = ("spec.json", "result.json")
+        folders = (self.root / "runs").glob("*/")
+        return {folder.name for folder in folders if any((folder / name).exists() for name in names)}
+
+    def read(self, run_id: str, validation: Iterable[str] = (), run: Run | None = None) -> Record | None:
         """The record of a finished, diverged or out-of-memory run, else None.
 
-        Evaluations made after the run ended are joined for the `validation` digests asked for.
+        Evaluations made after the run ended are joined for the `validation` digests asked for. Where `run` is given
+        the result must be that of this very run, not only under its id.
         """
         path = self.folder(run_id) / "result.json"
         seen = look(path)
         try:
             result = read_json(path)
-            record = None if result is None else _parse(run_id, result, path)
+            record = None if result is None else parse_result(run_id, result, path)
+            if record is not None and run is not None:
+                _check_spec(record, run, path)
         except StorageError as error:
             if self._put_aside(path, seen, str(error)):
                 return None
@@ -100,10 +109,10 @@ class RunLedger:
                     metrics["unigram-loss", dataset] = evaluation["unigram_loss"]
         return replace(record, metrics=metrics)
 
-    def read_all(self, run_ids: Iterable[str], validation: Iterable[str] = ()) -> dict[str, Record]:
-        """The records there are among `run_ids`."""
+    def read_all(self, runs: Mapping[str, Run], validation: Iterable[str] = ()) -> dict[str, Record]:
+        """The records there are of `runs`, by run id."""
         digests = tuple(validation)
-        records = ((run_id, self.read(run_id, digests)) for run_id in run_ids)
+        records = ((run_id, self.read(run_id, digests, run)) for run_id, run in runs.items())
         return {run_id: record for run_id, record in records if record is not None}
 
     def _put_aside(self, path: Path, seen: Look, why: str) -> bool:
@@ -125,9 +134,9 @@ class RunLedger:
         """Leave the run's spec before it starts."""
         write_json(self.folder(run.run_id) / "spec.json", json.loads(canonical_json(run)), durable=False)
 
-    def write_curve(self, run_id: str, rows: Iterable[Mapping[str, float]]) -> None:
+    def write_curve(self, run_id: str, rows: Iterable[Mapping[str, float | None]]) -> None:
         """Write the training curve, one JSON object a line; NaN and infinities become null."""
-        finite = ({k: v if math.isfinite(v) else None for k, v in row.items()} for row in rows)
+        finite = ({k: v if v is not None and math.isfinite(v) else None for k, v in row.items()} for row in rows)
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finite)
         write_bytes(self.folder(run_id) / "curve.jsonl", text.encode(), durable=False)
 
@@ -167,6 +176,21 @@ class RunLedger:
                 return None
             return self.read_evaluation(run_id, validation, step)
 
+    def read_evaluations(self, run_id: str) -> list[dict[str, Any]]:
+        """All evaluations of a run; a torn or foreign one is told and left out."""
+        found = []
+        for path in sorted((self.folder(run_id) / "eval").glob("*.json")):
+            seen = look(path)
+            try:
+                value = read_json(path)
+                name = evaluation_digest(value["validation"], value["step"])
+            except (StorageError, KeyError, TypeError) as error:
+                self._put_aside(path, seen, f"{path} must be an evaluation ({error})")
+                continue
+            known = self.read_evaluation(run_id, value["validation"], value["step"]) if path.stem == name else None
+            found += [known] if known is not None else []
+        return found
+
     def write_result(self, run_id: str, result: Mapping[str, Any]) -> bool:
         """Write the result that ends a run; False when another result was there first."""
         value = {"format": RESULT_FORMAT, "run_id": run_id, **result}
@@ -197,7 +221,7 @@ class RunLedger:
         return sorted((path for path in paths if path.stem.isdigit()), key=lambda path: int(path.stem))
 
 
-def _check_format(value: Any, wanted: str, kind: str, path: Path) -> None:
+def _check_format(value: Any, wanted: str, kind: str, path: object) -> None:
     """Raises StorageError when `value` is not a JSON object of the format `wanted`."""
     found = value.get("format") if isinstance(value, dict) else type(value).__name__
     if isinstance(value, dict) and found == wanted:
@@ -235,8 +259,22 @@ def _check_evaluation(run_id: str, validation: str, step: int, value: Any, path:
     return dict(value)
 
 
-def _parse(run_id: str, result: Any, path: Path) -> Record:
-    """Check a result.json; raises StorageError with what is wrong."""
+def _check_spec(record: Record, run: Run, path: Path) -> None:
+    """Raises StorageError unless the result's spec is that of `run`."""
+    spec = record.result.get("spec")
+    # Written by this version the two are equal, which is a tenth of the work; fields added since have defaults.
+    if spec == run.model_dump(mode="json"):
+        return
+    try:
+        found = read_run(json.dumps(spec)).run_id
+    except ValueError as error:
+        raise StorageError(f"{path} must hold the spec of run {run.run_id}, but holds no spec") from error
+    if found != run.run_id:
+        raise StorageError(f"{path} must hold the result of run {run.run_id}, but its spec is that of run {found}")
+
+
+def parse_result(run_id: str, result: Any, path: object) -> Record:
+    """Check a result, which came from the place `path`; raises StorageError with what is wrong."""
     _check_format(result, RESULT_FORMAT, "a result", path)
     if result.get("run_id") != run_id:
         raise StorageError(f"{path} must hold the result of run {run_id}, but holds that of {result.get('run_id')!r}")

@@ -265,6 +265,31 @@ def open_view(root: Path, digest: str, verify: bool = True) -> RecipeView:
     return RecipeView(digest, int(manifest["vocabulary_size"]), tuple(sources), manifest)
 
 
+def open_view_parts(root: Path, digest: str) -> list[Selected]:
+    """The documents that the view called `digest` keeps, whatever their source; its checksums are not compared.
+
+    Raises:
+        DataError: it, or a token shard it reads, is missing.
+    """
+    folder = shard_folder(root, digest)
+    parts = [part for row in _open(folder, "view", verify=False)["sources"] for part in row["parts"]]
+    return [Selected(open_tokens(root, part["shard"], verify=False), np.load(folder / part["kept"])) for part in parts]
+
+
+def digest_by_manifest(manifest: Mapping[str, Any]) -> str:
+    """The digest that the manifest of any kind of shards stands for; raises KeyError or TypeError for another one."""
+    if manifest["kind"] == "tokens":
+        kept = {name: manifest[name] for name in ("files", "vocabulary_size", "end_of_text")}
+        return spec_digest(kept)
+    if manifest["kind"] == "view":
+        files = manifest["files"]
+        return spec_digest([
+            [row["weight"], [[part["shard"], files[part["kept"]]] for part in row["parts"]]]
+            for row in manifest["sources"]
+        ])  # fmt: skip
+    return spec_digest(manifest["data"])  # synthetic: the data's spec is all there is
+
+
 def shard_folder(root: Path, digest: str) -> Path:
     """Where the shards called `digest` lie."""
     return root / "shards" / digest

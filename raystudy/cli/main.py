@@ -1,7 +1,8 @@
 """The command line: `raystudy VERB`, also `python -m raystudy VERB`. Parses, calls, prints.
 
 Exit status: 0 done; 1 another error; 2 a wrong study file or option; 3 the storage; 4 data; 5 the study is held by
-another driver; 6 some wanted runs have no result; 7 a package is missing; 130 interrupted, 143 ended by SIGTERM.
+another driver; 6 some wanted runs have no result; 7 a package is missing; 8 the launch stopped at its budget;
+130 interrupted, 143 ended by SIGTERM.
 """
 
 import argparse
@@ -19,9 +20,16 @@ VERBS = {
     "check": "check a study file and all files it names; every problem is reported at once",
     "plan": "show what a study wants: runs done and missing, tokens, FLOPs, time",
     "run": "make every run that is wanted and not done, with Ray Tune or on this machine alone",
+    "status": "show how far a study is, from its storage alone, while it runs or afterwards",
     "compare": "compare a study's candidates with its truth, from the records on storage",
+    "lock": "write down, before a study runs, what it will be judged by",
     "report": "write a study's report: one self-contained HTML page",
+    "export": "write a study's records to one Parquet file",
+    "import": "put the records of an exported study into a storage",
+    "storage": "say what lies on a storage and what is used, remove what is not, check all of it",
+    "schema": "print the JSON Schema of a study file, a catalogue or a search space",
 }
+MODULES = {"import": "import_records"}  # `import` is a word of Python's
 
 
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
@@ -36,7 +44,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     for name, summary in VERBS.items():
         verb = verbs.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == chosen:
-            module = import_module(f"raystudy.cli.{name}")
+            module = import_module(f"raystudy.cli.{MODULES.get(name, name)}")
             module.add_arguments(verb)
             verb.set_defaults(call=module.call)
     return parser

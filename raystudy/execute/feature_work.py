@@ -30,7 +30,7 @@ def make_feature_runs(
     held = {digest: open_synthetic(storage.root, digest) for digest in validation}
     todo: dict[str, list[FeaturesRun]] = {}
     for run in runs:
-        record = storage.runs.read(run.run_id)
+        record = storage.runs.read(run.run_id, run=run)
         if record is not None:
             if isinstance(run, FeaturesRun) and record.status == "finished":
                 _evaluate_kept(run, storage, validation, held, about)

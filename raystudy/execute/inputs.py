@@ -1,6 +1,7 @@
 """Builds what a study reads (recipes' shards, validation sets) or finds it built, and gives the digests."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ from raystudy.artifacts.sealed import verify_again
 from raystudy.artifacts.shards import shards_read_by
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.synthetic import open_synthetic, write_synthetic
-from raystudy.errors import DamagedError, DataError, MissingPackageError
+from raystudy.errors import DamagedError, DataError, MissingPackageError, StorageError
 from raystudy.execute.progress import Progress
 from raystudy.recipes.build import (
     build_recipe,
@@ -22,13 +23,14 @@ from raystudy.recipes.build import (
     validation_inputs_digest,
 )
 from raystudy.recipes.disjoint import check_disjoint, check_holdouts
-from raystudy.recipes.tokenizer import vocabulary_size
+from raystudy.recipes.leaks import find_leaks
+from raystudy.recipes.tokenizer import open_tokenizer, vocabulary_size
 from raystudy.specs.base import digest as spec_digest
 from raystudy.specs.protocol import TableProtocol
 from raystudy.specs.recipe import TextRecipe
 from raystudy.specs.study import StudySpec
 from raystudy.specs.synthetic import SyntheticData
-from raystudy.study.protocols.given import read_score_table
+from raystudy.study.protocols.given import table_scores
 from raystudy.study.state import StudyInputs
 from raystudy.study.synthetic import data_of, validation_data
 
@@ -47,7 +49,7 @@ def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> Stud
     found = mending(partial(find_inputs, study, storage, raises=True), progress)
     unbuilt = [name for name, digest in found.shards.items() if digest.startswith(UNBUILT)]
     if not unbuilt and not any(digest.startswith(UNBUILT) for digest in found.validation.values()):
-        return found
+        return _with_leaks(found, study, storage, progress)
     need_packages("tokenizers")
     progress.say(f"building {len(unbuilt)} of {len(found.shards)} recipes and the validation sets")
     shards = {}
@@ -59,7 +61,25 @@ def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> Stud
         name: mending(partial(build_validation, spec, study.tokenizer, storage.root), progress)
         for name, spec in study.validation.items()
     }
-    return StudyInputs(shards, validation, found.vocabulary)
+    return _with_leaks(StudyInputs(shards, validation, found.vocabulary), study, storage, progress)
+
+
+def _with_leaks(inputs: StudyInputs, study: StudySpec, storage: Storage, progress: Progress) -> StudyInputs:
+    """The inputs with what is leaked: as the study's folder says if the shards are the same, else looked for."""
+    try:
+        _, before = storage.study(study.name).read_study()
+    except StorageError:
+        before = {}
+    if "leaked" in before and all(before.get(k) == dict(getattr(inputs, k)) for k in ("shards", "validation")):
+        return replace(inputs, leaked=before["leaked"])
+    if find_spec("tokenizers") is None:
+        progress.say("validation text was not looked for in the recipes: the package tokenizers is not installed")
+        return inputs
+    leaks = find_leaks(storage.root, inputs.shards, inputs.validation, open_tokenizer(study.tokenizer))
+    for recipe, sets in leaks.items():
+        told = ", ".join(f"{share:.0%} of the documents of {name!r}" for name, share in sets.items())
+        progress.say(f"LEAKED: recipe {recipe!r} holds {told}; there will be no verdict")
+    return replace(inputs, leaked=leaks)
 
 
 def mend_inputs(path: Path, study: StudySpec, storage: Storage, inputs: StudyInputs, progress: Progress) -> None:
@@ -115,9 +135,10 @@ def check_files(study: StudySpec) -> None:
     Raises:
         DataError: one cannot.
     """
-    for protocol in study.protocols.values():
+    for name, protocol in study.protocols.items():
         if isinstance(protocol, TableProtocol):
-            read_score_table(Path(protocol.file), tuple(recipe.name for recipe in study.recipes))
+            recipes = tuple(recipe.name for recipe in study.recipes)
+            table_scores(Path(protocol.file), name, recipes, study.comparison.primary_metric)
     if study.is_synthetic:
         return
     problems: list[str] = []

@@ -132,7 +132,7 @@ def _is_measured(run: Run, record: Record, validation: Iterable[str]) -> bool:
 
 def _do(task: Task, run: TrainRun, storage: Storage) -> str:
     storage.runs.mends = True
-    record = storage.runs.read(run.run_id)
+    record = storage.runs.read(run.run_id, run=run)
     documents = {digest: _documents(task.storage, digest) for digest in task.validation}
     if record is not None:
         if record.status == "finished":
@@ -162,7 +162,7 @@ def _train(task: Task, run: TrainRun, storage: Storage, documents: "Mapping[str,
     for digest, evaluation in outcome.final.items():
         _write_evaluation(storage, run, digest, evaluation, outcome.unigram[digest])
     result = _result(run, outcome.status, _metrics(task, outcome), outcome.seconds, _provenance(task, started_at))
-    details = {"moved": outcome.moved, "epochs_per_source": outcome.epochs}
+    details = {"moved": outcome.moved, "epochs_per_source": outcome.epochs, "data_order": outcome.data_order}
     storage.runs.write_result(run.run_id, {**result, **details})
     return outcome.status
 

@@ -96,10 +96,18 @@ def find_built(root: Path, inputs: str) -> str | None:
     shards = pointer.get("digest") if isinstance(pointer, dict) else None
     if not isinstance(shards, str) or not _DIGEST.fullmatch(shards):
         raise DamagedError(f"{path} must hold the digest of shards, but does not", path)
+    return shards if are_there(root, shards) else None
+
+
+def are_there(root: Path, shards: str) -> bool:
+    """Whether the shards of this digest, and those that they read, have their folders on the storage.
+
+    Raises:
+        DamagedError: their manifest is torn or foreign.
+    """
     if not shard_folder(root, shards).is_dir():
-        return None
-    needed = shards_read_by(root, shards)
-    return shards if all(shard_folder(root, shard).is_dir() for shard in needed) else None
+        return False
+    return all(shard_folder(root, shard).is_dir() for shard in shards_read_by(root, shards))
 
 
 def keep_built(root: Path, inputs: str, shards: str) -> str:

@@ -43,6 +43,11 @@ class TokenizerFile:
             arrays += [np.array(encoding.ids, dtype=np.uint16) for encoding in batch]
         return arrays
 
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each list of token ids; a part of a character becomes U+FFFD."""
+        decoded: list[str] = _load(self.path, self.digest).decode_batch([list(one) for one in ids])
+        return decoded
+
 
 def open_tokenizer(tokenizer: str) -> TokenizerFile:
     """The tokenizer called `tokenizer`: `embedded`, or the path of a tokenizer.json.

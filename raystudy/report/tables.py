@@ -7,11 +7,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raystudy.report.cells import Cell, Footnotes, figure_cell, words
-from raystudy.report.wording import DASH, counted, flops, highest_by_metric, lr, named, number, seconds
+from raystudy.report.wording import (
+    DASH,
+    counted,
+    flops,
+    highest_by_metric,
+    interval,
+    lr,
+    named,
+    number,
+    primary_metric,
+    reason_for,
+    seconds,
+    unit_of,
+)
 
 Comparison = Mapping[str, Any]
 Entry = Mapping[str, Any]
-PRIMARY_METRIC = "loss"
 REGRET_DIGITS = 3
 LOSS_DIGITS = 4
 
@@ -20,12 +32,16 @@ _GUARD_FLAGS = {
     "edge": "grid edge",
     "diverged": "diverged",
     "repeated": "repeated data",
+    "leaked": "validation text",
+    "unpaired": "unpaired",
 }
 GUARD_WORDS = {
     "barely_trained": "not below the unigram floor",
     "edge": "on the grid's edge",
     "diverged": "diverged",
     "repeated": "repeats data",
+    "leaked": "holds validation text",
+    "unpaired": "starts or is fed unlike the others",
 }
 
 
@@ -46,7 +62,8 @@ class Table:
 
 def primary_entries(comparison: Comparison) -> list[Entry]:
     """Entries of the primary metric, in the study's order."""
-    return [entry for entry in comparison["comparisons"] if entry["metric"] == PRIMARY_METRIC]
+    primary = primary_metric(comparison)
+    return [entry for entry in comparison["comparisons"] if entry["metric"] == primary]
 
 
 def protocol_table(comparison: Comparison) -> Table:
@@ -63,7 +80,7 @@ def protocol_table(comparison: Comparison) -> Table:
             ("Kendall τ\u2011b", "[95%]"),
             ("Decision accuracy", "[95%]"),
             ("Separable pairs", "accuracy [95%]"),
-            *((f"Regret@{k}", "best of k, nats") for k in ks),
+            *((f"Regret@{k}", f"best of k, {unit_of(comparison)}") for k in ks),
             ("Cost", "FLOPs, device-seconds"),
             ("Flags", "number of recipes"),
         ],
@@ -96,7 +113,7 @@ def _about(entry: Entry) -> list[str]:
 
 def _flags(entry: Entry) -> Cell:
     guards = entry["guards"]
-    flags = [f"{text}: {len(guards[guard])}" for guard, text in _GUARD_FLAGS.items() if guards[guard]]
+    flags = [f"{text}: {len(guards[guard])}" for guard, text in _GUARD_FLAGS.items() if guards.get(guard)]
     if entry["num_diverged"]:
         flags.append(f"{counted(entry['num_diverged'], 'run')} diverged")
     if entry["excluded"]:
@@ -144,7 +161,8 @@ def further_table(comparison: Comparison) -> Table:
     """Headline figures that the first table has no room for."""
     entries = primary_entries(comparison)
     ks = sorted({int(k) for entry in entries for k in entry["regret"]})
-    columns = [("Protocol", ""), ("Pearson", "[95%]"), *((f"Regret@{k}", "mean of k, nats") for k in ks)]
+    regrets = [(f"Regret@{k}", f"mean of k, {unit_of(comparison)}") for k in ks]
+    columns = [("Protocol", ""), ("Pearson", "[95%]"), *regrets]
     table = Table("further", "Further figures of the headline recipes (primary metric)", columns)
     for entry in entries:
         cells = [words(entry["candidate"]), figure_cell(entry, "pearson", entry["notes"], table.footnotes)]
@@ -160,13 +178,13 @@ def tuned_table(comparison: Comparison) -> Table:
         "Tuned loss of each recipe, lowest first",
         [
             ("Recipe", ""),
-            ("Tuned loss", "± standard error, nats"),
+            ("Tuned loss", f"± standard error, {unit_of(comparison)}"),
             ("Best LR", ""),
             ("Grid edge", ""),
             ("Nearest recipe", ""),
             ("Chosen and scored", "on"),
             ("Diverged at", "LR"),
-            ("Unigram floor", "nats"),
+            ("Unigram floor", unit_of(comparison)),
         ],
     )
     controls = {recipe["name"] for recipe in comparison["recipes"] if recipe["control"]}
@@ -201,7 +219,8 @@ def validation_table(comparison: Comparison) -> Table:
     entries = {(entry["candidate"], entry["metric"]): entry for entry in comparison["comparisons"]}
     metrics = list(dict.fromkeys(metric for _, metric in entries))
     highest = highest_by_metric(comparison["comparisons"])
-    names = [(metric.partition("/")[2] or f"{metric}", "" if "/" in metric else "primary") for metric in metrics]
+    primary = primary_metric(comparison)
+    names = [(metric.removeprefix("loss/"), "primary" if metric == primary else "") for metric in metrics]
     table = Table(
         "validation",
         "Spearman with the truth by validation set (▲ highest of its column)",
@@ -220,6 +239,46 @@ def validation_table(comparison: Comparison) -> Table:
     return table
 
 
+def gap_table(comparison: Comparison) -> Table:
+    """Where only two recipes are compared: how far apart they are on each side, and which is better."""
+    columns = [
+        ("Protocol", ""),
+        ("A", ""),
+        ("B", ""),
+        ("Truth, A − B", f"{unit_of(comparison)} [95%]"),
+        ("P(A better)", "by the truth"),
+        ("Protocol, A − B", f"{unit_of(comparison)} [95%]"),
+        ("P(A better)", "by the protocol"),
+        ("Same choice", ""),
+    ]
+    table = Table("gap", "The gap of the two recipes (primary metric); below 0 A is better", columns)
+    for entry in primary_entries(comparison):
+        gap = entry.get("gap")
+        if gap is not None:
+            sides = [cell for side in ("truth", "candidate") for cell in _gap_cells(entry, side, table.footnotes)]
+            row = [words(entry["candidate"]), words(gap["a"]), words(gap["b"]), *sides]
+            table.rows.append([*row, words(_same_choice(gap["truth"]["outcome"], gap["candidate"]["outcome"]))])
+    return table
+
+
+def _gap_cells(entry: Entry, side: str, marks: Footnotes) -> tuple[Cell, Cell]:
+    found, field = entry["gap"][side], f"gap.{side}"
+    if found["value"] is None:
+        why = marks.mark(reason_for(entry["notes"], field))
+        return Cell(DASH, (), why), Cell("undecided", (), why)
+    bounds = interval(found["these_recipes"], LOSS_DIGITS)
+    note = None if bounds else marks.mark(reason_for(entry["notes"], field, "these_recipes"))
+    probability = found["probability_a_better"]
+    chance = Cell("undecided", (), note) if probability is None else Cell(number(probability, 3))
+    return Cell(number(found["value"], LOSS_DIGITS), (bounds or "no interval",), note), chance
+
+
+def _same_choice(truth: str, candidate: str) -> str:
+    if "undecided" in (truth, candidate):
+        return "undecided"
+    return "yes" if truth == candidate else "no"
+
+
 def guard_table(comparison: Comparison) -> Table:
     """Which recipes the guards of the primary metric name."""
     table = Table(
@@ -227,7 +286,7 @@ def guard_table(comparison: Comparison) -> Table:
     )
     for entry in primary_entries(comparison):
         for guard, text in GUARD_WORDS.items():
-            if entry["guards"][guard]:
+            if entry["guards"].get(guard):
                 names = [named(recipe) for recipe in entry["guards"][guard]]
                 table.rows.append([words(entry["candidate"]), words(text), words(", ".join(names))])
     return table

@@ -15,7 +15,7 @@ _RECIPE_LISTS = ("recipes", "baselines")
 
 def reference_problems(document: YamlDocument) -> list[Problem]:
     """Every broken reference of the study in `document`."""
-    rules = (_recipes, _kinds, _domains, _protocols, _truth, _contrast, _models)
+    rules = (_recipes, _kinds, _domains, _protocols, _truth, _contrast, _primary_metric, _models)
     return [problem for rule in rules for problem in rule(document)]
 
 
@@ -107,6 +107,7 @@ def _protocols(document: YamlDocument) -> Iterator[Problem]:
             yield from _unknown(
                 document, (*path, "lr", "baseline"), "recipe", rule.get("baseline"), _recipe_names(document)
             )
+            yield from _unknown(document, (*path, "lr", "model"), "model", rule.get("model"), models)
         scores = protocol.get("scores")
         for recipe in scores if isinstance(scores, dict) else ():
             yield from _unknown(document, (*path, "scores", recipe), "recipe", recipe, recipes)
@@ -143,6 +144,15 @@ def _contrast(document: YamlDocument) -> Iterator[Problem]:
         yield from _unknown(document, ("comparison", "contrast", index), "candidate (no lr-ladder)", name, known)
     if len(contrast) == 2 and contrast[0] == contrast[1]:
         yield _problem(document, ("comparison", "contrast"), "the two candidates must differ")
+
+
+def _primary_metric(document: YamlDocument) -> Iterator[Problem]:
+    comparison, known = _section(document, "comparison"), ["loss"]
+    known += [f"loss/{name}" for name in _section(document, "validation")]
+    yield from _unknown(document, ("comparison", "primary_metric"), "metric", comparison.get("primary_metric"), known)
+    if comparison.get("success") is not None and comparison.get("contrast") is None:
+        rule = "success is the least difference of the contrast that counts, but there is no `contrast`"
+        yield _problem(document, ("comparison", "success"), rule, "Name two candidates under `contrast:`")
 
 
 def _models(document: YamlDocument) -> Iterator[Problem]:

@@ -50,6 +50,17 @@ class ComparisonSettings(Spec):
     contrast: tuple[Name, Name] | None = Field(
         default=None, description="two candidates: does the first recover the truth better than the second?"
     )
+    primary_metric: str = Field(
+        default="loss",
+        description="what the verdict rests on and learning rates are chosen on: 'loss' (the mean over validation "
+        "sets) or 'loss/<validation set>'",
+    )
+    success: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="the least difference that counts: the contrast's interval must lie above it; null: above 0",
+    )
 
 
 class Resources(Spec):

@@ -9,23 +9,26 @@ from typing import Any
 
 import numpy as np
 
+from raystudy.artifacts.study_lock import Lock
 from raystudy.compare.contrast import contrast
 from raystudy.compare.entries import comparison_entries
 from raystudy.compare.premise import premise
 from raystudy.compare.scores import Scores
 from raystudy.errors import DataError
 from raystudy.specs.recipe import Recipe
+from raystudy.study.contradictions import contradictions
+from raystudy.study.pairing import unpaired
+from raystudy.study.preregistration import confirmatory
 from raystudy.study.protocols.base import Scored
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.protocols.tuned import Tuned
-from raystudy.study.state import PRIMARY_METRIC, StudyState, WantedRun
+from raystudy.study.state import StudyState, WantedRun
 from raystudy.study.tuned_losses import tuned_losses
 from raystudy.study.verdict import verdict
 
 FORMAT = "raystudy-comparison/1"
 
 CONVENTIONS = {
-    "direction": "every metric is a loss in nats per token: lower is better",
     "metric": "`loss` is the mean over the study's validation sets, each counting the same",
     "ties": "tied scores share their mean rank; a tied pair counts one half in decision accuracy",
     "divergence": "a diverged candidate run is tied worst; a diverged point of a truth sweep is skipped",
@@ -34,15 +37,16 @@ CONVENTIONS = {
     "tuned": "the truth is the lowest seed mean over the learning rates swept, chosen and scored on the same "
     "seeds and documents, and so optimistic",
     "intervals": "`these recipes`, 95%: recipes fixed, seeds drawn anew at the same numbers under a normal model of "
-    "recipe x seed residuals; validation documents are not resampled yet",
+    "recipe x seed residuals; validation documents are not resampled yet. `recipes like these`, 95%: whole families of "
+    "recipes resampled with their scores, from 8 families on, never for regret",
     "headline": "the headline leaves out recipes marked as controls",
     "separable": "pairs of recipes whose truth differs beyond seed noise at a false-discovery rate of 5%, decided on "
     "the same seeds that are scored",
 }
 
 
-def compare_study(state: StudyState) -> dict[str, Any]:
-    """The comparison of every candidate of the study with its truth, JSON-ready.
+def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]:
+    """The comparison of every candidate of the study with its truth, JSON-ready; `lock` is its preregistration.
 
     Raises:
         DataError: fewer than two recipes have a score.
@@ -58,17 +62,23 @@ def compare_study(state: StudyState) -> dict[str, Any]:
     comparison: dict[str, Any] = {
         "format": FORMAT,
         "study": state.study.name,
+        "unit": state.unit,
         "truth": truth.name,
+        "primary_metric": state.primary_metric,
+        "success": settings.success,
         "generator_seed": settings.seed,
         "resamples": settings.resamples,
-        "conventions": CONVENTIONS,
+        "conventions": {"direction": f"every metric is a loss in {state.unit}: lower is better", **CONVENTIONS},
         "recipes": [_recipe_row(recipe) for recipe in state.study.recipes],
         "comparisons": _entries(state, truth, candidates),
         "premise": _premise(state),
         "contrast": _contrast(state, truth, candidates),
         "tuned_losses": tuned_losses(state),
-        "truth_guards": guards(state, truth.runs, PRIMARY_METRIC, truth.edges),
+        "truth_guards": guards(state, truth.runs, state.primary_metric, truth.edges),
         "missing": missing,
+        "leaked": _leaks(state),
+        "contradictions": contradictions(state, truth, candidates),
+        **confirmatory(state, lock, is_complete=not missing),
     }
     comparison["verdict"] = verdict(comparison)
     return comparison
@@ -76,8 +86,7 @@ def compare_study(state: StudyState) -> dict[str, Any]:
 
 def headline(state: StudyState) -> list[str]:
     """The recipes of the headline: all but controls (all, where fewer than two would be left)."""
-    chosen = [recipe.name for recipe in state.study.recipes if not recipe.control]
-    return chosen if len(chosen) > 1 else list(state.recipes)
+    return list(state.headline)
 
 
 def subsets(state: StudyState) -> dict[str, list[str]]:
@@ -94,6 +103,15 @@ def subsets(state: StudyState) -> dict[str, list[str]]:
     if len(ties) > 1:
         found["near-ties"] = ties
     return found
+
+
+def _leaks(state: StudyState) -> list[dict[str, Any]]:
+    """Share of each validation set's documents that a recipe compared holds too, where it is too much."""
+    return [
+        {"recipe": recipe, "validation": name, "share": share}
+        for recipe in state.recipes
+        for name, share in state.inputs.leaked.get(recipe, {}).items()
+    ]
 
 
 def _recipe_row(recipe: Recipe) -> dict[str, Any]:
@@ -130,6 +148,7 @@ def _entries(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> 
             subsets=subsets(state),
             seed=state.study.comparison.seed,
             resamples=state.study.comparison.resamples,
+            families={recipe.name: recipe.family_name for recipe in state.study.recipes},
         )
         by_metric[metric] = {entry["candidate"]: entry for entry in entries}
     return [
@@ -169,6 +188,7 @@ def guards(
 ) -> dict[str, list[str]]:
     """Recipes whose score should not be taken at face value, by reason."""
     flags: dict[str, list[str]] = {"barely_trained": [], "edge": [], "diverged": [], "repeated": []}
+    flags |= {"leaked": [name for name in runs if state.leaked_sets(name, metric)], "unpaired": unpaired(state, runs)}
     for recipe, members in runs.items():
         losses = [(state.loss(run, metric), state.unigram_loss(run, metric)) for run in members]
         records = [record for run in members if (record := state.record(run)) is not None]
@@ -202,18 +222,19 @@ def _premise(state: StudyState) -> dict[str, Any] | None:
     names = headline(state)
     losses = np.stack([truth.sweep(state, recipe).losses for recipe in names])
     settings = state.study.comparison
-    return premise(losses, list(truth.lrs), names, seed=settings.seed, resamples=settings.resamples)
+    return premise(losses, list(truth.lrs(state)), names, seed=settings.seed, resamples=settings.resamples)
 
 
 def _contrast(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> dict[str, Any] | None:
     """Does the first candidate of the contrast recover the truth better than the second?"""
     settings = state.study.comparison
-    named: dict[str, Scores] = {c.name: c.scores[PRIMARY_METRIC] for c in candidates if PRIMARY_METRIC in c.scores}
+    metric = state.primary_metric
+    named: dict[str, Scores] = {c.name: c.scores[metric] for c in candidates if metric in c.scores}
     if settings.contrast is None or any(name not in named for name in settings.contrast):
         return None
     first, second = (named[name] for name in settings.contrast)
     return contrast(
-        truth.scores[PRIMARY_METRIC],
+        truth.scores[metric],
         first,
         second,
         recipes=headline(state),

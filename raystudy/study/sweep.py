@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from raystudy.study.state import PRIMARY_METRIC, StudyState
+from raystudy.study.state import StudyState
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -64,10 +64,15 @@ class Sweep:
 
 
 def read_sweep(
-    state: StudyState, model: str, recipe: str, lrs: Sequence[float], seeds: Sequence[int], metric: str = PRIMARY_METRIC
+    state: StudyState,
+    model: str,
+    recipe: str,
+    lrs: Sequence[float],
+    seeds: Sequence[int],
+    metric: str | None = None,
 ) -> Sweep:
-    """The sweep of `model` on `recipe`, as far as its records go."""
+    """The sweep of `model` on `recipe`, as far as its records go; on the study's primary metric unless told."""
     runs = [[state.want(model, recipe, lr, seed) for seed in seeds] for lr in lrs]
-    losses = [[state.loss(run, metric) for run in row] for row in runs]
+    losses = [[state.loss(run, metric or state.primary_metric) for run in row] for row in runs]
     is_terminal = all(state.is_done(run) for row in runs for run in row)
     return Sweep(tuple(lrs), np.array(losses, dtype=np.float64), is_terminal)

@@ -7,7 +7,7 @@ from raystudy.compare.noise import seed_noise
 from raystudy.compare.scores import Scores
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.protocols.tuned import Tuned
-from raystudy.study.state import PRIMARY_METRIC, StudyState
+from raystudy.study.state import StudyState
 
 _NOISE_Z = 1.96  # a gap under this many standard errors of a difference is called noise
 
@@ -17,7 +17,7 @@ def tuned_losses(state: StudyState) -> list[dict[str, Any]]:
     truth = protocols_of(state.study)[state.study.truth]
     if not isinstance(truth, Tuned):
         return []
-    scores = truth.scored(state)[0].scores[PRIMARY_METRIC]
+    scores = truth.scored(state)[0].scores[state.primary_metric]
     error = _standard_error(scores)
     rows = [_row(state, truth, recipe, error) for recipe in state.recipes]
     losses = [row["loss"] for row in rows]
@@ -34,7 +34,8 @@ def _standard_error(scores: Scores) -> float | None:
 def _row(state: StudyState, truth: Tuned, recipe: str, error: float | None) -> dict[str, Any]:
     sweep = truth.sweep(state, recipe)
     best = sweep.best if sweep.is_complete else None
-    floor = state.unigram_loss(state.want(truth.spec.model, recipe, truth.lrs[0], truth.spec.seeds[0]), PRIMARY_METRIC)
+    first = state.want(truth.spec.model, recipe, truth.lrs(state)[0], truth.spec.seeds[0])
+    floor = state.unigram_loss(first, state.primary_metric)
     return {
         "recipe": recipe,
         "best_lr": None if best is None else sweep.lrs[best],

@@ -4,10 +4,11 @@ A verdict needs all wanted runs; it is "undecided" whenever an interval says so,
 tuning does not reorder the recipes at all, since then any fixed learning rate is as good as the truth.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raystudy.study.state import PRIMARY_METRIC
+from raystudy.study.two_recipes import claim_of_two
 
 
 def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
@@ -18,40 +19,68 @@ def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
         where = f"{first['protocol']}, {first['reason']}"
         sentence = f"No verdict: no score from {_counted(count, 'wanted run')} (first: {where})."
         return {"outcome": "blocked", "sentence": sentence}
-    entries = [entry for entry in comparison["comparisons"] if entry["metric"] == PRIMARY_METRIC]
+    if comparison.get("contradictions"):
+        first = f"No verdict: the numbers contradict each other: {comparison['contradictions'][0]}."
+        return {"outcome": "blocked", "sentence": first}
+    if comparison.get("leaked"):
+        return {"outcome": "blocked", "sentence": _leak_sentence(comparison["leaked"])}
+    primary = comparison.get("primary_metric", PRIMARY_METRIC)
+    entries = [entry for entry in comparison["comparisons"] if entry["metric"] == primary]
     if not entries:
         return {"outcome": "blocked", "sentence": "No verdict: no candidate has scores."}
     outcome, claim, concerned = _claim(comparison, entries)
     premise = comparison["premise"]
+    standing = "Confirmatory: " if comparison.get("confirmatory") else ""
     if premise is not None and premise["outcome"] == "does-not-reorder":
         lead = "This study cannot distinguish a tuned truth from a fixed one: tuning does not reorder its recipes"
-        return {"outcome": "indistinct", "sentence": f"{lead}. {claim}{_flags(comparison, concerned)}."}
+        return {"outcome": "indistinct", "sentence": f"{standing}{lead}. {claim}{_flags(comparison, concerned)}."}
     doubt = ""
     if premise is not None and premise["outcome"] == "undecided":
         doubt = "; whether tuning reorders the recipes here is itself undecided"
-    return {"outcome": outcome, "sentence": f"{claim}{doubt}{_flags(comparison, concerned)}."}
+    return {"outcome": outcome, "sentence": f"{standing}{claim}{doubt}{_flags(comparison, concerned)}."}
+
+
+def _leak_sentence(leaks: Sequence[Mapping[str, Any]]) -> str:
+    recipes = _counted(len({row["recipe"] for row in leaks}), "recipe")
+    first = leaks[0]
+    which = f"{first['recipe']!r} holds {first['share']:.0%} of the documents of validation set {first['validation']!r}"
+    return f"No verdict: validation text was found in {recipes} (first: {which}). Take it out of either."
 
 
 def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str, list[Any]]:
     """Outcome, the claim, and the entries it is about."""
     chosen = comparison["contrast"]
     by_name = {entry["candidate"]: entry for entry in entries}
+    about = entries if chosen is None else [by_name[chosen[side]] for side in ("a", "b")]
+    of_two = claim_of_two(comparison, about)
+    if of_two is not None:
+        return of_two
     if chosen is None:
         return _best(entries, comparison["truth"])
     first, second = by_name[chosen["a"]], by_name[chosen["b"]]
     difference = chosen["difference"]
     if chosen["outcome"] == "b":
         first, second, difference = second, first, _negated(difference)
-    numbers = (
-        f"Spearman {_figure(first['spearman'])} against {_figure(second['spearman'])}, "
-        f"difference {_figure(difference)} over {first['num_recipes']} recipes"
-    )
+    values = {chosen["a"]: chosen["a_value"], chosen["b"]: chosen["b_value"]}
+    better, worse = (_figure(_over_those_of_both(entry, values[entry["candidate"]])) for entry in (first, second))
+    num_recipes = chosen["num_recipes"]
+    numbers = f"Spearman {better} against {worse}, difference {_figure(difference)} over {num_recipes} recipes"
     order = f"the order of {comparison['truth']!r} better"
     if chosen["outcome"] == "undecided":
         claim = f"Undecided whether {_called(first)} or {_called(second)} recovers {order}: {numbers}"
         return "undecided", claim, [first, second]
     claim = f"{_called(first)} recovers {order} than {_called(second)}: {numbers}"
+    success = comparison.get("success")
+    if success is not None and difference["these_recipes"]["low"] <= success:
+        claim += f"; undecided whether by more than {success:g}, the least that counts"
+        return "undecided", claim, [first, second]
     return first["candidate"], claim, [first, second]
+
+
+def _over_those_of_both(entry: Mapping[str, Any], value: float | None) -> Mapping[str, Any]:
+    """The entry's Spearman; where the other candidate lacks some of its recipes, the value over those of both."""
+    figure: Mapping[str, Any] = entry["spearman"]
+    return figure if figure["value"] == value else {"value": value, "these_recipes": None}
 
 
 def _negated(figure: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +105,9 @@ def _best(entries: list[Any], truth: str) -> tuple[str, str, list[Any]]:
     claim += f"{best['num_recipes']} recipes"
     if is_apart:
         return best["candidate"], claim, [best]
-    return "undecided", f"Undecided, since intervals overlap: {claim}", [best]
+    has_all = all(figure["these_recipes"] is not None for figure in (best["spearman"], *others))
+    why = "since intervals overlap" if has_all else "since there is no interval for these recipes"
+    return "undecided", f"Undecided, {why}: {claim}", [best]
 
 
 def _called(entry: Mapping[str, Any]) -> str:
@@ -99,17 +130,19 @@ def _flags(comparison: Mapping[str, Any], concerned: list[Any]) -> str:
         "edge": "is on its grid's edge",
         "diverged": "diverged",
         "repeated": "repeats data",
+        "leaked": "holds validation text",
+        "unpaired": "starts or is fed unlike the other recipes at the same seed",
     }
     parts = [
         f"{entry['candidate']!r} {text} on {_counted(len(entry['guards'][guard]), 'recipe')}"
         for entry in concerned
         for guard, text in words.items()
-        if entry["guards"][guard]
+        if entry["guards"].get(guard)
     ]
     parts += [
         f"the truth {text} on {_counted(len(comparison['truth_guards'][guard]), 'recipe')}"
         for guard, text in words.items()
-        if comparison["truth_guards"][guard]
+        if comparison["truth_guards"].get(guard)
     ]
     return f"; beware: {'; '.join(parts)}" if parts else ""
 

@@ -128,7 +128,7 @@ def _log(
     step: int,
 ) -> None:
     losses = _own_loss(current, basis)
-    norms = 1.0 * np.sqrt(((current * basis.values) ** 2).sum(axis=-1))
+    norms = np.sqrt(((current * basis.values) ** 2).sum(axis=-1))
     for place in range(len(group)):
         row = {"step": step, "lr": float(lrs[place]), "loss": float(losses[place])}
         curves[place].append({**row, "gradient_norm": float(norms[place])})

@@ -41,6 +41,7 @@ class Outcome:
     unigram: dict[str, float]
     moved: dict[str, float]
     epochs: list[float]
+    data_order: str
     weights: dict[str, npt.NDArray[Any]] = field(repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -69,6 +70,7 @@ def train(run: TrainRun, view: RecipeView, validation: ValidationSets, device: s
         final=final,
         unigram=unigram_floors(view, validation),
         moved=_moved(model, initial_weights, initial, final, curve, run),
+        data_order=stream.fingerprint,
         epochs=stream.epochs(run.settings.steps * run.settings.batch_sequences),
         weights={name: parameter.detach().cpu().numpy() for name, parameter in model.named_parameters()},
         seconds={

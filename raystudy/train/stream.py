@@ -45,6 +45,11 @@ class SampleStream:
         chosen = np.concatenate(sources)
         return chosen, self._windows(chosen, np.concatenate(ordinals))
 
+    @property
+    def fingerprint(self) -> str:
+        """First draws of the random streams behind the order: of the seed alone, so the same for all recipes."""
+        return " ".join(f"{self._generator(*stream).random():.12f}" for stream in ((_MIXING, 0), (_ORDER, 0, 0)))
+
     def epochs(self, num_samples: int) -> list[float]:
         """How often each source has been read after `num_samples` samples."""
         counts = np.zeros(len(self._num_windows), dtype=np.int64)
@@ -60,7 +65,7 @@ class SampleStream:
     def _block(self, block: int) -> tuple[IntArray, IntArray]:
         """Source of each sample of a block, and how many samples of that source came before it."""
         while len(self._blocks) <= block:
-            generator = np.random.default_rng((self._seed, _MIXING, len(self._blocks)))
+            generator = self._generator(_MIXING, len(self._blocks))
             points = (generator.random() + np.arange(_BLOCK)) / _BLOCK
             sources = np.minimum(np.searchsorted(self._bounds, points, side="right"), len(self._num_windows) - 1)
             generator.shuffle(sources)
@@ -82,7 +87,10 @@ class SampleStream:
 
     def _order(self, source: int, epoch: int) -> IntArray:
         if (source, epoch) not in self._orders:
-            generator = np.random.default_rng((self._seed, _ORDER, source, epoch))
+            generator = self._generator(_ORDER, source, epoch)
             self._orders = {k: order for k, order in self._orders.items() if k[0] != source or k[1] >= epoch - 1}
             self._orders[source, epoch] = generator.permutation(self._num_windows[source])
         return self._orders[source, epoch]
+
+    def _generator(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng((self._seed, *purpose))

@@ -72,6 +72,7 @@ def _entry(generator: np.random.Generator, name: str, metric: str, agreement: fl
     lr = about["lr"]
     cost = {"num_runs": 16, "tokens": 3_200_000, "flops": 1.24e13, "device_seconds": 31.7}
     guards: dict[str, list[str]] = {"barely_trained": [], "edge": [], "diverged": [], "repeated": []}
+    guards |= {"leaked": [], "unpaired": []}
     if lr == BARELY_TRAINED_LR:
         guards["barely_trained"] = [recipe[0] for recipe in RECIPES[:7]]
     return {

@@ -1,10 +1,10 @@
-"""`python -m tests.slow [NAME ...]`: the slow checks, all or those named; dated results go to docs/results."""
+"""`python -m tests.slow [NAME ...]`: slow checks, all or those named; each leaves a dated result in docs/results."""
 
 import argparse
 import sys
 from importlib import import_module
 
-CHECKS = ["faults"]  # modules beside this one, each with `main(arguments) -> exit status`
+CHECKS = ["known_truth", "faults"]  # modules beside this one, each with `main(arguments) -> exit status`
 
 
 def main(arguments: list[str]) -> int:

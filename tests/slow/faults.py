@@ -74,9 +74,9 @@ def _write(rows: list[dict[str, Any]], seed: int) -> None:
     lines = [
         f"# Faults at random moments, {date}",
         "",
-        f"`make chaos` on `search_spaces/tiny-features.yaml` (147 runs, two workers), seeds from {seed} on. A trial",
-        "is disturbed, launched again and compared, digit for digit, with an undisturbed study. Good: all that must",
-        "hold held. Disturbed at work: how often the disturbance hit a launch that had not ended.",
+        f"`make chaos` on `search_spaces/tiny-features.yaml` (147 runs, two workers), seeds from {seed} on. A trial is",
+        "disturbed, launched again and compared, digit for digit, with a study that was not disturbed. Good: all that",
+        "must hold held. Disturbed at work: how often the disturbance hit a launch that had not ended.",
         "",
         "| fault | " + " | ".join(column.replace("_", " ") for column in columns) + " |",
         "|---" * (len(columns) + 1) + "|",

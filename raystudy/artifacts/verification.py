@@ -1,0 +1,193 @@
+"""Checks everything on a storage: checksums, digests, records, evaluations, curves, weights, studies. Changes nothing.
+
+A problem is one line that names the file. What is merely left over or unused is no problem.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from raystudy.artifacts.files import read_json
+from raystudy.artifacts.records import EVALUATION_FORMAT, Record, evaluation_digest, parse_result
+from raystudy.artifacts.sealed import open_sealed
+from raystudy.artifacts.shards import digest_by_manifest, shard_folder
+from raystudy.artifacts.storage import Storage, StudyFolder
+from raystudy.artifacts.study_lock import read_lock
+from raystudy.artifacts.usage import Item, inventory
+from raystudy.errors import RaystudyError, StorageError
+from raystudy.specs.run import read_run
+
+_SUMS_AGREE = 1e-9  # relative; both are worked out from the same sums in double precision
+_MOST_HEADER_BYTES = 100_000_000  # of a safetensors header, the format's own bound
+
+
+@dataclass
+class Verification:
+    """What was wrong, one line each, and how many things of each kind were looked at."""
+
+    problems: list[str] = field(default_factory=list)
+    checked: Counter[str] = field(default_factory=Counter)
+
+
+def verify(storage: Storage) -> Verification:
+    """Check every item of the storage."""
+    found = Verification()
+    looks: dict[str, Callable[[Storage, Item, Verification], None]] = {
+        "shards": _shards,
+        "pointers": _pointer,
+        "runs": _run,
+        "studies": _study,
+    }
+    for item in inventory(storage.root):
+        if item.kind in looks:
+            found.checked[item.kind] += 1
+            _attempt(found, item.path, lambda item=item: looks[item.kind](storage, item, found))  # type: ignore[misc]
+    return found
+
+
+def _attempt(found: Verification, path: Path, look: Callable[[], object]) -> None:
+    """Run one look; what it raises becomes a line."""
+    try:
+        look()
+    except RaystudyError as error:
+        found.problems.append(" ".join(str(error).split()))
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        found.problems.append(f"{path} is damaged or foreign ({type(error).__name__}: {' '.join(str(error).split())})")
+
+
+def _shards(storage: Storage, item: Item, found: Verification) -> None:
+    manifest = open_sealed(item.path)
+    found.checked["shard files"] += len(manifest["files"])
+    if digest_by_manifest(manifest) != item.name:
+        raise StorageError(f"{item.path} must hold the shards of its name, but its manifest is that of others")
+    for source in manifest.get("sources", ()):
+        for part in source["parts"]:
+            if not shard_folder(storage.root, part["shard"]).is_dir():
+                raise StorageError(f"{item.path} reads the shards {part['shard']}, but they are not there")
+
+
+def _pointer(_storage: Storage, item: Item, _found: Verification) -> None:
+    value = read_json(item.path)
+    if not isinstance(value["digest"], str):
+        raise StorageError(f"{item.path} must hold a digest, but does not")
+
+
+def _run(storage: Storage, item: Item, found: Verification) -> None:
+    record: list[Record] = []
+    spec, result, curve = (item.path / name for name in ("spec.json", "result.json", "curve.jsonl"))
+    if spec.exists():
+        _attempt(found, spec, lambda: _check_id(item, read_json(spec), spec))
+    if result.exists():
+        _attempt(found, result, lambda: record.append(_result(item, result)))
+        found.checked["results"] += 1
+    if curve.exists():
+        _attempt(found, curve, lambda: storage.runs.read_curve(item.name))
+    evaluations = sorted((item.path / "eval").glob("*.json"))
+    for path in evaluations:
+        _attempt(found, path, lambda path=path: _evaluation(item, path, record))  # type: ignore[misc]
+    found.checked["evaluations"] += len(evaluations)
+    for path in sorted(item.path.glob("weights-*.safetensors")):
+        _attempt(found, path, lambda path=path: _weights(path))  # type: ignore[misc]
+        found.checked["weights"] += 1
+    for path in sorted((item.path / "attempts").glob("*.json")):
+        _attempt(found, path, lambda path=path: read_json(path)["cause"])  # type: ignore[misc]
+
+
+def _result(item: Item, path: Path) -> Record:
+    value = read_json(path)
+    record = parse_result(item.name, value, path)
+    _check_id(item, value["spec"], path)
+    return record
+
+
+def _check_id(item: Item, spec: Any, path: Path) -> None:
+    try:
+        run_id = read_run(json.dumps(spec)).run_id
+    except ValidationError as error:
+        raise StorageError(f"{path} must hold a run's spec, but {error.errors()[0]['msg']}") from error
+    if run_id != item.name:
+        raise StorageError(f"{path} must hold the spec of run {item.name}, but holds that of {run_id}")
+
+
+def _evaluation(item: Item, path: Path, record: list[Record]) -> None:
+    value = read_json(path)
+    problem = evaluation_problem(value, item.name)
+    if problem is None and path.stem != evaluation_digest(value["validation"], value["step"]):
+        problem = "its name is not that of its validation set and step"
+    final = record[0].metric("loss", value["validation"]) if problem is None and record else None
+    if problem is None and final is not None:
+        loss = sum(value["loss_sum"]) / sum(value["num_tokens"])
+        if not math.isclose(loss, final, rel_tol=_SUMS_AGREE) and _is_last(record[0], value["step"]):
+            problem = f"its sums give a loss of {loss!r}, the result says {final!r}"
+    if problem is not None:
+        raise StorageError(f"{path}: {problem}")
+
+
+def _is_last(record: Record, step: int) -> bool:
+    return bool(record.result["spec"].get("settings", {}).get("steps") == step)
+
+
+def evaluation_problem(value: Any, run_id: str) -> str | None:
+    """What is wrong with an evaluation of the run `run_id`, or None."""
+    if not isinstance(value, dict) or value.get("format") != EVALUATION_FORMAT:
+        return f"it must be an evaluation of format {EVALUATION_FORMAT}"
+    if value.get("run_id") != run_id:
+        return f"it must be of run {run_id}, but is of {value.get('run_id')!r}"
+    if not isinstance(value.get("validation"), str) or not isinstance(value.get("step"), int):
+        return "it must name a validation set and a step"
+    columns = [value.get(name) for name in ("loss_sum", "num_tokens", "num_bytes")]
+    lengths = {len(column) for column in columns if isinstance(column, list)}
+    if len(lengths) != 1 or not all(isinstance(column, list) for column in columns) or lengths == {0}:
+        return "its columns loss_sum, num_tokens, num_bytes must be lists of one length"
+    if not all(_is_number(number) for column in columns for number in column or ()) or sum(columns[1] or ()) <= 0:
+        return "its columns must hold finite numbers, and some tokens"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _weights(path: Path) -> None:
+    """The header of a safetensors file: 8 bytes of length, JSON, and tensors that end where the file does."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(_MOST_HEADER_BYTES, path.stat().st_size):
+            raise StorageError(f"{path} must hold weights, but its header is longer than the file")
+        header = json.loads(file.read(length))
+    end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
+    if 8 + length + end != path.stat().st_size:
+        raise StorageError(f"{path} must hold weights, but its tensors do not end where the file does")
+
+
+def _study(storage: Storage, item: Item, found: Verification) -> None:
+    folder = StudyFolder(storage.root, item.name)
+    folder.path = item.path
+    _attempt(found, item.path, lambda: read_lock(item.path))
+    for path in _json_files(item.path):
+        _attempt(found, path, lambda path=path: read_json(path))  # type: ignore[misc]
+    comparison = item.path / "comparison.json"
+    if comparison.exists():
+        _attempt(found, comparison, lambda: _comparison(comparison))
+    if (item.path / "study.json").exists():
+        folder.read_study()
+    elif (item.path / "study.yaml").exists() or comparison.exists():
+        raise StorageError(f"{item.path} must hold a resolved study, but has no study.json. Run the study again")
+
+
+def _json_files(folder: Path) -> Iterator[Path]:
+    # Those that have a reader of their own are read by it.
+    known = ("study.json", "lock.json", "comparison.json")
+    yield from (path for path in sorted(folder.glob("*.json")) if path.name not in known)
+
+
+def _comparison(path: Path) -> None:
+    value = read_json(path)
+    if not isinstance(value, dict) or not str(value.get("format")).startswith("raystudy-comparison/"):
+        raise StorageError(f"{path} must be a comparison, but is not. Make it anew with `raystudy compare`")
