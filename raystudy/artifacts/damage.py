@@ -83,9 +83,12 @@ def _rename_to_free(moved: Path, name: Callable[[int], Path]) -> Path:
 
 
 def set_torn_json_aside(folder: Path) -> list[str]:
-    """Set aside every `*.json` in `folder` that is not JSON; one line for each."""
+    """Set aside every `*.json` in a study's `folder` that is not JSON; one line for each.
+
+    The preregistration stays: no launch can make it anew, and a study must not come unlocked by damage.
+    """
     lines = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(set(folder.glob("*.json")) - {folder / "lock.json"}):
         seen = look(path)
         try:
             read_json(path)

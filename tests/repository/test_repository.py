@@ -51,6 +51,15 @@ def test_the_readme_names_the_two_commands_and_only_files_that_are_there():
         assert (ROOT / target).exists(), target
 
 
+def test_every_guarantee_of_the_ledger_names_tests_that_are_there():
+    guarantees = (ROOT / "docs" / "ledger.md").read_text().partition("## Guarantees")[2]
+    for guarantee in guarantees.split("\n\n**")[1:]:
+        named = re.findall(r"(tests/[\w/]+\.py)::(\w+)", guarantee)
+        assert named, guarantee
+        for path, name in named:
+            assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"
+
+
 def test_no_file_or_function_is_too_long():
     assert too_long(ROOT) == []
 
