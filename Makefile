@@ -6,7 +6,7 @@ STUDY ?= search_spaces/demo.yaml
 STORAGE ?= raystudy-storage
 RUN_OPTIONS ?=
 
-.PHONY: demo test check format schema constraints clean
+.PHONY: demo test slow chaos check format schema constraints clean
 
 demo: .venv/ready
 	@echo "== study $(STUDY): plan"
@@ -19,6 +19,13 @@ demo: .venv/ready
 
 test: check
 	$(BIN)/python -m pytest
+
+# Checks that take minutes; each leaves a dated result in docs/results. SLOW="NAME ..." chooses.
+slow: .venv/ready
+	$(BIN)/python -m tests.slow $(SLOW)
+
+chaos: .venv/ready
+	$(BIN)/python -m tests.slow faults
 
 check: .venv/ready
 	$(BIN)/ruff check .

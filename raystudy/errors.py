@@ -4,6 +4,8 @@ The command line turns each into one message on standard error and the exit stat
 a traceback is therefore always a defect of raystudy.
 """
 
+from pathlib import Path
+
 
 class RaystudyError(Exception):
     """Something the user can mend. `exit_status` is the process's exit status on the command line."""
@@ -23,10 +25,22 @@ class StorageError(RaystudyError):
     exit_status = 3
 
 
+class UnwritableError(StorageError):
+    """The storage cannot be written now: full, over quota, read-only, no rights. No other run would fare better."""
+
+
 class DataError(RaystudyError):
     """A source of text, a shard or a results table that cannot be used."""
 
     exit_status = 4
+
+
+class DamagedError(DataError):
+    """What lies at `path` on the storage is not what was written there. A launch keeps it aside and makes it anew."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class StudyHeldError(RaystudyError):
@@ -45,3 +59,9 @@ class MissingPackageError(RaystudyError):
     """An optional package is needed and not installed."""
 
     exit_status = 7
+
+
+class BudgetError(RaystudyError):
+    """A launch stopped at its budget before all wanted runs were made."""
+
+    exit_status = 8

@@ -1,4 +1,4 @@
-"""One Ray cluster for the test session, with its own temporary folder, port and auth token."""
+"""One Ray cluster for the test session, with its own temporary folder, ports and auth token."""
 
 import os
 import secrets
@@ -45,17 +45,21 @@ def own_ray() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[dict[str, str]]:
-    """A running cluster of two logical CPUs; gives the environment that reaches it."""
+    """A running cluster of two logical CPUs, its job server on loopback; gives the environment that reaches it."""
     folder = Path(tempfile.mkdtemp(prefix="rs-"))
-    port = free_port()
+    port, jobs = free_port(), free_port()
     environment = {**private_environment(folder), "RAY_ADDRESS": f"127.0.0.1:{port}"}
-    arguments = ["--head", "--port", str(port), "--node-ip-address", "127.0.0.1", "--include-dashboard", "false"]
+    environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{jobs}"
+    arguments = ["--head", "--port", str(port), "--node-ip-address", "127.0.0.1", "--include-dashboard", "true"]
+    arguments += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(jobs), "--disable-usage-stats"]
+    # Jobs are started by the node's agent, whose fixed default port another cluster on this machine may hold.
+    arguments += ["--dashboard-agent-listen-port", str(free_port())]
     arguments += ["--num-cpus", "2", "--object-store-memory", "100000000", "--temp-dir", str(folder), "--block"]
     without_address = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
     log = (folder / "start.log").open("w")
     head = subprocess.Popen(
         [RAY, "start", *arguments],
-        env={**os.environ, **without_address},
+        env={**os.environ, **without_address, "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"},
         stdout=log,
         stderr=log,
         start_new_session=True,

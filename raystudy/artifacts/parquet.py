@@ -2,8 +2,9 @@
 
 One row per record: run_id, status, the spec and the result as JSON, every evaluation and failed attempt as JSON, the
 training curve as JSON lines; and, for people and other tools, recipe, model, lr and seed, which nothing reads back. The
-file's metadata hold the format, the study's resolved copy with the digests of its shards, its text, and its lock.
-Weights and shards are not in it. What comes from a file is checked before it is believed; none of it is ever a path.
+file's metadata hold the format, the study's resolved copy with the digests of its shards, its text, its lock and what
+it has frozen. Weights and shards are not in it. What comes from a file is checked before it is believed; none of it is
+ever a path.
 """
 
 import io
@@ -31,7 +32,7 @@ EXPORT_FORMAT = "raystudy-export/1"
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _TEXTS = ("run_id", "status", "spec", "result", "curve")
 _LISTS = ("evaluations", "attempts")
-_METADATA = ("format", "study", "study_text", "lock")
+_METADATA = ("format", "study", "study_text", "lock", "frozen")
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,15 @@ class ExportedRun:
 
 @dataclass(frozen=True)
 class Export:
-    """A study with its records. `study` is what study.json holds, `text` the file it came from, `lock` its lock."""
+    """A study with its records.
+
+    `study` is what study.json holds, `text` the file it came from, `lock` its lock, `frozen` what it has settled.
+    """
 
     study: Mapping[str, Any]
     text: str
     lock: Mapping[str, Any] | None
+    frozen: Mapping[str, Any] | None
     runs: Sequence[ExportedRun]
 
     @property
@@ -76,6 +81,7 @@ def write_export(export: Export, version: str) -> bytes:
         "raystudy.study": _json(export.study),
         "raystudy.study_text": export.text,
         "raystudy.lock": _json(export.lock),
+        "raystudy.frozen": _json(export.frozen),
     }
     table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(types, metadata=metadata))
     buffer = io.BytesIO()
@@ -117,8 +123,9 @@ def read_export(path: Path) -> Export:
     lacking += [name for name in _METADATA if f"raystudy.{name}" not in metadata]
     if lacking:
         raise DataError(f"{path} must have {', '.join((*_TEXTS, *_LISTS, *_METADATA))}, but lacks {', '.join(lacking)}")
-    study, lock = (_parse(path, name, metadata[f"raystudy.{name}"]) for name in ("study", "lock"))
+    study, lock, frozen = (_parse(path, name, metadata[f"raystudy.{name}"]) for name in ("study", "lock", "frozen"))
     _check_study(path, study)
+    _check_frozen(path, frozen)
     try:
         if lock is not None:
             parse_lock(lock, f"{path}: the lock")
@@ -128,7 +135,7 @@ def read_export(path: Path) -> Export:
     runs = [_exported_run(path, number, row) for number, row in enumerate(rows, start=1)]
     if len({run.record.run_id for run in runs}) < len(runs):
         raise DataError(f"{path}: every run must occur once, but one occurs again. Make the export anew")
-    return Export(study, metadata["raystudy.study_text"], lock, runs)
+    return Export(study, metadata["raystudy.study_text"], lock, frozen, runs)
 
 
 def _read_table(path: Path) -> "pyarrow.Table":
@@ -175,6 +182,17 @@ def _check_study(path: Path, study: Any) -> None:
         raise DataError(f"{path} must hold a resolved study, but does not. Make the export anew") from error
     if not named or not all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in digests):
         raise DataError(f"{path} must hold a digest for every recipe and validation set, but does not")
+
+
+def _check_frozen(path: Path, frozen: Any) -> None:
+    """What rules gave is checked by its reader; the digests of data must be digests, since shards lie under them."""
+    try:
+        data = {} if frozen is None else frozen["data"]
+        digests = [value["shards"] for value in data.values()]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} must hold what the study has frozen, but does not. Make the export anew") from error
+    if not all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in digests):
+        raise DataError(f"{path} must name frozen data by their digests, but does not")
 
 
 def _exported_run(path: Path, number: int, row: Mapping[str, Any]) -> ExportedRun:

@@ -7,18 +7,21 @@
     attempts/<n>.json       a failure, written by the driver
     result.json             last; complete in itself; the first result wins
 
-A torn or foreign result or evaluation is reported and counts as not there; a ledger that `mends` moves it aside,
-so that it can be made anew.
+A torn or foreign result, evaluation, curve or attempt is reported and counts as not there; a ledger that `mends`
+moves it aside, so that it can be made anew.
 """
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from raystudy.artifacts.damage import Look, look, set_aside
 from raystudy.artifacts.files import read_json, write_bytes, write_json
+from raystudy.artifacts.weights import weights_path
 from raystudy.errors import StorageError
 from raystudy.specs.base import canonical_json, digest
 from raystudy.specs.run import Run, read_run
@@ -77,14 +80,16 @@ class RunLedger:
         the result must be that of this very run, not only under its id.
         """
         path = self.folder(run_id) / "result.json"
+        seen = look(path)
         try:
             result = read_json(path)
             record = None if result is None else parse_result(run_id, result, path)
             if record is not None and run is not None:
                 _check_spec(record, run, path)
         except StorageError as error:
-            self._put_aside(path, str(error))
-            return None
+            if self._put_aside(path, seen, str(error)):
+                return None
+            return self.read(run_id, validation)  # another launch has made it anew meanwhile
         return record if record is None else self._with_evaluations(record, validation)
 
     def _with_evaluations(self, record: Record, validation: Iterable[str]) -> Record:
@@ -110,58 +115,77 @@ class RunLedger:
         records = ((run_id, self.read(run_id, digests, run)) for run_id, run in runs.items())
         return {run_id: record for run_id, record in records if record is not None}
 
-    def _put_aside(self, path: Path, why: str) -> None:
+    def _put_aside(self, path: Path, seen: Look, why: str) -> bool:
+        """Report damage and, if this ledger mends, keep it aside; False when the damage is there no more."""
         if not self.mends:
             self.damage.append(f"{why}; it counts as missing until the study is run again")
-            return
-        aside = path.with_name(f"{path.name}.bad-{len(list(path.parent.glob(f'{path.name}.bad-*')))}")
-        try:
-            path.rename(aside)
-        except OSError as error:
-            raise StorageError(f"{why}; it cannot be moved aside: {error.strerror}") from error
-        self.damage.append(f"{why}; kept as {aside.name} and made again")
+            return True
+        aside = set_aside(path, seen)
+        if aside is not None:
+            self.damage.append(f"{why}; kept as {aside.name} and made again")
+        return aside is not None
+
+    def put_weights_aside(self, run_id: str, step: int, why: str) -> None:
+        """Keep torn weights aside, so that they can be made anew."""
+        path = weights_path(self.folder(run_id), step)
+        self._put_aside(path, look(path), why)
 
     def write_spec(self, run: Run) -> None:
         """Leave the run's spec before it starts."""
-        write_json(self.folder(run.run_id) / "spec.json", json.loads(canonical_json(run)))
+        write_json(self.folder(run.run_id) / "spec.json", json.loads(canonical_json(run)), durable=False)
 
     def write_curve(self, run_id: str, rows: Iterable[Mapping[str, float | None]]) -> None:
         """Write the training curve, one JSON object a line; NaN and infinities become null."""
         finite = ({k: v if v is not None and math.isfinite(v) else None for k, v in row.items()} for row in rows)
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in finite)
-        write_bytes(self.folder(run_id) / "curve.jsonl", text.encode())
+        write_bytes(self.folder(run_id) / "curve.jsonl", text.encode(), durable=False)
 
     def read_curve(self, run_id: str) -> list[dict[str, float | None]]:
-        """The rows of the training curve; none when there is no curve."""
+        """The rows of the training curve; none when there is no curve, or a torn one, which is reported."""
         path = self.folder(run_id) / "curve.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        seen = look(path)
+        try:
+            return [_curve_row(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, RecursionError) as error:
+            if self.mends:
+                self._put_aside(path, seen, f"{path} must be a training curve, but is torn or foreign ({error})")
+            else:
+                self.damage.append(
+                    f"{path} must be a training curve, but is torn or foreign ({error}); it is left out. "
+                    f"The result beside it is whole: remove the run's folder to make both again"
+                )
+            return []
 
     def write_evaluation(self, run_id: str, evaluation: Mapping[str, Any]) -> None:
         """Write one evaluation; an equal one may be there already."""
         name = evaluation_digest(evaluation["validation"], evaluation["step"])
-        write_json(self.folder(run_id) / "eval" / f"{name}.json", {"format": EVALUATION_FORMAT, **evaluation})
+        value = {"format": EVALUATION_FORMAT, **evaluation, "run_id": run_id}
+        write_json(self.folder(run_id) / "eval" / f"{name}.json", value)
 
     def read_evaluation(self, run_id: str, validation: str, step: int) -> dict[str, Any] | None:
         """The evaluation of `run_id` on a validation set at `step`, or None."""
         path = self.folder(run_id) / "eval" / f"{evaluation_digest(validation, step)}.json"
+        seen = look(path)
         try:
             value = read_json(path)
-            if value is not None and (not isinstance(value, dict) or value.get("format") != EVALUATION_FORMAT):
-                raise StorageError(f"{path} must be an evaluation of format {EVALUATION_FORMAT}, but is not")
+            return None if value is None else _check_evaluation(run_id, validation, step, value, path)
         except StorageError as error:
-            self._put_aside(path, str(error))
-            return None
-        return value
+            if self._put_aside(path, seen, str(error)):
+                return None
+            return self.read_evaluation(run_id, validation, step)
 
     def read_evaluations(self, run_id: str) -> list[dict[str, Any]]:
         """All evaluations of a run; a torn or foreign one is told and left out."""
         found = []
         for path in sorted((self.folder(run_id) / "eval").glob("*.json")):
+            seen = look(path)
             try:
                 value = read_json(path)
                 name = evaluation_digest(value["validation"], value["step"])
             except (StorageError, KeyError, TypeError) as error:
-                self._put_aside(path, f"{path} must be an evaluation ({error})")
+                self._put_aside(path, seen, f"{path} must be an evaluation ({error})")
                 continue
             known = self.read_evaluation(run_id, value["validation"], value["step"]) if path.stem == name else None
             found += [known] if known is not None else []
@@ -174,15 +198,65 @@ class RunLedger:
 
     def write_attempt(self, run_id: str, attempt: Mapping[str, Any]) -> None:
         """Note one failed attempt under the next free number."""
-        number = len(self.read_attempts(run_id)) + 1
+        number = len(self._attempt_paths(run_id)) + 1
         while not write_json(self.folder(run_id) / "attempts" / f"{number}.json", attempt, exclusive=True):
             number += 1
 
     def read_attempts(self, run_id: str) -> list[dict[str, Any]]:
-        """The failed attempts of a run, oldest first."""
+        """The failed attempts of a run, oldest first, without torn ones, which are reported."""
+        attempts = []
+        for path in self._attempt_paths(run_id):
+            seen = look(path)
+            try:
+                value = read_json(path)
+                if not isinstance(value, dict):
+                    raise StorageError(f"{path} must be an attempt, but is not")
+                attempts.append(value)
+            except StorageError as error:
+                self._put_aside(path, seen, str(error))
+        return attempts
+
+    def _attempt_paths(self, run_id: str) -> list[Path]:
         paths = (self.folder(run_id) / "attempts").glob("*.json")
-        ordered = sorted((path for path in paths if path.stem.isdigit()), key=lambda path: int(path.stem))
-        return [read_json(path) for path in ordered]
+        return sorted((path for path in paths if path.stem.isdigit()), key=lambda path: int(path.stem))
+
+
+def _check_format(value: Any, wanted: str, kind: str, path: object) -> None:
+    """Raises StorageError when `value` is not a JSON object of the format `wanted`."""
+    found = value.get("format") if isinstance(value, dict) else type(value).__name__
+    if isinstance(value, dict) and found == wanted:
+        return
+    name, number = wanted.split("/")
+    newer = re.fullmatch(rf"{name}/([0-9]{{1,9}})", found) if isinstance(found, str) else None
+    if newer and int(newer[1]) > int(number):
+        raise StorageError(
+            f"{path} must be {kind} of format {wanted}, but a newer raystudy wrote it ({found}); read it with that one"
+        )
+    raise StorageError(f"{path} must be {kind} of format {wanted}, but is {found!r}")
+
+
+def _curve_row(line: str) -> dict[str, float | None]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"a row is a {type(row).__name__}")
+    return row
+
+
+def _check_evaluation(run_id: str, validation: str, step: int, value: Any, path: Path) -> dict[str, Any]:
+    """The evaluation in `value`; raises StorageError with what is wrong."""
+    _check_format(value, EVALUATION_FORMAT, "an evaluation", path)
+    about = {"run_id": run_id, "validation": validation, "step": step}
+    wrong = [f"{key} {value.get(key)!r}" for key, wanted in about.items() if value.get(key) != wanted]
+    if wrong:
+        raise StorageError(f"{path} must be that of run {run_id} on {validation}, but has {', '.join(wrong)}")
+    try:
+        totals = [sum(map(float, value[name])) for name in ("loss_sum", "num_tokens", "num_bytes")]
+        is_whole = all(map(math.isfinite, totals)) and totals[1] > 0 and totals[2] >= 0 and "unigram_loss" in value
+    except (KeyError, TypeError, ValueError):
+        is_whole = False
+    if not is_whole:
+        raise StorageError(f"{path} must hold losses, tokens and bytes of documents, but is damaged")
+    return dict(value)
 
 
 def _check_spec(record: Record, run: Run, path: Path) -> None:
@@ -201,9 +275,7 @@ def _check_spec(record: Record, run: Run, path: Path) -> None:
 
 def parse_result(run_id: str, result: Any, path: object) -> Record:
     """Check a result, which came from the place `path`; raises StorageError with what is wrong."""
-    if not isinstance(result, dict) or result.get("format") != RESULT_FORMAT:
-        found = result.get("format") if isinstance(result, dict) else type(result).__name__
-        raise StorageError(f"{path} must be a result of format {RESULT_FORMAT}, but is {found!r}")
+    _check_format(result, RESULT_FORMAT, "a result", path)
     if result.get("run_id") != run_id:
         raise StorageError(f"{path} must hold the result of run {run_id}, but holds that of {result.get('run_id')!r}")
     if result.get("status") not in DONE:
@@ -211,6 +283,8 @@ def parse_result(run_id: str, result: Any, path: object) -> Record:
     try:
         metrics = {(row["name"], row["dataset"]): float(row["value"]) for row in result["metrics"]}
         float(result["seconds"]["total"])
+        if not isinstance(result["spec"], dict):
+            raise TypeError("its spec is no object")
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{path} must hold metrics and seconds, but is damaged ({error!r})") from error
     return Record(run_id, result["status"], metrics, result)

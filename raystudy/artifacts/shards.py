@@ -156,7 +156,7 @@ def write_tokens(
         "document_bytes.npy": _npy(np.asarray(document_bytes, dtype=np.int64)),
     }
     checksums = {name: sha256(content) for name, content in contents.items()}
-    digest = spec_digest({"files": checksums, "vocabulary_size": vocabulary_size, "end_of_text": end_of_text})
+    digest = _tokens_digest(checksums, vocabulary_size, end_of_text)
     manifest = {
         "kind": "tokens",
         "vocabulary_size": vocabulary_size,
@@ -181,9 +181,7 @@ def write_view(root: Path, recipe_name: str, sources: Sequence[SourceDraft], bud
     for row in rows:
         # How often a run of `budget_tokens` (without a budget: of the view's tokens) reads the source.
         row["epochs"] = row["weight"] * (budget_tokens or tokens) / row["tokens"]
-    digest = spec_digest([
-        [row["weight"], [[part["shard"], sha256(contents[part["kept"]])] for part in row["parts"]]] for row in rows
-    ])  # fmt: skip
+    digest = _view_digest(rows, {name: sha256(content) for name, content in contents.items()})
     manifest = {
         "kind": "view",
         "recipe": recipe_name,
@@ -297,11 +295,42 @@ def shard_folder(root: Path, digest: str) -> Path:
     return root / "shards" / digest
 
 
-def _open(folder: Path, kind: str, verify: bool) -> dict[str, Any]:
+def shards_read_by(root: Path, digest: str) -> list[str]:
+    """The token shards that the view called `digest` reads; none for a token shard. Compares no checksums of files.
+
+    Raises:
+        DamagedError: there is no such folder, or its manifest is not what was written.
+    """
+    sources = _open(shard_folder(root, digest), None, verify=False).get("sources", ())
+    return [part["shard"] for source in sources for part in source["parts"]]
+
+
+def _open(folder: Path, kind: str | None, verify: bool) -> dict[str, Any]:
+    """The manifest, once it is seen to be of the folder's digest and, unless None, of this kind."""
     manifest = open_sealed(folder, verify)
-    if manifest.get("kind") != kind:
-        raise damaged(folder, f"it holds {manifest.get('kind')!r} instead of {kind!r}")
+    found = manifest.get("kind")
+    if kind is not None and found != kind:
+        raise damaged(folder, f"it holds {found!r} instead of {kind!r}")
+    try:
+        if found == "tokens":
+            digest = _tokens_digest(manifest["files"], manifest["vocabulary_size"], manifest["end_of_text"])
+        else:
+            digest = _view_digest(manifest["sources"], manifest["files"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(folder, f"its manifest is foreign ({error!r})") from error
+    if digest != folder.name:
+        raise damaged(folder, f"its manifest is that of {digest}")
     return manifest
+
+
+def _tokens_digest(checksums: Mapping[str, str], vocabulary_size: int, end_of_text: int) -> str:
+    return spec_digest({"files": checksums, "vocabulary_size": vocabulary_size, "end_of_text": end_of_text})
+
+
+def _view_digest(rows: Sequence[Mapping[str, Any]], checksums: Mapping[str, str]) -> str:
+    return spec_digest([
+        [row["weight"], [[part["shard"], checksums[part["kept"]]] for part in row["parts"]]] for row in rows
+    ])  # fmt: skip
 
 
 def _npy(array: IntArray) -> bytes:

@@ -1,12 +1,14 @@
 """Where a storage lies and where its parts are: shards, runs and studies below one folder.
 
-A study's folder holds the resolved study, the driver's lock, the comparison and the report.
+A study's folder holds the resolved study, what it has frozen, the driver's lock and progress, the comparison and the
+report.
 """
 
 import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,30 @@ class StudyFolder:
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"{path} must be a resolved study, but is damaged. Run the study again") from error
 
+    def write_frozen(self, frozen: Mapping[str, Any]) -> None:
+        """Keep what the study has frozen; only the driver that holds the study does."""
+        write_json(self.path / "frozen.json", frozen)
+
+    def read_frozen(self) -> Any:
+        """What the study has frozen, unchecked; None where nothing is.
+
+        Raises:
+            StorageError: the file is torn.
+        """
+        return read_json(self.path / "frozen.json")
+
+    def write_progress(self, progress: Mapping[str, Any]) -> None:
+        """Keep how far the launch is, for whoever looks on."""
+        write_json(self.path / "progress.json", progress)
+
+    def read_progress(self) -> dict[str, Any]:
+        """How far the last launch was; empty where nothing is known."""
+        try:
+            value = read_json(self.path / "progress.json")
+        except StorageError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
     def write_comparison(self, comparison: dict[str, Any]) -> Path:
         """Keep the comparison; returns its path."""
         path = self.path / "comparison.json"
@@ -81,10 +107,13 @@ class StudyFolder:
 
 
 class Storage:
-    """A folder that holds shards, runs and studies."""
+    """A folder that holds shards, runs and studies.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    `is_absolute`: it was named by an absolute path, which can be the same folder on all nodes of a cluster.
+    """
+
+    def __init__(self, root: Path, *, is_absolute: bool = True) -> None:
+        self.root, self.is_absolute = root, is_absolute
         self.runs = RunLedger(root)
 
     def study(self, name: str) -> StudyFolder:
@@ -112,7 +141,7 @@ def open_storage(location: str | Path) -> Storage:
     text = str(location)
     if "://" in text:
         raise StorageError(f"the storage must be a local folder in this version, but got {text!r}. Give a path")
-    return Storage(Path(text).absolute())
+    return Storage(Path(text).absolute(), is_absolute=Path(text).is_absolute())
 
 
 def locate_storage(option: str | Path | None = None, loaded: LoadedStudy | None = None) -> Storage:
@@ -123,5 +152,7 @@ def locate_storage(option: str | Path | None = None, loaded: LoadedStudy | None 
         return open_storage(os.environ["RAYSTUDY_STORAGE"])
     if loaded is not None and loaded.spec.storage is not None:
         beside = loaded.spec.storage if "://" in loaded.spec.storage else loaded.path.parent / loaded.spec.storage
-        return open_storage(beside)
+        storage = open_storage(beside)
+        storage.is_absolute = Path(loaded.spec.storage).is_absolute()  # the study file's own place may be a job's copy
+        return storage
     return open_storage(DEFAULT_STORAGE)

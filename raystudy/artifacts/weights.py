@@ -27,7 +27,8 @@ def write_weights(run_folder: Path, step: int, arrays: Mapping[str, npt.NDArray[
 
     if sum(array.nbytes for array in arrays.values()) > KEPT_BYTES:
         return False
-    write_bytes(weights_path(run_folder, step), save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+    content = save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    write_bytes(weights_path(run_folder, step), content, durable=False)
     return True
 
 
@@ -46,4 +47,4 @@ def read_weights(run_folder: Path, step: int) -> dict[str, npt.NDArray[Any]] | N
     try:
         return dict(load(path.read_bytes()))
     except SafetensorError as error:
-        raise StorageError(f"{path} must hold weights, but is torn ({error}). Delete its run's folder") from error
+        raise StorageError(f"{path} must hold weights, but is torn ({error})") from error

@@ -59,5 +59,6 @@ def collect(results: StudyResults) -> Export:
         study=dict(json.loads((results.folder.path / "study.json").read_bytes())),
         text=text.read_text(encoding="utf-8") if text.exists() else "",
         lock=read_json(lock_path(results.folder.path)),
+        frozen=read_json(results.folder.path / "frozen.json"),
         runs=runs,
     )

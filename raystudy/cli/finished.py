@@ -53,7 +53,7 @@ def _tell_changed_text(results: StudyResults) -> None:
     if changed:
         print(
             f"raystudy: the data of {', '.join(changed)} have changed since the runs; these are the old results. "
-            f"Run the study again for new ones",
+            f"Run the study with --resolve-again for new ones",
             file=sys.stderr,
         )
 

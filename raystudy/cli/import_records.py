@@ -92,6 +92,8 @@ def _differs(ledger: RunLedger, exported: ExportedRun) -> bool:
 def _write_study(folder: StudyFolder, export: Export) -> None:
     if read_json(folder.path / "study.json") is None:
         write_bytes(folder.path / "study.yaml", export.text.encode())
+        if export.frozen is not None:
+            write_json(folder.path / "frozen.json", export.frozen, exclusive=True)
         write_json(folder.path / "study.json", export.study)
     if export.lock is not None:
         write_json(lock_path(folder.path), export.lock, exclusive=True)

@@ -1,7 +1,8 @@
 """The command line: `raystudy VERB`, also `python -m raystudy VERB`. Parses, calls, prints.
 
 Exit status: 0 done; 1 another error; 2 a wrong study file or option; 3 the storage; 4 data; 5 the study is held by
-another driver; 6 some wanted runs have no result; 7 a package is missing; 130 interrupted.
+another driver; 6 some wanted runs have no result; 7 a package is missing; 8 the launch stopped at its budget;
+130 interrupted, 143 ended by SIGTERM.
 """
 
 import argparse
@@ -12,12 +13,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from raystudy import __version__
-from raystudy.errors import RaystudyError
+from raystudy.cli.stopping import stoppable
+from raystudy.errors import RaystudyError, StorageError
 
 VERBS = {
     "check": "check a study file and all files it names; every problem is reported at once",
     "plan": "show what a study wants: runs done and missing, tokens, FLOPs, time",
     "run": "make every run that is wanted and not done, with Ray Tune or on this machine alone",
+    "status": "show how far a study is, from its storage alone, while it runs or afterwards",
     "compare": "compare a study's candidates with its truth, from the records on storage",
     "lock": "write down, before a study runs, what it will be judged by",
     "report": "write a study's report: one self-contained HTML page",
@@ -53,22 +56,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name in any script prints on any terminal
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with stoppable() as stop:
+        try:
+            return _call(words)
+        except RaystudyError as error:
+            print(f"raystudy: {error}", file=sys.stderr)
+            return error.exit_status
+        except KeyboardInterrupt:
+            pass
+        except BrokenPipeError:
+            sys.stderr.close()
+            return 1
+        except Exception as error:
+            if stop.signal is None:  # an import that a signal cuts short may fail in any way
+                return _tell_defect(error)
+        return stop.tell(words)
+
+
+def _call(words: Sequence[str]) -> int:
     chosen = next((word for word in words if not word.startswith("-")), None)
     options = build_parser(chosen).parse_args(words)
-    try:
-        return int(options.call(options))
-    except RaystudyError as error:
-        print(f"raystudy: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("raystudy: stopped; finished runs are kept, the same command goes on from them", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    except Exception as error:
-        if os.environ.get("RAYSTUDY_TRACEBACK"):
-            raise
-        print(f"raystudy: a defect of raystudy: {type(error).__name__}: {error}", file=sys.stderr)
-        print("raystudy: RAYSTUDY_TRACEBACK=1 shows where; please report it with the study file", file=sys.stderr)
-        return 1
+    return int(options.call(options))
+
+
+def _tell_defect(error: Exception) -> int:
+    from raystudy.artifacts.files import NO_ROOM, unwritable  # not before handlers of signals are there
+
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        print(f"raystudy: {unwritable(error.filename or 'a file', error)}", file=sys.stderr)
+        return StorageError.exit_status
+    if os.environ.get("RAYSTUDY_TRACEBACK"):
+        raise error
+    print(f"raystudy: a defect of raystudy: {type(error).__name__}: {error}", file=sys.stderr)
+    print("raystudy: RAYSTUDY_TRACEBACK=1 shows where; please report it with the study file", file=sys.stderr)
+    return 1

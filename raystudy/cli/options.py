@@ -13,10 +13,10 @@ from raystudy.errors import SpecError
 _STANDARD_OUTPUT = "-"
 
 
-def add_study(parser: argparse.ArgumentParser, *, by_name: bool = False) -> None:
+def add_study(parser: argparse.ArgumentParser, *, by_name: bool = False, required: bool = True) -> None:
     """The STUDY argument, and `--set`."""
     text = "path of a study file" + (", or the name of a study on the storage" if by_name else "")
-    parser.add_argument("study", metavar="STUDY", help=text)
+    parser.add_argument("study", metavar="STUDY", help=text, nargs=None if required else "?")
     help_text = "override a key of the study; may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=help_text)
 

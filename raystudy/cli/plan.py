@@ -1,17 +1,19 @@
 """Show what a study wants: runs done and missing, tokens, FLOPs, time."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.artifacts.weights import weights_path
 from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, tell_damage, wants_only_json
-from raystudy.execute.inputs import find_inputs
+from raystudy.execute.frozen_data import find_data
 from raystudy.execute.local import num_cores
+from raystudy.execute.resolving import named
 from raystudy.specs.load import load_study
 from raystudy.specs.run import ProbeRun
 from raystudy.study.plan import Plan, lacking_evaluations, make_plan
-from raystudy.study.results import read_records
+from raystudy.study.results import read_frozen, read_records
 from raystudy.study.state import WantedRun
 
 
@@ -26,13 +28,21 @@ def call(options: argparse.Namespace) -> int:
     """Print the plan; changes nothing."""
     loaded = load_study(Path(options.study), options.overrides)
     storage = locate_storage(options.storage, loaded)
-    state = read_records(storage, loaded.spec, find_inputs(loaded.spec, storage))
+    frozen = read_frozen(storage.study(loaded.spec.name))
+    data = find_data(loaded, storage, frozen)
+    state = read_records(storage, loaded.spec, data.before, frozen.rules)
     workers = loaded.spec.resources.workers
     slots = num_cores() if workers is None else max(workers, 1)
     plan = make_plan(state, slots)
     tell_damage(storage)
     to_evaluate = lacking_evaluations(state)
     to_retrain = [str(run) for run in to_evaluate if not _has_weights(storage, run)]
+    if data.changed:
+        print(
+            f"raystudy: the data of {named(data.changed)} have changed since they were frozen; this plan is for the "
+            f"old ones, and `raystudy run` refuses the new ones without --resolve-again",
+            file=sys.stderr,
+        )
     if not wants_only_json(options):
         _print(plan)
         _print_evaluations(len(to_evaluate), to_retrain)
@@ -72,6 +82,10 @@ def _print(plan: Plan) -> None:
         for row in [*plan.rows, plan.total]
     ]
     print_table(header, rows)
+    if plan.extension.runs:
+        print(f"grids may go on beyond their edges: in the worst case {plan.extension} more")
+    for line in plan.drift:
+        print(line)
     source = "measured on this study's records" if plan.is_measured else "an assumption until runs are measured"
     print(f"speed: {plan.flops_per_second:.3g} FLOP/s a run ({source}), {plan.slots} at once")
     print("runs that protocols share count in each row and once in the total; waiting: named once a tuned LR is known,")

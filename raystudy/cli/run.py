@@ -7,6 +7,7 @@ from raystudy.artifacts.storage import locate_storage
 from raystudy.cli.options import add_storage, add_study
 from raystudy.distribute.launch import launch
 from raystudy.errors import SpecError
+from raystudy.execute.budget import Budget
 from raystudy.specs.load import load_study
 
 
@@ -19,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, metavar="N", help="worker processes of --local (default: one per core; 0: the driver)"
     )
     parser.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else a local cluster of its own)")
+    parser.add_argument("--max-runs", type=int, metavar="N", help="start at most N runs now; the next launch goes on")
+    help_text = "start no run that would take this launch beyond so many device-hours"
+    parser.add_argument("--max-device-hours", type=float, metavar="H", help=help_text)
+    help_text = "resolve learning rates and data anew that were frozen by earlier launches; says first what that costs"
+    parser.add_argument("--resolve-again", action="store_true", help=help_text)
     parser.add_argument("--no-wait", action="store_true", help="end when another driver holds the study")
 
 
@@ -28,6 +34,7 @@ def call(options: argparse.Namespace) -> int:
         raise SpecError(f"--workers must be 0 or more and goes with --local, but got {options.workers}")
     if options.local and options.address is not None:
         raise SpecError("--local and --address exclude each other. Leave one out")
+    budget = Budget(options.max_runs, options.max_device_hours)
     loaded = load_study(Path(options.study), options.overrides)
     storage = locate_storage(options.storage, loaded)
     done = launch(
@@ -37,6 +44,8 @@ def call(options: argparse.Namespace) -> int:
         workers=options.workers,
         address=options.address,
         wait=not options.no_wait,
+        budget=budget,
+        resolve_again=options.resolve_again,
     )
     if done.is_complete and not done.num_made:
         print(f"{done.name}: all {done.num_wanted} wanted runs are done; nothing to do")

@@ -53,6 +53,7 @@ def contrast(
         "a": a.name,
         "b": b.name,
         "figure": "spearman",
+        "num_recipes": len(kept),
         "a_value": value_a,
         "b_value": value_b,
         "difference": {"value": difference, "these_recipes": bounds},

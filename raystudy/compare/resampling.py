@@ -31,7 +31,7 @@ from raystudy.compare.scores import FloatArray, Scores
 # Fresh noise per draw: its share of the noise variance that is left in a draw's expected figure is 1/16.
 NUM_NOISE_DRAWS = 16
 MIN_RECIPES = 4
-# Numbers per temporary array (pairs of recipes x draws): 16 MB of float64.
+# Numbers per temporary array (recipes x draws): 16 MB of float64.
 _CHUNK_NUMBERS = 2_000_000
 # A zero noise variance, relative to the variance between recipes, so that the algebra below has an inverse.
 _VARIANCE_FLOOR = 1e-10
@@ -90,7 +90,7 @@ def resample(
     runs = np.array([protocols[0].num_seeds, *(scores.runs_averaged for scores in protocols[1:])])
     deviations = np.sqrt(run_variances / runs)
     num_recipes = means.shape[0]
-    chunk = max(1, _CHUNK_NUMBERS // (NUM_NOISE_DRAWS * num_recipes * num_recipes // 2))
+    chunk = max(1, _CHUNK_NUMBERS // (NUM_NOISE_DRAWS * num_recipes))
     parts: dict[str, list[FloatArray]] = {}
     for start in range(0, resamples, chunk):
         part = slice(start, start + chunk)

@@ -42,7 +42,7 @@ def _reason(scores: Scores, recipe: str, *, may_diverge: bool) -> str | None:
     # The truth is the side on which a diverged score excludes; a candidate's is tied worst.
     whose = f"runs of '{scores.name}'" if may_diverge else "truth runs"
     if recipe not in scores.recipes:
-        return f"no {whose}"
+        return f"no score by '{scores.name}'" if may_diverge else "no score by the truth"
     row = scores.values[scores.recipes.index(recipe)]
     num_missing, num_diverged = int(np.isnan(row).sum()), int(np.isinf(row).sum())
     if num_missing:

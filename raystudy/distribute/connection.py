@@ -4,7 +4,9 @@ Never a stranger's: without an address a local cluster is started and ended with
 """
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,7 @@ _OWN_OBJECT_STORE_BYTES = 100_000_000  # tasks and reports are small; shards are
 # Set before ray is imported: no phoning home, trials stay in our working folder, no per-trial log files.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # Tune must not start a cluster of its own when this one has been stopped
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -58,7 +61,8 @@ def connected(address: str | None) -> Iterator[Any]:
     if wanted == "local":
         options |= {"include_dashboard": False, "num_cpus": num_cores(), "object_store_memory": _OWN_OBJECT_STORE_BYTES}
     try:
-        ray.init(**options)
+        with _own_signal_handlers():
+            ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise _no_answer(wanted, first) from error
@@ -66,6 +70,18 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Put the launch's own handlers back in place of those that ray.init sets, which end the process at once."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _no_answer(address: str, why: str) -> RaystudyError:

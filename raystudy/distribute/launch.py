@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raystudy.artifacts.storage import Storage, locate_storage
+from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
+from raystudy.execute.budget import Budget
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.local import Executor, local_executor
 from raystudy.execute.loop import Launch, run_study
@@ -21,8 +23,16 @@ def launch(
     address: str | None = None,
     wait: bool = True,
     progress: Progress | None = None,
+    budget: Budget | None = None,
+    resolve_again: bool = False,
 ) -> Launch:
-    """Make all runs of `loaded` that are missing on `storage`."""
+    """Make all runs of `loaded` that are missing on `storage`, within `budget`.
+
+    Raises:
+        NotSharedError: in a Ray job or on several nodes, the storage is the default or a relative path.
+    """
+    if in_ray_job() and not storage.is_absolute:
+        raise NotSharedError("this is a Ray job, whose working directory is a copy that goes with the job")
     chosen = workers if workers is not None else loaded.spec.resources.workers
 
     def make_executor() -> Executor:
@@ -32,9 +42,11 @@ def launch(
             return local_executor(chosen)
         from raystudy.distribute.tune_executor import TuneExecutor
 
-        return TuneExecutor(address, loaded.spec.resources)
+        return TuneExecutor(address, loaded.spec.resources, is_storage_shared=storage.is_absolute)
 
-    return run_study(loaded, storage, make_executor, progress or Progress(), wait=wait)
+    return run_study(
+        loaded, storage, make_executor, progress or Progress(), wait=wait, budget=budget, again=resolve_again
+    )
 
 
 def run(
@@ -45,6 +57,9 @@ def run(
     workers: int | None = None,
     address: str | None = None,
     overrides: Sequence[str] = (),
+    max_runs: int | None = None,
+    max_device_hours: float | None = None,
+    resolve_again: bool = False,
 ) -> StudyResults:
     """Run the study in the file `study` and return its results.
 
@@ -54,11 +69,19 @@ def run(
         local: train on this machine without Ray, in `workers` processes (default one per core).
         address: of a Ray cluster; default RAY_ADDRESS, else a local cluster of its own.
         overrides: `key=value`, as `--set` on the command line.
+        max_runs: start no more than this many runs now.
+        max_device_hours: start no run that would take the device time of this launch beyond this.
+        resolve_again: resolve frozen learning rates and shards anew.
 
     Raises:
+        BudgetError: the launch stopped at its budget; the next one goes on.
         IncompleteError: some wanted runs have no result.
     """
+    budget = Budget(max_runs, max_device_hours)
     loaded = load_study(Path(study), overrides)
     place = locate_storage(storage, loaded)
-    launch(loaded, place, local=local, workers=workers, address=address).raise_if_incomplete()
+    done = launch(
+        loaded, place, local=local, workers=workers, address=address, budget=budget, resolve_again=resolve_again
+    )
+    done.raise_if_incomplete()
     return StudyResults(place, place.study(loaded.spec.name))

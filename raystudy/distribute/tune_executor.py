@@ -1,4 +1,4 @@
-"""Executes tasks as trials of Ray Tune: one fresh Tuner per wave, never a restored one.
+"""Executes tasks as trials of Ray Tune: a fresh Tuner per block of tasks, never a restored one.
 
 The ledger is the truth; Tune only places work. Actors are reused (a trial start costs seconds otherwise),
 scheduling is first in, first out, and Tune writes no logs of its own. A trial's parameters show recipe,
@@ -16,35 +16,59 @@ from types import TracebackType
 from typing import Any, Self
 
 from raystudy.distribute.connection import connected, import_ray
+from raystudy.distribute.shared_storage import NotSharedError
 from raystudy.execute.work import RunReport, Task, do_task, failed_reports
 from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import Resources
 
 _REPORT = "raystudy_reports"
 
+Work = Callable[[Task], list[RunReport]]
+
+# Tasks of one Tuner: what Tune keeps of a trial (its state, placed and finished) grows with their number and is
+# looked through on every event. Enough for each slot that the wait for a block's last task is a small part.
+_MOST_TRIALS, _TRIALS_PER_SLOT = 200, 20
+
 # How a trial ended: its task and the reports or the cause of death; an error of Tune itself; None: all have ended.
 Ended = queue.Queue[tuple[str, list[RunReport] | str] | BaseException | None]
 
 
-def run_trial(config: dict[str, Any], tasks: dict[str, str]) -> dict[str, Any]:
+def run_trial(config: dict[str, Any], tasks: dict[str, str], work: Work) -> dict[str, Any]:
     """What a trial does: one task, whose reports are the trial's only result."""
-    reports = do_task(Task(**json.loads(tasks[config["task"]["task_id"]])))
+    reports = work(Task(**json.loads(tasks[config["task"]["task_id"]])))
     return {_REPORT: json.dumps([asdict(report) for report in reports])}
 
 
 class TuneExecutor:
     """Makes tasks on the Ray cluster at `address` (None: see connection.py)."""
 
-    def __init__(self, address: str | None, resources: Resources) -> None:
-        self._address, self._resources = address, resources
+    def __init__(
+        self, address: str | None, resources: Resources, *, is_storage_shared: bool = True, work: Work = do_task
+    ) -> None:
+        """`is_storage_shared`: the storage is named so that it can be the same on all nodes; `work` makes a task."""
+        self._address, self._resources, self._work = address, resources, work
+        self._is_storage_shared = is_storage_shared
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         # Left in reverse: Ray ends before the folder goes that a Tuner may still be writing to.
         scratch = tempfile.TemporaryDirectory(prefix="raystudy-tune-", ignore_cleanup_errors=True)
         self._scratch = self._open.enter_context(scratch)
-        self._open.enter_context(connected(self._address))
+        ray = self._open.enter_context(connected(self._address))
+        try:
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            if len(nodes) > 1 and not self._is_storage_shared:
+                raise NotSharedError(f"this Ray cluster has {len(nodes)} nodes")
+            self._block = max(_MOST_TRIALS, int(_TRIALS_PER_SLOT * self._num_slots(ray.cluster_resources())))
+        except BaseException:
+            self._open.close()
+            raise
         return self
+
+    def _num_slots(self, resources: dict[str, float]) -> float:
+        """Tasks that the cluster can hold at once."""
+        asked = {"CPU": self._resources.cpus_per_run, "GPU": self._resources.gpus_per_run}
+        return min(resources.get(name, 0.0) / amount for name, amount in asked.items() if amount)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -52,7 +76,11 @@ class TuneExecutor:
         self._open.close()
 
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
-        """One Tuner over all tasks; reports come as trials end."""
+        """A Tuner for each block of tasks; reports come as trials end."""
+        for first in range(0, len(tasks), self._block):
+            yield from self._run_block(tasks[first : first + self._block])
+
+    def _run_block(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         ended: Ended = queue.Queue()
         fit = threading.Thread(target=self._fit, args=(tasks, ended), daemon=True)
         fit.start()
@@ -82,7 +110,7 @@ class TuneExecutor:
 
         by_id = {task.task_id: json.dumps(asdict(task)) for task in tasks}
         trainable = tune.with_resources(
-            tune.with_parameters(run_trial, tasks=by_id),
+            tune.with_parameters(run_trial, tasks=by_id, work=self._work),
             {"cpu": self._resources.cpus_per_run, "gpu": self._resources.gpus_per_run},
         )
         return tune.Tuner(

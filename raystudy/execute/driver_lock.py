@@ -1,53 +1,236 @@
-"""One driver per study on this machine: an advisory lock that the operating system drops with its holder.
+"""One driver per study, on one machine or on several that share the storage.
 
-The lock file says who holds it. Drivers on other machines are not seen yet.
+`studies/<name>/driver/<n>.json` is the n-th holding of the study: who holds it, and a counter that a thread of the
+holder raises every few seconds. The highest n counts. A holder that ends renames its file to `<n>.released`, or to
+`<n>.stopped` when an error or a signal ends it; that needs no room on a full disk and keeps n from being given twice.
+
+The study may be taken when its newest holding was given up or is stale: at once where the observer shares host, boot
+and pid namespace with the holder and sees that process gone; elsewhere when the file has not changed for 60 s on the
+observer's own monotonic clock, so that no clock of any machine needs to be right. Taking is the exclusive creation
+(POSIX link) of file n + 1, so of any number of takers one wins, also on NFS; no advisory lock is needed. A taker that
+looked at an old state of the folder creates a number that has passed, sees a higher one and waits on.
+
+A holder that was suspended finds, at the next raise of its counter, a higher number or its file gone: it has lost the
+study and stops. Until then it can have written results only, and of those the first one wins. Likewise when it could
+not raise its counter for 60 s. Runs have no locks.
 """
 
-import fcntl
+import contextlib
 import json
 import os
-import socket
+import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from raystudy.artifacts.files import storage_errors
-from raystudy.errors import StudyHeldError
+from raystudy.artifacts.files import write_json
+from raystudy.artifacts.processes import ProcessIdentity, this_process
+from raystudy.errors import StudyHeldError, UnwritableError
 
-_POLL_SECONDS = 0.5
+_NAME = re.compile(r"([0-9]{1,18})\.(json|released|stopped)")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How often the counter is raised and looked at, and after how long of silence a holder counts as gone."""
+
+    beat_seconds: float = 5.0
+    stale_seconds: float = 60.0
+    poll_seconds: float = 0.5
+    clock: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
+class _Holding:
+    number: int
+    path: Path
+    state: str  # json: held; released: its launch ended well; stopped: it did not
 
 
 @contextmanager
-def hold_study(folder: Path, *, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the study in `folder`; a second driver waits, or with `wait=False` raises StudyHeldError."""
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "driver.lock").open("a+")
-    with file:
-        has_told = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                holder = _holder(folder / "driver.lock")
-                if not wait:
-                    raise StudyHeldError(f"{folder.name} must have one driver, but {holder} holds it") from None
-                if not has_told:
-                    say(f"waiting: {holder} holds {folder.name}")
-                    has_told = True
-                time.sleep(_POLL_SECONDS)
-        file.seek(0)
-        file.truncate()
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}, file)
-        file.flush()
-        yield
+def hold_study(folder: Path, *, wait: bool, say: Callable[[str], None], timing: Timing | None = None) -> Iterator[bool]:
+    """Hold the study in `folder`; a second driver waits, or with `wait=False` raises StudyHeldError.
 
-
-def _holder(path: Path) -> str:
+    Gives whether the launch before ended well: if not, its writers may have left something half-written.
+    In the main thread a holder that loses the study is interrupted, elsewhere it is told at the end; both as a
+    StudyHeldError.
+    """
+    chosen = timing or Timing()
+    path, is_clean = _take(folder, wait, say, chosen)
+    heart = _Heart(path, folder.name, chosen)
+    heart.start()
+    state = "stopped"
     try:
-        found = json.loads(path.read_text())
-        return f"process {found['pid']} on {found['host']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
+        yield is_clean
+        state = "released"
+    except KeyboardInterrupt:
+        if heart.lost:
+            raise StudyHeldError(heart.lost) from None
+        raise
+    finally:
+        heart.end(state)
+    if heart.lost:
+        raise StudyHeldError(heart.lost)
+
+
+def find_holder(folder: Path) -> str | None:
+    """Who holds the study in `folder` as far as can be seen at once, or None; for those who only look."""
+    newest = _newest(folder / "driver")
+    if newest is None or newest.state != "json":
+        return None
+    process = _process(_content(newest.path))
+    return None if process is not None and process.is_gone() else str(process or "a driver that cannot be read")
+
+
+def _take(folder: Path, wait: bool, say: Callable[[str], None], timing: Timing) -> tuple[Path, bool]:
+    seen: tuple[int, bytes] | None = None
+    since = timing.clock()
+    has_told = False
+    while True:
+        before = timing.clock()  # taken before the look, so that a pause in between proves nothing
+        newest = _newest(folder / "driver")
+        if newest is None or newest.state != "json":
+            taken = _create(folder, (newest.number if newest else 0) + 1)
+        else:
+            content = _content(newest.path)
+            if (newest.number, content) != seen:
+                seen, since = (newest.number, content), timing.clock()
+            process = _process(content)
+            is_gone = process is not None and process.is_gone()
+            if is_gone or before - since >= timing.stale_seconds:
+                say(f"{folder.name}: taking over from {process or 'a driver'}, which is gone")
+                taken = _create(folder, newest.number + 1)
+            else:
+                _refuse_or_tell(folder.name, process, wait, timing, None if has_told else say)
+                has_told = True
+                timing.pause(timing.poll_seconds)
+                continue
+        if taken is not None:
+            return taken, newest is None or newest.state == "released"
+
+
+def _refuse_or_tell(
+    name: str, process: ProcessIdentity | None, wait: bool, timing: Timing, say: Callable[[str], None] | None
+) -> None:
+    holder = process or "a driver whose file cannot be read"
+    if not wait:
+        raise StudyHeldError(
+            f"{name} must have one driver, but {holder} holds it. Wait until it has ended, or end it; without "
+            f"--no-wait this command waits, and takes over {timing.stale_seconds:.0f} s after its last sign of life"
+        )
+    if say is not None:
+        say(f"waiting: {holder} holds {name}")
+
+
+def _create(folder: Path, number: int) -> Path | None:
+    """Holding number `number`, or None when another was faster."""
+    path = folder / "driver" / f"{number}.json"
+    if not write_json(path, _describe(0), exclusive=True):
+        return None
+    newest = _newest(folder / "driver")
+    if newest is None or newest.number != number:
+        path.unlink(missing_ok=True)
+        return None
+    for name in os.listdir(folder / "driver"):
+        named = _NAME.fullmatch(name)
+        if named and int(named[1]) < number:
+            with contextlib.suppress(OSError):
+                (folder / "driver" / name).unlink()
+    return path
+
+
+def _describe(counter: int) -> dict[str, Any]:
+    """What a holding's file says; of the same length whatever the counter, so that it can be written in place."""
+    return {**asdict(this_process()), "counter": f"{counter:012d}"}
+
+
+def _newest(folder: Path) -> _Holding | None:
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return None
+    found = [_Holding(int(named[1]), folder / name, named[2]) for name in names if (named := _NAME.fullmatch(name))]
+    return max(found, key=lambda holding: (holding.number, holding.state), default=None)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _process(content: bytes) -> ProcessIdentity | None:
+    try:
+        value = json.loads(content)
+        del value["counter"]
+        process = ProcessIdentity(**value)
+        return process if isinstance(process.pid, int) and process.pid > 0 else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+class _Heart:
+    """Raises the counter of a holding until it is lost or ended; `lost` then says how."""
+
+    def __init__(self, path: Path, name: str, timing: Timing) -> None:
+        self._path, self._name, self._timing = path, name, timing
+        self._number = int(path.stem)
+        self._counter = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="driver-lock", daemon=True)
+        self._interrupts = threading.current_thread() is threading.main_thread()
+        self.lost = ""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self, state: str) -> None:
+        """Stop beating and give the study up, as `released` or `stopped`."""
+        self._ended.set()
+        self._thread.join()
+        if not self.lost:
+            with contextlib.suppress(OSError):
+                self._path.rename(self._path.with_suffix(f".{state}"))
+
+    def _beat_on(self) -> None:
+        last = self._timing.clock()
+        while not self._ended.wait(self._timing.beat_seconds):
+            before = self._timing.clock()
+            try:
+                self._beat()
+                last = before
+            except FileNotFoundError:
+                self._lose("another driver has taken it over, since this one gave no sign of life (was it suspended?)")
+            except (OSError, UnwritableError) as error:
+                if self._timing.clock() - last >= self._timing.stale_seconds:
+                    self._lose(f"its sign of life cannot be written ({error})")
+            if self.lost:
+                return
+
+    def _beat(self) -> None:
+        newest = _newest(self._path.parent)
+        if newest is None or newest.number != self._number:
+            raise FileNotFoundError
+        self._counter += 1
+        content = json.dumps(_describe(self._counter), indent=1, ensure_ascii=False) + "\n"
+        descriptor = os.open(self._path, os.O_WRONLY)
+        try:
+            os.pwrite(descriptor, content.encode(), 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _lose(self, why: str) -> None:
+        self.lost = (
+            f"{self._name} must have one driver, and this one no longer holds it: {why}. It stops here; finished runs "
+            f"are kept. Run the same command again: it waits for the other driver and makes what is still missing"
+        )
+        if self._interrupts and callable(signal.getsignal(signal.SIGINT)):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

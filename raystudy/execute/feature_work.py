@@ -12,7 +12,7 @@ import numpy as np
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.synthetic import open_synthetic
 from raystudy.artifacts.weights import read_weights, write_weights
-from raystudy.errors import RaystudyError
+from raystudy.errors import RaystudyError, StorageError
 from raystudy.specs.run import FeaturesRun, ProbeRun
 from raystudy.specs.synthetic import SyntheticData
 from raystudy.study.synthetic import gradient_alignment, moments
@@ -33,7 +33,7 @@ def make_feature_runs(
         record = storage.runs.read(run.run_id, run=run)
         if record is not None:
             if isinstance(run, FeaturesRun) and record.status == "finished":
-                _evaluate_kept(run, storage, held)
+                _evaluate_kept(run, storage, validation, held, about)
             yield run, record.status, 0.0
         elif isinstance(run, ProbeRun):
             _probe(run, storage, validation, about)
@@ -105,14 +105,27 @@ def _metric(name: str, digest: str, dataset_name: str, value: float) -> dict[str
     return {**about, "unit": UNIT, "direction": "lower-is-better"}
 
 
-def _evaluate_kept(run: FeaturesRun, storage: Storage, held: Mapping[str, SyntheticData]) -> None:
+def _evaluate_kept(
+    run: FeaturesRun,
+    storage: Storage,
+    validation: Mapping[str, str],
+    held: Mapping[str, SyntheticData],
+    about: Mapping[str, Any],
+) -> None:
     """The loss of the kept head on validation sets that the run has not seen."""
     step = run.settings.steps
     record = storage.runs.read(run.run_id, held)
     lacking = [digest for digest in held if record is None or record.metric("loss", digest) is None]
     if not lacking:
         return
-    arrays = read_weights(storage.runs.folder(run.run_id), step)
+    folder = storage.runs.folder(run.run_id)
+    try:
+        arrays = read_weights(folder, step)
+    except StorageError as error:
+        # Trained again for its weights alone: the first result stays.
+        storage.runs.put_weights_aside(run.run_id, step, str(error))
+        list(_train([run], open_synthetic(storage.root, run.shards), storage, validation, held, about))
+        arrays = read_weights(folder, step)
     if arrays is None:
         raise RaystudyError(
             f"run {run.run_id} must be evaluated on {len(lacking)} more validation sets, but its weights were not "

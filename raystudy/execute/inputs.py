@@ -5,10 +5,14 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
+from raystudy.artifacts.damage import Look, look, set_aside
+from raystudy.artifacts.sealed import verify_again
+from raystudy.artifacts.shards import shards_read_by
 from raystudy.artifacts.storage import Storage
-from raystudy.artifacts.synthetic import write_synthetic
-from raystudy.errors import DataError, MissingPackageError, StorageError
+from raystudy.artifacts.synthetic import open_synthetic, write_synthetic
+from raystudy.errors import DamagedError, DataError, MissingPackageError, StorageError
 from raystudy.execute.progress import Progress
 from raystudy.recipes.build import (
     build_recipe,
@@ -25,17 +29,24 @@ from raystudy.specs.base import digest as spec_digest
 from raystudy.specs.protocol import TableProtocol
 from raystudy.specs.recipe import TextRecipe
 from raystudy.specs.study import StudySpec
-from raystudy.study.protocols.given import read_score_table
+from raystudy.specs.synthetic import SyntheticData
+from raystudy.study.protocols.given import table_scores
 from raystudy.study.state import StudyInputs
 from raystudy.study.synthetic import data_of, validation_data
 
+_Value = TypeVar("_Value")
+
 
 def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> StudyInputs:
-    """Build every recipe and validation set that is not on the storage yet."""
+    """Build every recipe and validation set that is not on the storage yet, or is damaged there.
+
+    Raises:
+        DataError: what is built anew from the same inputs is not what was there before.
+    """
     if study.is_synthetic:
-        return _write_synthetic(study, storage)
+        return _write_synthetic(study, storage, progress)
     check_disjoint(study.all_recipes, study.validation)
-    found = find_inputs(study, storage)
+    found = mending(partial(find_inputs, study, storage, raises=True), progress)
     unbuilt = [name for name, digest in found.shards.items() if digest.startswith(UNBUILT)]
     if not unbuilt and not any(digest.startswith(UNBUILT) for digest in found.validation.values()):
         return _with_leaks(found, study, storage, progress)
@@ -43,11 +54,12 @@ def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> Stud
     progress.say(f"building {len(unbuilt)} of {len(found.shards)} recipes and the validation sets")
     shards = {}
     for recipe in text_recipes(study):
-        shards[recipe.name] = build_recipe(recipe, study.tokenizer, storage.root)
+        shards[recipe.name] = mending(partial(build_recipe, recipe, study.tokenizer, storage.root), progress)
         if recipe.name in unbuilt:
             progress.say(f"  built {recipe.name}")
     validation = {
-        name: build_validation(spec, study.tokenizer, storage.root) for name, spec in study.validation.items()
+        name: mending(partial(build_validation, spec, study.tokenizer, storage.root), progress)
+        for name, spec in study.validation.items()
     }
     return _with_leaks(StudyInputs(shards, validation, found.vocabulary), study, storage, progress)
 
@@ -70,15 +82,63 @@ def _with_leaks(inputs: StudyInputs, study: StudySpec, storage: Storage, progres
     return replace(inputs, leaked=leaks)
 
 
+def mend_inputs(path: Path, study: StudySpec, storage: Storage, inputs: StudyInputs, progress: Progress) -> None:
+    """Build shards anew that a worker found damaged at `path`, once this process finds them damaged too.
+
+    Raises:
+        DataError: what is built anew is not what was there before.
+    """
+    mending(partial(_see_whole, path, study, storage), progress)
+    built = build_inputs(study, storage, progress)
+    changed = [name for name, digest in inputs.shards.items() if built.shards[name] != digest]
+    changed += [name for name, digest in inputs.validation.items() if built.validation[name] != digest]
+    if changed:
+        raise DataError(
+            f"damaged shards built anew must be what they were, but those of {', '.join(changed)} are not: its text or "
+            f"the packages that build it have changed. Run the study again: its runs then are runs on the new shards"
+        )
+
+
+def _see_whole(path: Path, study: StudySpec, storage: Storage) -> None:
+    if path.exists():
+        verify_again(path)
+        if not study.is_synthetic:
+            shards_read_by(storage.root, path.name)
+
+
+def mending(action: Callable[[], _Value], progress: Progress) -> _Value:
+    """What `action` returns, once everything damaged that it meets is set aside.
+
+    A thing is set aside when `action` finds it damaged twice and it was there all the time in between: another launch
+    that meets the same damage may have made it anew just now.
+    """
+    suspect: tuple[Path, Look] | None = None
+    while True:
+        try:
+            return action()
+        except DamagedError as error:
+            found = (error.path, look(error.path))
+            if found != suspect:
+                suspect = found
+                continue
+            if found[1] is None:
+                raise
+            aside = set_aside(*found)
+            suspect = None
+            if aside is not None:
+                progress.say(f"{error}; kept as {aside.name}")
+
+
 def check_files(study: StudySpec) -> None:
     """See that every file the study names can be read: texts, tokenizer, tables.
 
     Raises:
         DataError: one cannot.
     """
-    for protocol in study.protocols.values():
+    for name, protocol in study.protocols.items():
         if isinstance(protocol, TableProtocol):
-            read_score_table(Path(protocol.file), tuple(recipe.name for recipe in study.recipes))
+            recipes = tuple(recipe.name for recipe in study.recipes)
+            table_scores(Path(protocol.file), name, recipes, study.comparison.primary_metric)
     if study.is_synthetic:
         return
     problems: list[str] = []
@@ -87,9 +147,9 @@ def check_files(study: StudySpec) -> None:
     looks += [
         partial(validation_inputs_digest, validation, study.tokenizer) for validation in study.validation.values()
     ]
-    for look in looks:
+    for look_at in looks:
         try:
-            look()
+            look_at()
         except DataError as error:
             problems.append(str(error))
     if problems:
@@ -111,27 +171,48 @@ def need_packages(*names: str) -> None:
 UNBUILT = "unbuilt:"  # in front of what stands in for the digest of shards that are not built
 
 
-def find_inputs(study: StudySpec, storage: Storage) -> StudyInputs:
-    """The digests of what is built; for the rest a stand-in, so that a plan can count runs."""
+def find_inputs(study: StudySpec, storage: Storage, *, raises: bool = False) -> StudyInputs:
+    """The digests of what is built; for the rest a stand-in, so that a plan can count runs.
+
+    What is damaged is told with the ledger's damage and counts as built, since its digest is known; with `raises` it
+    is a DamagedError.
+    """
     if study.is_synthetic:
         shards = {recipe.name: spec_digest(data_of(study, recipe)) for recipe in study.all_recipes}
         sets = {name: spec_digest(validation_data(study, name)) for name in study.validation}
         return StudyInputs(shards, sets, 0)
+
+    def find(name: str, found: Callable[[], str | None]) -> str:
+        try:
+            return found() or f"{UNBUILT}{name}"
+        except DamagedError as error:
+            if raises:
+                raise
+            storage.runs.damage.append(str(error))
+            return error.path.name if error.path.is_dir() else f"{UNBUILT}{name}"
+
+    root = storage.root
     shards = {
-        recipe.name: find_recipe(recipe, study.tokenizer, storage.root) or f"{UNBUILT}{recipe.name}"
+        recipe.name: find(recipe.name, partial(find_recipe, recipe, study.tokenizer, root))
         for recipe in text_recipes(study)
     }
     validation = {
-        name: find_validation(spec, study.tokenizer, storage.root) or f"{UNBUILT}{name}"
+        name: find(name, partial(find_validation, spec, study.tokenizer, root))
         for name, spec in study.validation.items()
     }
     return StudyInputs(shards, validation, vocabulary_size(study.tokenizer))
 
 
-def _write_synthetic(study: StudySpec, storage: Storage) -> StudyInputs:
+def _write_synthetic(study: StudySpec, storage: Storage, progress: Progress) -> StudyInputs:
     need_packages("safetensors")
-    shards = {recipe.name: write_synthetic(storage.root, data_of(study, recipe)) for recipe in study.all_recipes}
-    sets = {name: write_synthetic(storage.root, validation_data(study, name)) for name in study.validation}
+
+    def write(data: SyntheticData) -> str:
+        name = write_synthetic(storage.root, data)
+        open_synthetic(storage.root, name)
+        return name
+
+    shards = {r.name: mending(partial(write, data_of(study, r)), progress) for r in study.all_recipes}
+    sets = {name: mending(partial(write, validation_data(study, name)), progress) for name in study.validation}
     return StudyInputs(shards, sets, 0)
 
 

@@ -5,19 +5,29 @@ The truth is on storage: a launch after a crash, an extension, a study that shar
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from raystudy.artifacts.storage import Storage
-from raystudy.errors import IncompleteError
+from raystudy.artifacts.damage import set_torn_json_aside
+from raystudy.artifacts.leftovers import remove_leftovers
+from raystudy.artifacts.storage import Storage, StudyFolder
+from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
+from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.driver_lock import hold_study
-from raystudy.execute.inputs import build_inputs, check_files
-from raystudy.execute.local import Executor
+from raystudy.execute.frozen_data import build_data
+from raystudy.execute.inputs import mend_inputs
+from raystudy.execute.local import Executor, num_cores
 from raystudy.execute.progress import Progress
+from raystudy.execute.resolving import new_shards_refused, resolve_again, tell_changes
 from raystudy.execute.tasks import make_tasks
 from raystudy.specs.load import LoadedStudy
-from raystudy.study.results import read_records
-from raystudy.study.state import StudyInputs, WantedRun
-from raystudy.study.waves import Wave, make_wave
+from raystudy.study.frozen import Frozen
+from raystudy.study.lr_rules import drift, newly_resolved
+from raystudy.study.results import read_frozen, read_records
+from raystudy.study.state import StudyInputs, StudyState, WantedRun
+from raystudy.study.waves import make_wave, waiting_lines
 
 MAX_FAILURES = 3  # of one run in one launch
 UNSEEN = (
@@ -28,22 +38,33 @@ OUT_OF_MEMORY = "out of memory. Lower batch_tokens or the model, or use a larger
 
 @dataclass
 class Launch:
-    """How a launch went. `causes` holds the last cause of every run that stayed without a result."""
+    """How a launch went. `causes` holds the last cause of every run that stayed without a result.
+
+    `budget`: the budget at which it stopped, in words; empty where it went on to the end. `num_left`: wanted runs
+    that it left.
+    """
 
     name: str
     num_wanted: int = 0
     num_done_before: int = 0
     num_made: int = 0
+    num_left: int = 0
+    budget: str = ""
     causes: dict[str, str] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
 
     @property
     def is_complete(self) -> bool:
         """Whether every wanted run has its result."""
-        return not self.causes and not self.waiting
+        return not self.causes and not self.waiting and not self.budget
 
     def raise_if_incomplete(self) -> None:
-        """Raises IncompleteError that names what is missing and why."""
+        """Raises BudgetError with how many runs are left, or IncompleteError that names what is missing and why."""
+        if self.budget:
+            raise BudgetError(
+                f"stopped at the budget of this launch ({self.budget}): {self.num_left} wanted runs of {self.name!r} "
+                f"are left. Finished runs are kept; run the study again to go on"
+            )
         if not self.is_complete:
             lines = [f"  {run}: {cause}" for run, cause in self.causes.items()] + [f"  {w}" for w in self.waiting]
             raise IncompleteError(
@@ -59,81 +80,149 @@ def run_study(
     progress: Progress,
     *,
     wait: bool = True,
+    budget: Budget | None = None,
+    again: bool = False,
 ) -> Launch:
-    """Make every run that the study wants and has not; the executor starts only if there is something to do."""
+    """Make every run that the study wants and has not; the executor starts only if there is something to do.
+
+    `again` resolves frozen learning rates and shards anew.
+
+    Raises:
+        DataError: the study's text has changed since it was frozen, and `again` was not asked for.
+    """
     storage.prepare()
     folder = storage.study(loaded.spec.name)
-    with hold_study(folder.path, wait=wait, say=progress.say):
-        check_files(loaded.spec)
-        inputs = build_inputs(loaded.spec, storage, progress)
-        stored = asdict(inputs)
-        folder.write_study(loaded, stored)
+    with hold_study(folder.path, wait=wait, say=progress.say) as is_clean:
+        progress.keep(_keeper(folder))
+        driver = _Driver(loaded, storage, folder, progress, budget or Budget())
         storage.runs.mends = True
-        state = read_records(storage, loaded.spec, inputs)
+        for line in set_torn_json_aside(folder.path):
+            progress.say(line)
+        driver.settle(again=again)
+        state = driver.read()
         for line in storage.runs.damage:
             progress.say(line)
+        driver.tell_drift(state)
         wave = make_wave(state)
-        launch = Launch(loaded.spec.name, num_done_before=sum(state.is_done(run) for run in wave.wanted.values()))
+        if not is_clean:
+            remove_leftovers(storage.root, folder.path, wave.wanted)
+        driver.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())
         if wave.todo:
             with make_executor() as executor:
-                wave = _run_waves(wave, loaded, inputs, storage, executor, progress, launch)
-        launch.num_wanted = len(wave.wanted)
-        state = read_records(storage, loaded.spec, inputs)
-        launch.causes |= {str(run): OUT_OF_MEMORY for run in wave.wanted.values() if state.is_out_of_memory(run)}
-        launch.waiting = [f"{name}: {item.num_runs} runs wait for {item.reason}" for name, item in wave.waiting]
-        return launch
+                state = driver.run_waves(state, executor)
+            remove_leftovers(storage.root, folder.path, make_wave(state).wanted)
+        return driver.finish(state)
 
 
-def _run_waves(
-    wave: Wave,
-    loaded: LoadedStudy,
-    inputs: StudyInputs,
-    storage: Storage,
-    executor: Executor,
-    progress: Progress,
-    launch: Launch,
-) -> Wave:
-    failures: Counter[str] = Counter()
-    number = 0
-    while todo := [run for run in wave.todo if failures[run.run_id] < MAX_FAILURES]:
-        number += 1
-        progress.start(f"wave {number}", len(todo), sum(run.flops for run in todo))
-        failed = _execute(todo, loaded, inputs, storage, executor, progress, launch)
-        state = read_records(storage, loaded.spec, inputs)
-        for run in todo:
-            if run not in failed and not state.is_done(run):
+def _keeper(folder: StudyFolder) -> Callable[[dict[str, Any]], None]:
+    def keep(state: dict[str, Any]) -> None:
+        with suppress(StorageError):  # a courtesy: what must be safe says so when it is written
+            folder.write_progress(state)
+
+    return keep
+
+
+class _Driver:
+    """One launch of a study whose folder it holds."""
+
+    def __init__(
+        self, loaded: LoadedStudy, storage: Storage, folder: StudyFolder, progress: Progress, budget: Budget
+    ) -> None:
+        self.loaded, self.storage, self.folder, self.progress = loaded, storage, folder, progress
+        self.launch = Launch(loaded.spec.name)
+        resources = loaded.spec.resources
+        self._slots = num_cores() if resources.workers is None else max(resources.workers, 1)
+        self._spending = Spending(budget, resources, self._slots)
+        self._frozen = Frozen()
+        self._told: list[str] = []
+        self._inputs = StudyInputs({}, {}, 0)
+
+    def settle(self, *, again: bool) -> None:
+        """Build the study's data, or find them as they were, and keep what the study is."""
+        study, frozen = self.loaded.spec, read_frozen(self.folder)
+        data = build_data(self.loaded, self.storage, frozen, self.progress)
+        chosen = frozen
+        if data.changed or again:
+            before = read_records(self.storage, study, data.before, frozen.rules)
+            chosen = resolve_again(frozen, before) if again else frozen
+            after = read_records(self.storage, study, data.now, chosen.rules)
+            if not again:
+                raise new_shards_refused(data, before, after, self._slots)
+            tell_changes(data, before, after, self._slots, self.progress)
+        self._frozen, self._inputs = data.freeze(chosen), data.now
+        if self._frozen != frozen:
+            self.folder.write_frozen(self._frozen.as_plain())
+        self.folder.write_study(self.loaded, asdict(data.now))
+
+    def read(self) -> StudyState:
+        """The state as the records say now; what rules it resolves is frozen before anything rests on it."""
+        state = read_records(self.storage, self.loaded.spec, self._inputs, self._frozen.rules)
+        new = newly_resolved(state)
+        if new:
+            self._frozen = replace(self._frozen, rules={**self._frozen.rules, **new})
+            self.folder.write_frozen(self._frozen.as_plain())
+            state = replace(state, frozen=self._frozen.rules)
+        return state
+
+    def run_waves(self, state: StudyState, executor: Executor) -> StudyState:
+        """Wave after wave; returns the last state."""
+        failures: Counter[str] = Counter()
+        number = 0
+        while todo := [run for run in make_wave(state).todo if failures[run.run_id] < MAX_FAILURES]:
+            chosen = self._spending.affordable(todo, state)
+            if not chosen:
+                self.launch.budget = self._spending.words()
+                break
+            number += 1
+            self.progress.start(f"wave {number}", len(chosen), sum(run.flops for run in chosen))
+            failed = self._execute(chosen, executor)
+            state = self.read()
+            for run in chosen:
+                if run not in failed and not state.is_done(run):
+                    failed.append(run)
+                    self.launch.causes[str(run)] = UNSEEN
+            failures.update(run.run_id for run in failed)
+        return state
+
+    def _execute(self, todo: list[WantedRun], executor: Executor) -> list[WantedRun]:
+        """Execute one wave; returns the runs that failed."""
+        validation = {digest: name for name, digest in self._inputs.validation.items()}
+        device = "cuda" if self.loaded.spec.resources.gpus_per_run > 0 else "cpu"
+        tasks = make_tasks(todo, str(self.storage.root), validation, device)
+        by_id = {run.run_id: run for run in todo}
+        failed = []
+        for report in executor.run(tasks):
+            run = by_id[report.run_id]
+            self._spending.ended(run, report.seconds)
+            self.progress.ended(report.status, report.num_tokens, run.flops)
+            if report.is_unwritable:
+                raise UnwritableError(report.cause)
+            if report.status == "failed":
                 failed.append(run)
-                launch.causes[str(run)] = UNSEEN
-        failures.update(run.run_id for run in failed)
+                self.launch.causes[str(run)] = report.cause
+                self.progress.say(f"failed: {run}: {report.cause}")
+                self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
+                if report.damaged:
+                    mend_inputs(Path(report.damaged), self.loaded.spec, self.storage, self._inputs, self.progress)
+            else:
+                self.launch.num_made += 1
+        return failed
+
+    def tell_drift(self, state: StudyState) -> None:
+        """Say, once, which frozen learning rates would be others if resolved anew."""
+        for line in drift(state):
+            if line not in self._told:
+                self.progress.say(line)
+                self._told.append(line)
+
+    def finish(self, state: StudyState) -> Launch:
+        """How the launch went."""
+        self.tell_drift(state)
         wave = make_wave(state)
-    missing = {str(run) for run in wave.todo}
-    launch.causes = {run: cause for run, cause in launch.causes.items() if run in missing}
-    return wave
-
-
-def _execute(
-    todo: list[WantedRun],
-    loaded: LoadedStudy,
-    inputs: StudyInputs,
-    storage: Storage,
-    executor: Executor,
-    progress: Progress,
-    launch: Launch,
-) -> list[WantedRun]:
-    """Execute one wave; returns the runs that failed."""
-    validation = {digest: name for name, digest in inputs.validation.items()}
-    device = "cuda" if loaded.spec.resources.gpus_per_run > 0 else "cpu"
-    tasks = make_tasks(todo, str(storage.root), validation, device)
-    by_id = {run.run_id: run for run in todo}
-    failed = []
-    for report in executor.run(tasks):
-        run = by_id[report.run_id]
-        progress.ended(report.status, report.num_tokens, run.flops)
-        if report.status == "failed":
-            failed.append(run)
-            launch.causes[str(run)] = report.cause
-            progress.say(f"failed: {run}: {report.cause}")
-            storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
-        else:
-            launch.num_made += 1
-    return failed
+        launch, missing = self.launch, {str(run) for run in wave.todo}
+        launch.causes = {run: cause for run, cause in launch.causes.items() if run in missing}
+        launch.causes |= {str(run): OUT_OF_MEMORY for run in wave.wanted.values() if state.is_out_of_memory(run)}
+        launch.waiting = waiting_lines(wave)
+        launch.num_wanted = len(wave.wanted)
+        launch.num_left = len(wave.todo) + sum(item.num_runs for _, item in wave.waiting)
+        return launch

@@ -1,14 +1,17 @@
 """Tells a person what a launch is doing: finished/total, time left, tokens per second.
 
-A live line on a terminal, plain lines elsewhere. Knows nothing of how runs are made.
+A live line on a terminal, plain lines elsewhere, and a small state that `raystudy status` reads from another process.
+Knows nothing of how runs are made.
 """
 
 import sys
 import time
-from typing import TextIO
+from collections.abc import Callable
+from typing import Any, TextIO
 
 _PLAIN_SECONDS = 10.0  # between plain lines
 _LIVE_SECONDS = 0.2
+_KEEP_SECONDS = 2.0  # between states that are kept
 
 
 class Progress:
@@ -17,10 +20,17 @@ class Progress:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._is_live = self._stream.isatty()
+        self._keep: Callable[[dict[str, Any]], None] | None = None
         self._label = ""
         self._total = self._finished = self._failed = self._tokens = 0
         self._flops_total = self._flops_done = 0.0
-        self._started = self._told = time.monotonic()
+        self._seconds_before = self._flops_before = 0.0  # of the launch's earlier waves
+        self._started = self._told = self._kept = time.monotonic()
+
+    def keep(self, keep: Callable[[dict[str, Any]], None]) -> None:
+        """Give `keep` a state from now on, at most every two seconds."""
+        self._keep = keep
+        self._kept = time.monotonic() - _KEEP_SECONDS
 
     def say(self, line: str) -> None:
         """One line of its own."""
@@ -31,11 +41,16 @@ class Progress:
 
     def start(self, label: str, total: int, flops: float) -> None:
         """A wave of `total` runs begins."""
+        now = time.monotonic()
+        if self._total:
+            self._seconds_before += now - self._started
+            self._flops_before += self._flops_done
         self._label, self._total, self._flops_total = label, total, flops
         self._finished = self._failed = self._tokens = 0
         self._flops_done = 0.0
-        self._started = self._told = time.monotonic()
+        self._started = self._told = now
         self.say(f"{label}: {total} runs")
+        self._keep_state(now)
 
     def ended(self, status: str, tokens: int, flops: float) -> None:
         """A run has ended."""
@@ -48,6 +63,17 @@ class Progress:
         if is_last or now - self._told >= (_LIVE_SECONDS if self._is_live else _PLAIN_SECONDS):
             self._told = now
             self._tell(is_last)
+        if is_last or now - self._kept >= _KEEP_SECONDS:
+            self._keep_state(now)
+
+    def _keep_state(self, now: float) -> None:
+        if self._keep is None:
+            return
+        self._kept = now
+        seconds = self._seconds_before + now - self._started
+        speed = (self._flops_before + self._flops_done) / seconds if seconds > 0 else 0.0
+        state = {"label": self._label, "total": self._total, "finished": self._finished, "failed": self._failed}
+        self._keep({**state, "flops_per_second": speed})
 
     def _tell(self, is_last: bool) -> None:
         elapsed = max(time.monotonic() - self._started, 1e-9)

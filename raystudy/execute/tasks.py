@@ -1,21 +1,30 @@
-"""From the runs of a wave to tasks, the unit that is scheduled. Which runs share a task changes no result."""
+"""From the runs of a wave to tasks, the unit that is scheduled. Which runs share a task changes no result.
+
+To place a task costs some tenths of a second with Ray, so runs shorter than that share one.
+"""
 
 from collections.abc import Mapping, Sequence
 
 from raystudy.execute.work import Task
 from raystudy.specs.run import TrainRun
+from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
 from raystudy.study.state import WantedRun
 
-MOST_TOGETHER = 200  # short runs in one task, so that a dead worker costs no more
+MOST_TOGETHER = 200  # random-feature runs in one task, so that a dead worker costs no more
+TASK_SECONDS = 5.0  # decoders' runs share a task up to this estimate: a stop or a dead worker costs little
+FEWEST_TASKS = 50  # a wave is not cut into fewer tasks than this to save placing them: many slots want work
+_STEP_SECONDS = 3e-3  # of one step beside its FLOPs, as small models take on a CPU core; only an estimate
 
 
 def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, str], device: str) -> list[Task]:
-    """Tasks in the order of their first runs: a decoder's run alone, random-feature runs on one recipe together."""
+    """Tasks in the order of their first runs: neighbouring short runs of a decoder share one (see `_packs`), and
+    random-feature runs on one recipe."""
     groups: dict[tuple[str, int], list[WantedRun]] = {}
     counts: dict[str, int] = {}
+    for pack in _packs([run for run in todo if isinstance(run.run, TrainRun)]):
+        groups[pack[0].run_id, 0] = pack
     for run in todo:
         if isinstance(run.run, TrainRun):
-            groups[run.run_id, 0] = [run]
             continue
         place = counts.get(run.run.shards, 0)
         counts[run.run.shards] = place + 1
@@ -31,3 +40,26 @@ def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, st
         )
         for members in groups.values()
     ]
+
+
+def _packs(runs: Sequence[WantedRun]) -> list[list[WantedRun]]:
+    """Neighbours of one model, together up to TASK_SECONDS and to a FEWEST_TASKS-th of all runs."""
+    most = max(1, len(runs) // FEWEST_TASKS)
+    packs: list[list[WantedRun]] = []
+    seconds = 0.0
+    for run in runs:
+        lasts = estimated_seconds(run)
+        fits = packs and len(packs[-1]) < most and packs[-1][0].model == run.model
+        if fits and seconds + lasts <= TASK_SECONDS:
+            packs[-1].append(run)
+            seconds += lasts
+        else:
+            packs.append([run])
+            seconds = lasts
+    return packs
+
+
+def estimated_seconds(run: WantedRun) -> float:
+    """What a decoder's run may take on one CPU core: high for faster devices, whose runs then share tasks less."""
+    assert isinstance(run.run, TrainRun)
+    return run.flops / ASSUMED_FLOPS_PER_SECOND + run.run.settings.steps * _STEP_SECONDS

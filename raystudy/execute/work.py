@@ -7,17 +7,19 @@ import datetime
 import platform
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raystudy import __version__
+from raystudy.artifacts.files import NO_ROOM, unwritable
+from raystudy.artifacts.records import Record
 from raystudy.artifacts.shards import RecipeView, TokenShard, open_tokens, open_view
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.weights import read_weights, write_weights
-from raystudy.errors import RaystudyError
+from raystudy.errors import DamagedError, RaystudyError, StorageError, UnwritableError
 from raystudy.execute.feature_work import make_feature_runs, numpy_versions
 from raystudy.specs.run import FeaturesRun, ProbeRun, Run, TrainRun, read_run
 
@@ -53,13 +55,19 @@ class Task:
 
 @dataclass(frozen=True)
 class RunReport:
-    """How a run ended: its record's status, or "failed" with the first cause."""
+    """How a run ended: its record's status, or "failed" with the first cause.
+
+    `is_unwritable`: the storage cannot be written, so that trying on is of no use. `damaged`: the path of shards that
+    are not what was written, which the driver makes anew.
+    """
 
     run_id: str
     status: str
     num_tokens: int = 0
     seconds: float = 0.0
     cause: str = ""
+    is_unwritable: bool = False
+    damaged: str = ""
 
 
 def do_task(task: Task) -> list[RunReport]:
@@ -77,7 +85,7 @@ def _report(task: Task, run: TrainRun) -> RunReport:
     try:
         status = _do(task, run, Storage(Path(task.storage)))
     except Exception as error:
-        return RunReport(run.run_id, "failed", cause=_cause(error), seconds=time.perf_counter() - started)
+        return _failed(run.run_id, error, time.perf_counter() - started)
     return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started)
 
 
@@ -90,17 +98,36 @@ def _report_features(task: Task, runs: list[FeaturesRun | ProbeRun]) -> list[Run
             del left[run.run_id]
             reports.append(RunReport(run.run_id, status, run.num_tokens, seconds))
     except Exception as error:
-        reports += [RunReport(run_id, "failed", cause=_cause(error)) for run_id in left]
+        reports += [_failed(run_id, error) for run_id in left]
     return reports
 
 
-def _cause(error: Exception) -> str:
-    return str(error) if isinstance(error, RaystudyError) else f"{type(error).__name__}: {error}"
+def _failed(run_id: str, error: Exception, seconds: float = 0.0) -> RunReport:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        error = unwritable(error.filename or "a file", error)
+    cause = str(error) if isinstance(error, RaystudyError) else f"{type(error).__name__}: {error}"
+    is_unwritable = isinstance(error, UnwritableError)
+    damaged = str(error.path) if isinstance(error, DamagedError) else ""
+    return RunReport(run_id, "failed", 0, seconds, cause, is_unwritable, damaged)
 
 
 def failed_reports(task: Task, cause: str) -> list[RunReport]:
-    """Reports for a task whose worker died before it could write any."""
-    return [RunReport(run.run_id, "failed", cause=cause) for run in task.specs()]
+    """Reports for a task whose worker died before it could write any; members that have a record are no failures."""
+    ledger = Storage(Path(task.storage)).runs
+    reports = []
+    for run in task.specs():
+        record = ledger.read(run.run_id, task.validation)
+        if record is None or not _is_measured(run, record, task.validation):
+            reports.append(RunReport(run.run_id, "failed", cause=cause))
+        else:
+            reports.append(RunReport(run.run_id, record.status, run.num_tokens, record.device_seconds))
+    return reports
+
+
+def _is_measured(run: Run, record: Record, validation: Iterable[str]) -> bool:
+    if isinstance(run, ProbeRun) or record.status != "finished":
+        return True
+    return all(record.metric("loss", dataset) is not None for dataset in validation)
 
 
 def _do(task: Task, run: TrainRun, storage: Storage) -> str:
@@ -201,7 +228,13 @@ def _evaluate_kept(task: Task, run: TrainRun, storage: Storage, documents: "Mapp
     lacking = {d: v for d, v in documents.items() if storage.runs.read_evaluation(run.run_id, d, step) is None}
     if not lacking:
         return
-    arrays = read_weights(storage.runs.folder(run.run_id), step)
+    try:
+        arrays = read_weights(storage.runs.folder(run.run_id), step)
+    except StorageError as error:
+        # Trained again for its weights alone: the first result stays, the evaluations come with the training.
+        storage.runs.put_weights_aside(run.run_id, step, str(error))
+        _train(task, run, storage, documents)
+        return
     if arrays is None:
         names = ", ".join(task.validation[digest] for digest in lacking)
         raise RaystudyError(

@@ -4,18 +4,19 @@
 that nothing is read, filtered or tokenised twice. Knows nothing of how shards are made.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from raystudy.artifacts.files import read_json, write_json
-from raystudy.artifacts.sealed import open_sealed
-from raystudy.artifacts.shards import shard_folder
-from raystudy.errors import DataError, StorageError
+from raystudy.artifacts.shards import shard_folder, shards_read_by
+from raystudy.errors import DamagedError, DataError, StorageError
 from raystudy.recipes.sources import SOURCES, SourcePart
 from raystudy.recipes.tokenizer import TokenizerFile, open_tokenizer
 from raystudy.specs.base import digest
 from raystudy.specs.recipe import EmbeddedSource, TextRecipe, TextSource, ValidationSet
 
+_DIGEST = re.compile(r"[0-9a-f]{32}")
 BUILD_VERSION = 1  # raised whenever the same inputs would give other shards
 
 
@@ -80,20 +81,33 @@ def part_digest(part: SourcePart, tokenizer: TokenizerFile) -> str:
 
 
 def find_built(root: Path, inputs: str) -> str | None:
-    """Digest of the finished shards for these inputs; None where there are none or a folder of them is gone."""
+    """Digest of the finished shards for these inputs; None where there are none or a folder of them is gone.
+
+    Raises:
+        DamagedError: the pointer or the manifest is torn or foreign.
+    """
+    path = root / "built" / f"{inputs}.json"
     try:
-        pointer = read_json(root / "built" / f"{inputs}.json")
-    except StorageError:  # torn: building again writes it anew
+        pointer = read_json(path)
+    except StorageError as error:
+        raise DamagedError(str(error), path) from error
+    if pointer is None:
         return None
-    if not isinstance(pointer, dict) or not isinstance(pointer.get("digest"), str):
-        return None
-    shards: str = pointer["digest"]
-    folder = shard_folder(root, shards)
-    if not folder.is_dir():
-        return None
-    sources = open_sealed(folder, verify=False).get("sources", ())
-    needed = (part["shard"] for source in sources for part in source["parts"])
-    return shards if all(shard_folder(root, shard).is_dir() for shard in needed) else None
+    shards = pointer.get("digest") if isinstance(pointer, dict) else None
+    if not isinstance(shards, str) or not _DIGEST.fullmatch(shards):
+        raise DamagedError(f"{path} must hold the digest of shards, but does not", path)
+    return shards if are_there(root, shards) else None
+
+
+def are_there(root: Path, shards: str) -> bool:
+    """Whether the shards of this digest, and those that they read, have their folders on the storage.
+
+    Raises:
+        DamagedError: their manifest is torn or foreign.
+    """
+    if not shard_folder(root, shards).is_dir():
+        return False
+    return all(shard_folder(root, shard).is_dir() for shard in shards_read_by(root, shards))
 
 
 def keep_built(root: Path, inputs: str, shards: str) -> str:

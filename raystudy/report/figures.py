@@ -35,6 +35,7 @@ from raystudy.report.drawing import (
     text_size,
 )
 from raystudy.report.sweep_figures import lr_curves, tuned_losses
+from raystudy.report.wording import primary_metric, unit_of
 
 __all__ = ["agreement_by_lr", "agreement_of_protocols", "is_mostly_barely_trained", "lr_curves", "tuned_losses"]
 
@@ -51,7 +52,7 @@ def agreement_by_lr(
     95% `these recipes` intervals. A point is hollow where most recipes are not below the unigram floor, and a
     learning rate is shaded where all its points are.
     """
-    metric = metric or comparison.get("primary_metric", "loss")
+    metric = metric or primary_metric(comparison)
     entries = [entry for entry in comparison["comparisons"] if entry["metric"] == metric]
     series = _series([entry for entry in entries if entry["lr"] is not None])
     narrow = is_narrow(width_inches)
@@ -70,7 +71,7 @@ def agreement_by_lr(
     handles += _shade_barely_trained((top, bottom), series, num_recipes)
     _spearman_limits(top.set_ylim, [entry["spearman"] for entry in entries])
     top.set_ylabel("Spearman with the truth")
-    bottom.set_ylabel("Mean loss (nats)" if narrow else f"Mean {label(metric, 24)} (nats per token)")
+    bottom.set_ylabel("Mean loss" if narrow else f"Mean {label(metric, 24)} ({unit_of(comparison)})")
     bottom.set_xlabel("Learning rate of the proxy (log scale)")
     as_written([bottom.yaxis.label])
     for axes in (top, bottom):
@@ -211,7 +212,7 @@ def agreement_of_protocols(
     comparison: Mapping[str, Any], metric: str | None = None, *, width_inches: float = WIDE_INCHES
 ) -> Figure:
     """A row per candidate: Spearman with the truth and decision accuracy, each with its 95% interval."""
-    metric = metric or comparison.get("primary_metric", "loss")
+    metric = metric or primary_metric(comparison)
     entries = [entry for entry in comparison["comparisons"] if entry["metric"] == metric]
     figure = new_figure(width_inches, 0.85 + 0.28 * max(len(entries), 2))
     if not entries:

@@ -24,6 +24,7 @@ from raystudy.report.wording import (
     number,
     premise_answer,
     premise_sentences,
+    unit_of,
     winner_sentence,
 )
 
@@ -66,6 +67,7 @@ def _contents(comparison: Mapping[str, Any], provenance: Mapping[str, Any]) -> d
         "premise_sentences": premise_sentences(comparison["premise"]),
         "charts": {chart.name: chart for chart in _charts(comparison)},
         "protocols": tables.protocol_table(comparison),
+        "gap": tables.gap_table(comparison),
         "subsets": tables.subset_table(comparison),
         "further": tables.further_table(comparison),
         "tuned": tables.tuned_table(comparison),
@@ -100,8 +102,10 @@ def _standing(comparison: Mapping[str, Any]) -> str:
 
 
 def _contrast_lines(contrast: Mapping[str, Any] | None) -> list[str]:
-    if contrast is None:
-        return []
+    if contrast is None or (
+        contrast["a_value"] is None and contrast["b_value"] is None and contrast.get("num_recipes") == 2
+    ):
+        return []  # the gap of two recipes has a section of its own
     a, b, difference = named(contrast["a"]), named(contrast["b"]), contrast["difference"]
     bounds = interval(difference["these_recipes"]) or "no interval"
     figure = str(contrast["figure"]).replace("_", " ").capitalize()
@@ -131,7 +135,8 @@ def _charts(comparison: Mapping[str, Any]) -> list[Chart]:
     if any(entry["lr"] is not None for entry in entries):
         charts.append(_chart("by-lr", agreement_by_lr, comparison, _by_lr_alt(entries)))
     if comparison["tuned_losses"]:
-        charts.append(_chart("tuned", tuned_losses, comparison, _tuned_alt(comparison["tuned_losses"])))
+        alt = _tuned_alt(comparison["tuned_losses"], unit_of(comparison))
+        charts.append(_chart("tuned", tuned_losses, comparison, alt))
         charts.append(_chart("curves", lr_curves, comparison, _curves_alt(comparison["tuned_losses"])))
     return charts
 
@@ -153,9 +158,9 @@ def _by_lr_alt(entries: list[Mapping[str, Any]]) -> str:
     return f"Spearman with the truth, and mean loss below it, against the proxy's learning rate: {values}."
 
 
-def _tuned_alt(rows: list[Mapping[str, Any]]) -> str:
+def _tuned_alt(rows: list[Mapping[str, Any]], unit: str) -> str:
     values = "; ".join(f"{row['recipe']} {number(row['loss'], 3)}" for row in rows)
-    return f"Tuned loss per recipe in nats per token: {values}."
+    return f"Tuned loss per recipe in {unit}: {values}."
 
 
 def _curves_alt(rows: list[Mapping[str, Any]]) -> str:

@@ -29,6 +29,7 @@ from raystudy.report.drawing import (
     style_rows,
     text_size,
 )
+from raystudy.report.wording import unit_of
 
 Tuned = Mapping[str, Any]
 _EDGE_MARKERS = {"low": "<", "high": ">"}
@@ -58,7 +59,7 @@ def tuned_losses(comparison: Mapping[str, Any], *, width_inches: float = WIDE_IN
     axes.set_xlim(low, high)
     for place, row in enumerate(rows):
         _draw_recipe(axes, place, row, row["recipe"] in controls, width_inches)
-    axes.set_xlabel("Tuned loss (nats per token), ± 1 standard error")
+    axes.set_xlabel(f"Tuned loss ({unit_of(comparison)}), ± 1 standard error", parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(4 if is_narrow(width_inches) else 7))
     style_axes(axes, width_inches, grid="x")
     axes.spines["left"].set_visible(False)
@@ -150,7 +151,7 @@ def lr_curves(comparison: Mapping[str, Any], *, width_inches: float = WIDE_INCHE
     if lrs:
         log_lr_axis(panels[0], lrs, _PANEL_INCHES)
     figure.supxlabel("Learning rate (log scale)", fontsize=text_size(width_inches))
-    figure.supylabel("Loss (nats per token)", fontsize=text_size(width_inches))
+    figure.supylabel(f"Loss ({unit_of(comparison)})", fontsize=text_size(width_inches))
     return figure
 
 

@@ -7,11 +7,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raystudy.report.cells import Cell, Footnotes, figure_cell, words
-from raystudy.report.wording import DASH, counted, flops, highest_by_metric, lr, named, number, seconds
+from raystudy.report.wording import (
+    DASH,
+    counted,
+    flops,
+    highest_by_metric,
+    interval,
+    lr,
+    named,
+    number,
+    primary_metric,
+    reason_for,
+    seconds,
+    unit_of,
+)
 
 Comparison = Mapping[str, Any]
 Entry = Mapping[str, Any]
-PRIMARY_METRIC = "loss"
 REGRET_DIGITS = 3
 LOSS_DIGITS = 4
 
@@ -50,7 +62,7 @@ class Table:
 
 def primary_entries(comparison: Comparison) -> list[Entry]:
     """Entries of the primary metric, in the study's order."""
-    primary = comparison.get("primary_metric", PRIMARY_METRIC)
+    primary = primary_metric(comparison)
     return [entry for entry in comparison["comparisons"] if entry["metric"] == primary]
 
 
@@ -68,7 +80,7 @@ def protocol_table(comparison: Comparison) -> Table:
             ("Kendall τ\u2011b", "[95%]"),
             ("Decision accuracy", "[95%]"),
             ("Separable pairs", "accuracy [95%]"),
-            *((f"Regret@{k}", "best of k, nats") for k in ks),
+            *((f"Regret@{k}", f"best of k, {unit_of(comparison)}") for k in ks),
             ("Cost", "FLOPs, device-seconds"),
             ("Flags", "number of recipes"),
         ],
@@ -149,7 +161,8 @@ def further_table(comparison: Comparison) -> Table:
     """Headline figures that the first table has no room for."""
     entries = primary_entries(comparison)
     ks = sorted({int(k) for entry in entries for k in entry["regret"]})
-    columns = [("Protocol", ""), ("Pearson", "[95%]"), *((f"Regret@{k}", "mean of k, nats") for k in ks)]
+    regrets = [(f"Regret@{k}", f"mean of k, {unit_of(comparison)}") for k in ks]
+    columns = [("Protocol", ""), ("Pearson", "[95%]"), *regrets]
     table = Table("further", "Further figures of the headline recipes (primary metric)", columns)
     for entry in entries:
         cells = [words(entry["candidate"]), figure_cell(entry, "pearson", entry["notes"], table.footnotes)]
@@ -165,13 +178,13 @@ def tuned_table(comparison: Comparison) -> Table:
         "Tuned loss of each recipe, lowest first",
         [
             ("Recipe", ""),
-            ("Tuned loss", "± standard error, nats"),
+            ("Tuned loss", f"± standard error, {unit_of(comparison)}"),
             ("Best LR", ""),
             ("Grid edge", ""),
             ("Nearest recipe", ""),
             ("Chosen and scored", "on"),
             ("Diverged at", "LR"),
-            ("Unigram floor", "nats"),
+            ("Unigram floor", unit_of(comparison)),
         ],
     )
     controls = {recipe["name"] for recipe in comparison["recipes"] if recipe["control"]}
@@ -205,9 +218,9 @@ def validation_table(comparison: Comparison) -> Table:
     """Spearman of every candidate on every metric; the highest of each metric marked."""
     entries = {(entry["candidate"], entry["metric"]): entry for entry in comparison["comparisons"]}
     metrics = list(dict.fromkeys(metric for _, metric in entries))
-    primary = comparison.get("primary_metric", PRIMARY_METRIC)
     highest = highest_by_metric(comparison["comparisons"])
-    names = [(metric.partition("/")[2] or f"{metric}", "primary" if metric == primary else "") for metric in metrics]
+    primary = primary_metric(comparison)
+    names = [(metric.removeprefix("loss/"), "primary" if metric == primary else "") for metric in metrics]
     table = Table(
         "validation",
         "Spearman with the truth by validation set (▲ highest of its column)",
@@ -224,6 +237,46 @@ def validation_table(comparison: Comparison) -> Table:
             cells.append(figure_cell(entry, "spearman", entry["notes"], table.footnotes, is_marked=is_highest))
         table.rows.append(cells)
     return table
+
+
+def gap_table(comparison: Comparison) -> Table:
+    """Where only two recipes are compared: how far apart they are on each side, and which is better."""
+    columns = [
+        ("Protocol", ""),
+        ("A", ""),
+        ("B", ""),
+        ("Truth, A − B", f"{unit_of(comparison)} [95%]"),
+        ("P(A better)", "by the truth"),
+        ("Protocol, A − B", f"{unit_of(comparison)} [95%]"),
+        ("P(A better)", "by the protocol"),
+        ("Same choice", ""),
+    ]
+    table = Table("gap", "The gap of the two recipes (primary metric); below 0 A is better", columns)
+    for entry in primary_entries(comparison):
+        gap = entry.get("gap")
+        if gap is not None:
+            sides = [cell for side in ("truth", "candidate") for cell in _gap_cells(entry, side, table.footnotes)]
+            row = [words(entry["candidate"]), words(gap["a"]), words(gap["b"]), *sides]
+            table.rows.append([*row, words(_same_choice(gap["truth"]["outcome"], gap["candidate"]["outcome"]))])
+    return table
+
+
+def _gap_cells(entry: Entry, side: str, marks: Footnotes) -> tuple[Cell, Cell]:
+    found, field = entry["gap"][side], f"gap.{side}"
+    if found["value"] is None:
+        why = marks.mark(reason_for(entry["notes"], field))
+        return Cell(DASH, (), why), Cell("undecided", (), why)
+    bounds = interval(found["these_recipes"], LOSS_DIGITS)
+    note = None if bounds else marks.mark(reason_for(entry["notes"], field, "these_recipes"))
+    probability = found["probability_a_better"]
+    chance = Cell("undecided", (), note) if probability is None else Cell(number(probability, 3))
+    return Cell(number(found["value"], LOSS_DIGITS), (bounds or "no interval",), note), chance
+
+
+def _same_choice(truth: str, candidate: str) -> str:
+    if "undecided" in (truth, candidate):
+        return "undecided"
+    return "yes" if truth == candidate else "no"
 
 
 def guard_table(comparison: Comparison) -> Table:

@@ -12,6 +12,16 @@ DASH = "–"
 _REASONABLE_SECONDS = 100
 
 
+def unit_of(comparison: Mapping[str, Any]) -> str:
+    """The unit of the metrics; comparisons made before there was a unit are of losses in nats per token."""
+    return str(comparison.get("unit", "nats per token"))
+
+
+def primary_metric(comparison: Mapping[str, Any]) -> str:
+    """The metric of the headline."""
+    return str(comparison.get("primary_metric", "loss"))
+
+
 def number(value: float | None, digits: int = 2) -> str:
     """Fixed digits, a true minus sign, no negative zero."""
     if value is None:
@@ -139,7 +149,8 @@ def highest_by_metric(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, lis
 
 def winner_sentence(highest: Mapping[str, Sequence[str]]) -> str:
     """Does the candidate with the highest Spearman depend on the validation set?"""
-    sets = {metric: names for metric, names in highest.items() if "/" in metric and names}
+    of_study = {metric for metric in highest if metric.startswith("loss/")}
+    sets = {metric: names for metric, names in highest.items() if names and (metric in of_study or not of_study)}
     if len(sets) < 2:
         return "Fewer than two validation sets have a defined Spearman correlation, so nothing can be said."
     if any(len(names) > 1 for names in sets.values()):
@@ -152,6 +163,6 @@ def winner_sentence(highest: Mapping[str, Sequence[str]]) -> str:
         return f"{named(firsts[0])} has the highest Spearman correlation on each of the {len(sets)} validation sets."
     parts = []
     for names in dict.fromkeys(tuple(names) for names in sets.values()):
-        on = [named(metric.partition("/")[2]) for metric, found in sets.items() if tuple(found) == names]
+        on = [named(metric.removeprefix("loss/")) for metric, found in sets.items() if tuple(found) == names]
         parts.append(f"{listed([named(name) for name in names])} on {listed(on)}")
     return f"It does here: the highest Spearman correlation is that of {'; '.join(parts)}."

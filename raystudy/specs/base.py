@@ -9,7 +9,9 @@ import hashlib
 import json
 import math
 import unicodedata
-from typing import Annotated, Any
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -21,6 +23,17 @@ class Spec(BaseModel):
     """Base of all parts of a study file: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed, unchecked; what the original stands for is not taken along."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("canonical_once", None)
+        return copied
+
+    @cached_property
+    def canonical_once(self) -> dict[str, Any]:
+        """What stands for this part in the identity of a whole: parts are frozen, and shared by thousands of runs."""
+        return _canonical_fields(self)
 
 
 def check_name(name: str) -> str:
@@ -39,13 +52,21 @@ def check_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(check_name)]
 
 
+@lru_cache(maxsize=256)
+def _defaults(kind: type[Spec]) -> dict[str, tuple[bool, Any]]:
+    """Of every field: whether it must be given, and its default."""
+    fields = kind.model_fields.items()
+    return {name: (field.is_required(), field.get_default(call_default_factory=True)) for name, field in fields}
+
+
+def _canonical_fields(spec: Spec) -> dict[str, Any]:
+    values = ((name, getattr(spec, name), *default) for name, default in _defaults(type(spec)).items())
+    return {name: _canonical(value) for name, value, required, default in values if required or value != default}
+
+
 def _canonical(value: Any) -> Any:
     if isinstance(value, Spec):
-        return {
-            name: _canonical(getattr(value, name))
-            for name, field in type(value).model_fields.items()
-            if field.is_required() or getattr(value, name) != field.get_default(call_default_factory=True)
-        }
+        return value.canonical_once
     if isinstance(value, dict):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -64,7 +85,8 @@ def round_significant(value: float, digits: int = FLOAT_DIGITS) -> float:
 
 def canonical_json(value: Any) -> str:
     """The one text that stands for `value` (specs, dicts, lists, scalars) in an identity."""
-    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    plain = _canonical_fields(value) if isinstance(value, Spec) else _canonical(value)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def digest(value: Any) -> str:

@@ -19,11 +19,16 @@ class LearningRateRule(Spec):
 
     `{ratio: 0.1, baseline: R, space: S}` means 0.1 x the learning rate that is best for the protocol's
     own model on recipe R over search space S (argmin of seed means), at 2 significant digits.
+    `{ratio: 0.1, best_on_average: true, space: S}`: 0.1 x the learning rate with the lowest mean loss over all
+    recipes that are no controls, among those at which every run is finite.
+    With `model: M` the sweep is made with model M: a learning rate carried over from another model or budget.
     """
 
     absolute: LearningRate | None = None
     ratio: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    baseline: Name | None = None
+    baseline: Name | None = Field(default=None, description="a recipe, or one of the study's `baselines`")
+    best_on_average: bool = Field(default=False, description="in place of a baseline: best on average over recipes")
+    model: Name | None = Field(default=None, description="of the sweep; default: the protocol's own")
     space: SearchSpace | None = None
     seeds: Seeds | None = Field(default=None, description="seeds of the baseline sweep; default: the protocol's")
 
@@ -35,12 +40,19 @@ class LearningRateRule(Spec):
 
     @model_validator(mode="after")
     def _one_rule(self) -> "LearningRateRule":
-        relative = (self.ratio, self.baseline, self.space)
         if self.absolute is not None:
-            if any(part is not None for part in (*relative, self.seeds)):
-                raise ValueError("an absolute learning rate goes with no ratio, baseline, space or seeds")
-        elif any(part is None for part in relative):
-            raise ValueError("a learning rate is a number, or has all of ratio, baseline and space")
+            relative = (self.ratio, self.baseline, self.model, self.space, self.seeds)
+            if self.best_on_average or any(part is not None for part in relative):
+                raise ValueError("an absolute learning rate goes with no ratio, baseline, model, space or seeds")
+        elif self.ratio is None or self.space is None or (self.baseline is None and not self.best_on_average):
+            raise ValueError(
+                "a learning rate is a number, or has all of ratio, baseline and space "
+                "(`best_on_average: true` may stand in place of the baseline)"
+            )
+        elif self.baseline is not None and self.best_on_average:
+            raise ValueError(
+                f"exactly one of baseline and best_on_average must be given, but got {self.baseline!r} too"
+            )
         return self
 
 
@@ -122,7 +134,7 @@ class KnownProtocol(Spec):
 
 
 class TableProtocol(Spec):
-    """Scores from a CSV file with columns recipe, score and optionally seed; lower is better. No runs."""
+    """Scores from a CSV, TSV or Parquet file: columns recipe, score, optionally seed; lower is better. No runs."""
 
     kind: Literal["table"]
     file: str

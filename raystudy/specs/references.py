@@ -107,6 +107,7 @@ def _protocols(document: YamlDocument) -> Iterator[Problem]:
             yield from _unknown(
                 document, (*path, "lr", "baseline"), "recipe", rule.get("baseline"), _recipe_names(document)
             )
+            yield from _unknown(document, (*path, "lr", "model"), "model", rule.get("model"), models)
         scores = protocol.get("scores")
         for recipe in scores if isinstance(scores, dict) else ():
             yield from _unknown(document, (*path, "scores", recipe), "recipe", recipe, recipes)

@@ -30,6 +30,11 @@ class LogGrid(Spec):
             raise ValueError(f"{self.points} points between {self.low:g} and {self.high:g} are closer than 2 digits")
         return self
 
+    @property
+    def ratio(self) -> float:
+        """From a point to the next, before rounding."""
+        return math.exp(math.log(self.high / self.low) / (self.points - 1))
+
     def values(self) -> tuple[float, ...]:
         """The grid, ascending."""
         step = math.log(self.high / self.low) / (self.points - 1)
@@ -37,11 +42,15 @@ class LogGrid(Spec):
 
 
 class LearningRateAxis(Spec):
-    """The learning rates of a sweep: either listed (`grid`) or evenly spaced in log (`log_grid`)."""
+    """The learning rates of a sweep: either listed (`grid`) or evenly spaced in log (`log_grid`).
+
+    A sweep whose best point is on the grid's edge goes on there, up to `extend` points further on each side.
+    """
 
     # Not strict: a rule inside another arrives as a Python list. Its items stay strict.
     grid: Annotated[tuple[LearningRate, ...], Field(strict=False, min_length=1)] | None = None
     log_grid: LogGrid | None = None
+    extend: int = Field(default=2, ge=0, le=2, description="most points added on each side of a grid; 0: none")
 
     @model_validator(mode="after")
     def _one_rule(self) -> "LearningRateAxis":
@@ -57,6 +66,24 @@ class LearningRateAxis(Spec):
             return tuple(sorted(round_significant(value) for value in self.grid))
         assert self.log_grid is not None
         return self.log_grid.values()
+
+    def next_value(self, side: str, edge: float) -> float | None:
+        """The learning rate beyond `edge` on `side` (low or high), at 2 significant digits.
+
+        `edge` times the grid's ratio; of a listed grid that of its two outermost points on that side. None for a
+        grid of one point, and where rounding leaves nothing beyond the edge.
+        """
+        values = self.values()
+        if len(values) < 2:
+            return None
+        pair = values[:2] if side == "low" else values[-2:]
+        ratio = self.log_grid.ratio if self.log_grid is not None else pair[1] / pair[0]
+        beyond = edge * ratio if side == "high" else edge / ratio
+        if not math.isfinite(beyond):
+            return None
+        value = round_significant(beyond, LR_DIGITS)
+        is_beyond = value > edge if side == "high" else 0 < value < edge
+        return value if is_beyond and math.isfinite(value) else None
 
 
 class SearchSpace(Spec):

@@ -29,7 +29,6 @@ from raystudy.study.verdict import verdict
 FORMAT = "raystudy-comparison/1"
 
 CONVENTIONS = {
-    "direction": "every metric is a loss in nats per token: lower is better",
     "metric": "`loss` is the mean over the study's validation sets, each counting the same",
     "ties": "tied scores share their mean rank; a tied pair counts one half in decision accuracy",
     "divergence": "a diverged candidate run is tied worst; a diverged point of a truth sweep is skipped",
@@ -38,7 +37,8 @@ CONVENTIONS = {
     "tuned": "the truth is the lowest seed mean over the learning rates swept, chosen and scored on the same "
     "seeds and documents, and so optimistic",
     "intervals": "`these recipes`, 95%: recipes fixed, seeds drawn anew at the same numbers under a normal model of "
-    "recipe x seed residuals; validation documents are not resampled yet",
+    "recipe x seed residuals; validation documents are not resampled yet. `recipes like these`, 95%: whole families of "
+    "recipes resampled with their scores, from 8 families on, never for regret",
     "headline": "the headline leaves out recipes marked as controls",
     "separable": "pairs of recipes whose truth differs beyond seed noise at a false-discovery rate of 5%, decided on "
     "the same seeds that are scored",
@@ -62,12 +62,13 @@ def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]
     comparison: dict[str, Any] = {
         "format": FORMAT,
         "study": state.study.name,
+        "unit": state.unit,
         "truth": truth.name,
         "primary_metric": state.primary_metric,
         "success": settings.success,
         "generator_seed": settings.seed,
         "resamples": settings.resamples,
-        "conventions": CONVENTIONS,
+        "conventions": {"direction": f"every metric is a loss in {state.unit}: lower is better", **CONVENTIONS},
         "recipes": [_recipe_row(recipe) for recipe in state.study.recipes],
         "comparisons": _entries(state, truth, candidates),
         "premise": _premise(state),
@@ -85,8 +86,7 @@ def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]
 
 def headline(state: StudyState) -> list[str]:
     """The recipes of the headline: all but controls (all, where fewer than two would be left)."""
-    chosen = [recipe.name for recipe in state.study.recipes if not recipe.control]
-    return chosen if len(chosen) > 1 else list(state.recipes)
+    return list(state.headline)
 
 
 def subsets(state: StudyState) -> dict[str, list[str]]:
@@ -148,6 +148,7 @@ def _entries(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> 
             subsets=subsets(state),
             seed=state.study.comparison.seed,
             resamples=state.study.comparison.resamples,
+            families={recipe.name: recipe.family_name for recipe in state.study.recipes},
         )
         by_metric[metric] = {entry["candidate"]: entry for entry in entries}
     return [
@@ -221,7 +222,7 @@ def _premise(state: StudyState) -> dict[str, Any] | None:
     names = headline(state)
     losses = np.stack([truth.sweep(state, recipe).losses for recipe in names])
     settings = state.study.comparison
-    return premise(losses, list(truth.lrs), names, seed=settings.seed, resamples=settings.resamples)
+    return premise(losses, list(truth.lrs(state)), names, seed=settings.seed, resamples=settings.resamples)
 
 
 def _contrast(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> dict[str, Any] | None:

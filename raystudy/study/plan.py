@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raystudy.study.lr_rules import drift
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.state import StudyState, WantedRun
+from raystudy.study.waves import make_wave
 
 ASSUMED_FLOPS_PER_SECOND = 3e10  # of one run on one core; an assumption (the demo measured 3.3e10) until records say
 
@@ -29,11 +31,30 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
+class Price:
+    """What some runs take. `seconds`: with the plan's speed and places."""
+
+    runs: int
+    tokens: int
+    flops: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.runs} runs, {self.tokens:,} tokens, {self.flops:.3g} FLOPs, about {self.seconds:,.0f} s"
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The rows, their total, and where the speed came from."""
+    """The rows, their total, and where the speed came from.
+
+    `extension`: the most that grids may still add beyond their edges, in no row. `drift`: frozen learning rates that
+    would be others if resolved anew.
+    """
 
     rows: list[PlanRow]
     total: PlanRow
+    extension: Price
+    drift: list[str]
     flops_per_second: float
     is_measured: bool
     slots: int
@@ -62,7 +83,30 @@ def make_plan(state: StudyState, slots: int) -> Plan:
         )
     later = (waiting_total, waiting_tokens, waiting_flops)
     total = _row(state, "total", "", everything.values(), later, speed * slots)
-    return Plan(rows, total, speed, is_measured, slots)
+    return Plan(rows, total, extension_price(state, slots), drift(state), speed, is_measured, slots)
+
+
+def price_of(state: StudyState, slots: int, known: StudyState | None = None) -> Price:
+    """What `state` wants and has not; less what `known`, the same study resolved otherwise, wants too."""
+    wave, before = make_wave(state), make_wave(known) if known is not None else None
+    runs = [run for run in wave.todo if before is None or run.run_id not in before.wanted]
+    waiting = [item for name, item in wave.waiting if before is None or (name, item) not in before.waiting]
+    flops = sum(run.flops for run in runs) + sum(item.flops for item in waiting)
+    return Price(
+        len(runs) + sum(item.num_runs for item in waiting),
+        sum(run.run.num_tokens for run in runs) + sum(item.num_tokens for item in waiting),
+        flops,
+        flops / (_speed(state)[0] * slots),
+    )
+
+
+def extension_price(state: StudyState, slots: int, known: StudyState | None = None) -> Price:
+    """The most that grids may still add beyond their edges; less what they may in `known` too."""
+    before = make_wave(known).extensions if known is not None else ()
+    items = [item for name, item in make_wave(state).extensions if (name, item) not in before]
+    flops = sum(item.flops for item in items)
+    seconds = flops / (_speed(state)[0] * slots)
+    return Price(sum(item.num_runs for item in items), sum(item.num_tokens for item in items), flops, seconds)
 
 
 def lacking_evaluations(state: StudyState) -> list[WantedRun]:

@@ -1,34 +1,48 @@
-"""A finished (or running) study as tidy pandas frames, read from storage. Needs neither torch nor ray."""
+"""A finished (or running) study as tidy pandas frames, read from storage. Needs neither torch nor ray.
+
+pandas and the comparison (scipy) are loaded on first use: a launch that finds nothing to do needs neither.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from raystudy.artifacts.storage import Storage, StudyFolder, locate_storage, open_storage
 from raystudy.artifacts.study_lock import read_lock
 from raystudy.errors import StorageError
 from raystudy.specs.study import StudySpec
-from raystudy.study.comparing import compare_study
+from raystudy.study.frozen import Frozen, FrozenRule, read_plain
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.state import PRIMARY_METRIC, StudyInputs, StudyState
 from raystudy.study.waves import make_wave
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def read_records(storage: Storage, study: StudySpec, inputs: StudyInputs) -> StudyState:
+
+def read_records(
+    storage: Storage, study: StudySpec, inputs: StudyInputs, frozen: Mapping[str, FrozenRule] | None = None
+) -> StudyState:
     """The state of a study: reads wave after wave, since later runs are named by earlier results."""
     records: dict[str, Any] = {}
     known = -1
+    state = StudyState(study, inputs, records, frozen or {})
     while True:
-        state = StudyState(study, inputs, records)
+        state = state.with_records(records)
         wanted = make_wave(state).wanted
         if len(wanted) == known:
             return state
         known = len(wanted)
         new = {run_id: run.run for run_id, run in wanted.items() if run_id not in records}
         records = {**records, **storage.runs.read_all(new, inputs.validation.values())}
+
+
+def read_frozen(folder: StudyFolder) -> Frozen:
+    """What the study in `folder` has frozen; nothing where it has not run."""
+    return read_plain(folder.read_frozen())
 
 
 def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
@@ -44,6 +58,12 @@ def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
         raise StorageError("a study on storage must hold the digests of its shards. Run the study again") from error
 
 
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows)
+
+
 class StudyResults:
     """A study on storage. Frames are read once; make a new object to see new results."""
 
@@ -56,7 +76,7 @@ class StudyResults:
     @cached_property
     def state(self) -> StudyState:
         """Study, digests and records."""
-        return read_records(self.storage, self.study, self.inputs)
+        return read_records(self.storage, self.study, self.inputs, read_frozen(self.folder).rules)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -72,7 +92,7 @@ class StudyResults:
             if record is not None:
                 row |= {"seconds": record.device_seconds, **record.result.get("moved", {})}
             rows.append(row)
-        return pd.DataFrame(rows)
+        return _frame(rows)
 
     @cached_property
     def curves(self) -> pd.DataFrame:
@@ -81,7 +101,7 @@ class StudyResults:
         for run_id, wanted in make_wave(self.state).wanted.items():
             about = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model, "seed": wanted.seed}
             rows += [{**about, **row} for row in self.storage.runs.read_curve(run_id)]
-        return pd.DataFrame(rows)
+        return _frame(rows)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -96,11 +116,13 @@ class StudyResults:
                         for recipe, values in zip(scores.recipes, scores.values.tolist(), strict=True)
                         for seed, score in enumerate(values)
                     ]
-        return pd.DataFrame(rows)
+        return _frame(rows)
 
     @cached_property
     def comparison_json(self) -> dict[str, Any]:
         """The comparison as `comparison.json` holds it, worked out anew."""
+        from raystudy.study.comparing import compare_study
+
         return compare_study(self.state, read_lock(self.folder.path))
 
     @cached_property
@@ -114,7 +136,7 @@ class StudyResults:
                 row |= {figure: entry[figure]["value"]}
                 row |= {f"{figure}_low": interval["low"], f"{figure}_high": interval["high"]}
             rows.append(row | {guard: len(recipes) for guard, recipes in entry["guards"].items()})
-        return pd.DataFrame(rows)
+        return _frame(rows)
 
     @property
     def verdict(self) -> str:

@@ -3,9 +3,11 @@
 Pure data and look-ups; reads and writes nothing.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,8 +16,11 @@ from raystudy.specs.model import training_flops_per_token
 from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRun, ResolvedDecoder, Run, TrainRun
 from raystudy.specs.study import StudyFeatures, StudySpec
 from raystudy.specs.training import SgdSettings, resolve_settings
+from raystudy.study.frozen import FrozenRule
 
 PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, nats per token; a study may name another
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,30 @@ class WantedRun:
 
 @dataclass(frozen=True)
 class StudyState:
-    """What is asked and what is known."""
+    """What is asked and what is known; `frozen` are the learning-rate rules resolved earlier, by digest."""
 
     study: StudySpec
     inputs: StudyInputs
     records: Mapping[str, Record]
+    frozen: Mapping[str, FrozenRule] = field(default_factory=dict)
+    # What was worked out from study and inputs alone, kept: runs by what they are asked by, and their common parts.
+    _runs: dict[tuple[str, str, float, int], WantedRun] = field(default_factory=dict, compare=False, repr=False)
+    _templates: dict[tuple[str, float], TrainRun | FeaturesRun] = field(default_factory=dict, compare=False, repr=False)
+
+    def with_records(self, records: Mapping[str, Record]) -> "StudyState":
+        """The same study with other records; the runs named so far keep their names."""
+        return replace(self, records=records)
+
+    @cached_property
+    def _worked_out(self) -> dict[Hashable, Any]:
+        return {}
+
+    def once(self, key: Hashable, work_out: Callable[[], Value]) -> Value:
+        """What `work_out` gives, worked out once for this state: a pure function of the state and `key`."""
+        if key not in self._worked_out:
+            self._worked_out[key] = work_out()
+        value: Value = self._worked_out[key]
+        return value
 
     @property
     def recipes(self) -> tuple[str, ...]:
@@ -86,34 +110,55 @@ class StudyState:
         return self.study.comparison.primary_metric
 
     @property
+    def headline(self) -> tuple[str, ...]:
+        """The recipes that are no controls (all, where fewer than two would be left)."""
+        chosen = tuple(recipe.name for recipe in self.study.recipes if not recipe.control)
+        return chosen if len(chosen) > 1 else self.recipes
+
+    @property
+    def unit(self) -> str:
+        """Unit of every metric."""
+        return "squared error" if self.study.is_synthetic else "nats per token"
+
+    @property
     def metrics(self) -> list[str]:
         """The mean over validation sets, then one metric per set."""
         return [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]
 
     def want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:
         """The run of `model` on `recipe` at one learning rate and seed."""
-        spec, shards = self.study.models[model], self.inputs.shards[recipe]
+        named = self._runs.get((model, recipe, lr, seed))
+        if named is None:
+            named = self._runs[model, recipe, lr, seed] = self._want(model, recipe, lr, seed)
+        return named
+
+    def _want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:
+        if (model, lr) not in self._templates:
+            self._templates[model, lr] = self._template(model, lr)
+        own = {"shards": self.inputs.shards[recipe], "seed": seed}
+        return WantedRun(self._templates[model, lr].model_copy(update=own), recipe, model)
+
+    def _template(self, model: str, lr: float) -> TrainRun | FeaturesRun:
+        """A run of a model at a learning rate, whose shape and settings all its runs share; shards and seed differ."""
+        spec = self.study.models[model]
         if isinstance(spec, StudyFeatures):
-            settings = SgdSettings(**spec.training.model_dump(), lr=lr)
-            features = FeaturesRun(
+            return FeaturesRun(
                 kind="train-features",
-                shards=shards,
+                shards="",
                 model=spec.shape,
-                settings=settings,
-                seed=seed,
+                settings=SgdSettings(**spec.training.model_dump(), lr=lr),
+                seed=0,
                 numerics=FEATURES_NUMERICS,
             )
-            return WantedRun(features, recipe, model)
         decoder, vocabulary = spec.shape, self.inputs.vocabulary
-        run = TrainRun(
+        return TrainRun(
             kind="train",
-            shards=shards,
+            shards="",
             model=ResolvedDecoder(**decoder.model_dump(), vocabulary=vocabulary),
             settings=resolve_settings(self.study.settings_of(model), decoder, vocabulary, lr),
-            seed=seed,
+            seed=0,
             numerics=NUMERICS,
         )
-        return WantedRun(run, recipe, model)
 
     def want_alignment(self, model: str, recipe: str, validation: str) -> WantedRun:
         """The measurement of gradient alignment of `model` at initialisation, on one validation set."""
@@ -145,7 +190,11 @@ class StudyState:
             return False
         if isinstance(wanted.run, ProbeRun):
             return True
-        return record.status != "finished" or not np.isnan(self.loss(wanted, PRIMARY_METRIC))
+        return record.status != "finished" or self._has_losses(record)
+
+    def _has_losses(self, record: Record) -> bool:
+        losses = [record.metric("loss", digest) for digest in self.inputs.validation.values()]
+        return all(loss is not None and not math.isnan(loss) for loss in losses)
 
     def is_out_of_memory(self, wanted: WantedRun) -> bool:
         """Whether the run ended for want of memory: done for its type of device, and missing as a score."""

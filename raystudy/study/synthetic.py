@@ -93,17 +93,23 @@ class Moments:
         return loss
 
 
+def projection(inputs: int, features: int, draw: int) -> FloatArray:
+    """P of the random features number `draw`, [features, inputs]: normal, of variance 1 / features."""
+    normal = np.random.default_rng((draw, _FEATURES, features, inputs)).standard_normal((features, inputs))
+    scaled: FloatArray = normal / np.sqrt(features)
+    return scaled
+
+
 @lru_cache(maxsize=256)
 def moments(data: SyntheticData, features: int, draw: int) -> Moments:
     """Moments of `data` seen through the random features number `draw`."""
-    generator = np.random.default_rng((draw, _FEATURES, features, data.inputs))
-    projection = generator.standard_normal((features, data.inputs)) / np.sqrt(features)
+    seen = projection(data.inputs, features, draw)
     theta = teachers(data)
     h, c, power = np.zeros((features, features)), np.zeros(features), 0.0
     for weight, domain, teacher in zip(data.weights, data.domains, theta, strict=True):
         covariance = weight * eigenvalues(domain, data.inputs)
-        h += (projection * covariance) @ projection.T
-        c += projection @ (covariance * teacher)
+        h += (seen * covariance) @ seen.T
+        c += seen @ (covariance * teacher)
         power += float((covariance * teacher**2).sum()) + weight * domain.noise_variance
     return Moments(h, c, power)
 

@@ -34,7 +34,7 @@ def _standard_error(scores: Scores) -> float | None:
 def _row(state: StudyState, truth: Tuned, recipe: str, error: float | None) -> dict[str, Any]:
     sweep = truth.sweep(state, recipe)
     best = sweep.best if sweep.is_complete else None
-    first = state.want(truth.spec.model, recipe, truth.lrs[0], truth.spec.seeds[0])
+    first = state.want(truth.spec.model, recipe, truth.lrs(state)[0], truth.spec.seeds[0])
     floor = state.unigram_loss(first, state.primary_metric)
     return {
         "recipe": recipe,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raystudy.study.state import PRIMARY_METRIC
+from raystudy.study.two_recipes import claim_of_two
 
 
 def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
@@ -23,8 +24,8 @@ def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
         return {"outcome": "blocked", "sentence": first}
     if comparison.get("leaked"):
         return {"outcome": "blocked", "sentence": _leak_sentence(comparison["leaked"])}
-    metric = comparison.get("primary_metric", PRIMARY_METRIC)
-    entries = [entry for entry in comparison["comparisons"] if entry["metric"] == metric]
+    primary = comparison.get("primary_metric", PRIMARY_METRIC)
+    entries = [entry for entry in comparison["comparisons"] if entry["metric"] == primary]
     if not entries:
         return {"outcome": "blocked", "sentence": "No verdict: no candidate has scores."}
     outcome, claim, concerned = _claim(comparison, entries)
@@ -50,16 +51,22 @@ def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str,
     """Outcome, the claim, and the entries it is about."""
     chosen = comparison["contrast"]
     by_name = {entry["candidate"]: entry for entry in entries}
+    about = entries if chosen is None else [by_name[chosen[side]] for side in ("a", "b")]
+    of_two = claim_of_two(comparison, about)
+    if of_two is not None:
+        return of_two
     if chosen is None:
         return _best(entries, comparison["truth"])
     first, second = by_name[chosen["a"]], by_name[chosen["b"]]
     difference = chosen["difference"]
     if chosen["outcome"] == "b":
         first, second, difference = second, first, _negated(difference)
-    numbers = (
-        f"Spearman {_figure(first['spearman'])} against {_figure(second['spearman'])}, "
-        f"difference {_figure(difference)} over {first['num_recipes']} recipes"
+    values = {chosen["a"]: chosen["a_value"], chosen["b"]: chosen["b_value"]}
+    num_recipes = chosen["num_recipes"]
+    better, worse = (
+        _figure(_over_those_of_both(entry, values[entry["candidate"]], num_recipes)) for entry in (first, second)
     )
+    numbers = f"Spearman {better} against {worse}, difference {_figure(difference)} over {num_recipes} recipes"
     order = f"the order of {comparison['truth']!r} better"
     if chosen["outcome"] == "undecided":
         claim = f"Undecided whether {_called(first)} or {_called(second)} recovers {order}: {numbers}"
@@ -70,6 +77,12 @@ def _claim(comparison: Mapping[str, Any], entries: list[Any]) -> tuple[str, str,
         claim += f"; undecided whether by more than {success:g}, the least that counts"
         return "undecided", claim, [first, second]
     return first["candidate"], claim, [first, second]
+
+
+def _over_those_of_both(entry: Mapping[str, Any], value: float | None, num_recipes: int) -> Mapping[str, Any]:
+    """The entry's Spearman; where the other candidate lacks some of its recipes, the value over those of both."""
+    figure: Mapping[str, Any] = entry["spearman"]
+    return figure if entry["num_recipes"] == num_recipes else {"value": value, "these_recipes": None}
 
 
 def _negated(figure: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +107,9 @@ def _best(entries: list[Any], truth: str) -> tuple[str, str, list[Any]]:
     claim += f"{best['num_recipes']} recipes"
     if is_apart:
         return best["candidate"], claim, [best]
-    return "undecided", f"Undecided, since intervals overlap: {claim}", [best]
+    has_all = all(figure["these_recipes"] is not None for figure in (best["spearman"], *others))
+    why = "since intervals overlap" if has_all else "since there is no interval for these recipes"
+    return "undecided", f"Undecided, {why}: {claim}", [best]
 
 
 def _called(entry: Mapping[str, Any]) -> str:

@@ -78,6 +78,8 @@ def test_report_writes_one_page_and_prints_where(tiny_storage, cli, tmp_path):
         (["run", str(TINY), "--storage", "s3://bucket"], 3, "must be a local folder"),
         (["run", str(TINY), "--workers", "2"], 2, "goes with --local"),
         (["run", str(TINY), "--local", "--address", "x"], 2, "exclude each other"),
+        (["run", str(TINY), "--local", "--max-runs", "0"], 2, "--max-runs must be 1 or more, but got 0"),
+        (["run", str(TINY), "--local", "--max-device-hours", "0"], 2, "--max-device-hours must be above 0"),
         (["check", str(TINY), "--set", "training.steps=no"], 2, "must be a whole number, but got 'no'"),
         (["check"], 2, "the following arguments are required: STUDY"),
         (["chekc"], 2, "invalid choice"),
@@ -128,7 +130,7 @@ print([name for name in ("torch", "ray", "deepspeed", "tokenizers") if name in s
 """
 
 
-@pytest.mark.parametrize("verb", ["--help", "check", "plan", "compare", "report"])
+@pytest.mark.parametrize("verb", ["--help", "check", "plan", "status", "compare", "report"])
 def test_light_verbs_load_neither_torch_nor_ray(verb, tiny_storage):
     arguments = [verb] if verb == "--help" else [verb, str(TINY)]
     arguments += [] if verb in ("--help", "check") else ["--storage", str(tiny_storage)]
@@ -147,12 +149,13 @@ def test_importing_raystudy_loads_nothing_heavy():
 def test_the_exit_codes_are_documented_in_help(cli):
     text = " ".join(cli("--help").stdout.split())
     assert "6 some wanted runs have no result" in text
+    assert "8 the launch stopped at its budget" in text
 
 
 def test_check_looks_at_every_file_that_a_study_names(cli, tmp_path):
     table = STUDY.replace("lr: 1e-4}", "lr: 1e-4}\n  given: {kind: table, file: scores.csv}")
     done = cli("check", write_study(tmp_path, table))
-    assert (done.returncode, "scores.csv must be a CSV file" in done.stderr) == (4, True)
+    assert (done.returncode, "scores.csv must be a CSV, TSV or Parquet file" in done.stderr) == (4, True)
     done = cli("check", write_study(tmp_path, STUDY + "tokenizer: nothing.json\n"))
     assert (done.returncode, "nothing.json" in done.stderr) == (4, True)
 
@@ -208,6 +211,14 @@ def test_text_that_has_changed_since_the_runs_is_told(cli, tmp_path):
     (tmp_path / "two.txt").write_text((tmp_path / "two.txt").read_text() + "\n\none more document " * 30)
     looked = cli("compare", path, "--storage", tmp_path / "storage")
     assert "the data of two have changed since the runs; these are the old results" in looked.stderr
+    planned = cli("plan", path, "--storage", tmp_path / "storage")
+    assert "the data of recipe 'two' have changed since they were frozen" in planned.stderr
+    refused = cli("run", path, "--storage", tmp_path / "storage", "--local")
+    assert refused.returncode == 4
+    assert "Restore the text, or run with --resolve-again" in refused.stderr
+    done = cli("run", path, "--storage", tmp_path / "storage", "--local", "--resolve-again")
+    assert done.returncode == 0, done.stderr
+    assert "have changed" not in cli("compare", path, "--storage", tmp_path / "storage").stderr
 
 
 def test_wrong_paths_of_all_recipes_are_told_together(cli, tmp_path):

@@ -79,7 +79,7 @@ def test_a_candidate_of_equal_scores_has_no_difference():
 
 def test_a_recipe_missing_on_one_side_is_left_out_of_both_and_named():
     found = compare(GOOD.restrict(NAMES[1:]), BAD)
-    assert {"field": "r00", "reason": "excluded: no runs of 'good'"} in found["notes"]
+    assert {"field": "r00", "reason": "excluded: no score by 'good'"} in found["notes"]
 
 
 def test_a_candidate_is_not_contrasted_with_itself():

@@ -29,17 +29,33 @@ TRUTH = scores("truth", error=0.0)
 
 
 def test_an_entry_has_the_fields_of_the_format_and_is_plain_json():
-    (entry,) = entries(TRUTH, scores(runs_per_score=1), subsets={"near-ties": NAMES[:4], "one": NAMES[:1]})
+    candidate = scores(runs_per_score=1, error=2.0)
+    (entry,) = entries(TRUTH, candidate, subsets={"near-ties": NAMES[:4], "one": NAMES[:1]})
     assert json.loads(json.dumps(entry, allow_nan=False)) == entry
-    head = ["candidate", "metric", "direction", "num_recipes", *FIGURES, "regret", "excluded", "notes", "num_diverged"]
+    head = [
+        "candidate",
+        "metric",
+        "direction",
+        "num_recipes",
+        *FIGURES,
+        "regret",
+        "gap",
+        "excluded",
+        "notes",
+        "num_diverged",
+    ]
     assert list(entry) == [*head, "subsets"]
     assert (entry["candidate"], entry["metric"], entry["direction"]) == ("candidate", "loss", "lower-is-better")
     assert list(entry["regret"]) == ["1", "3", "5"]
     figures = [entry[name] for name in FIGURES] + [figure for k in entry["regret"].values() for figure in k.values()]
     for figure in figures:
         assert figure["these_recipes"]["low"] <= figure["these_recipes"]["high"]
-        assert figure["recipes_like_these"] is None
-    assert entry["notes"] == [{"field": "recipes_like_these", "reason": "not computed yet"}]
+    for name in FIGURES:
+        likes = entry[name]["recipes_like_these"]
+        assert likes["low"] <= entry[name]["value"] <= likes["high"]
+    assert all(figure["recipes_like_these"] is None for kinds in entry["regret"].values() for figure in kinds.values())
+    assert entry["notes"] == []
+    assert entry["gap"] is None
     assert entry["separable_decision_accuracy"]["separability"] == "same-seeds"
     assert entry["subsets"]["near-ties"]["num_recipes"] == 4
     assert entry["subsets"]["near-ties"]["regret"]["5"]["best_of_k"]["value"] is None
@@ -146,7 +162,7 @@ def test_what_is_missing_on_either_side_is_left_out_and_named():
         NAMES[1]: "1 of 2 truth runs diverged",
         NAMES[2]: "1 of 2 truth runs missing",
         NAMES[3]: "1 of 2 runs of 'candidate' missing",
-        NAMES[7]: "no runs of 'candidate'",
+        NAMES[7]: "no score by 'candidate'",
     }
 
 

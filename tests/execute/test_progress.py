@@ -38,3 +38,17 @@ def test_time_left_follows_the_work_left_not_the_number_of_runs():
     progress._told -= 9.0
     progress.ended("finished", tokens=9, flops=90.0)
     assert "1/2 runs | about 1 s left" in stream.getvalue()
+
+
+def test_a_state_is_kept_at_a_waves_start_and_end_and_seldom_in_between():
+    kept = []
+    progress = Progress(io.StringIO())
+    progress.keep(kept.append)
+    progress.start("wave 1", 100, flops=100.0)
+    progress._started -= 10.0
+    for _ in range(100):
+        progress.ended("finished", tokens=1, flops=1.0)
+    assert [state["finished"] for state in kept] == [0, 100]
+    assert abs(kept[-1]["flops_per_second"] - 10.0) < 1.0
+    progress.start("wave 2", 5, flops=5.0)
+    assert abs(kept[-1]["flops_per_second"] - 10.0) < 1.0, "the speed is that of the whole launch"

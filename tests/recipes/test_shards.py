@@ -19,7 +19,7 @@ from raystudy.artifacts.shards import (
     write_tokens,
     write_view,
 )
-from raystudy.errors import DataError
+from raystudy.errors import DamagedError, DataError
 
 VOCABULARY = 300
 
@@ -99,7 +99,7 @@ def test_a_flipped_byte_is_found(tmp_path: Path, name: str) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"{name} has SHA-256 .* delete the folder .*{digest} and build again"):
+    with pytest.raises(DataError, match=rf"{digest} must hold shards.*{name} has SHA-256 .* Run the study again"):
         open_tokens(tmp_path, digest)
 
 
@@ -118,7 +118,7 @@ def test_a_missing_or_torn_manifest_is_found(tmp_path: Path, content: bytes | No
     manifest.unlink()
     if content is not None:
         manifest.write_bytes(content)
-    with pytest.raises(DataError, match=r"manifest\.json .* delete the folder"):
+    with pytest.raises(DataError, match=r"manifest\.json .* Run the study again"):
         open_tokens(tmp_path, digest)
 
 
@@ -134,7 +134,7 @@ def test_the_first_writer_wins_and_leaves_nothing_behind(tmp_path: Path) -> None
     folder = tmp_path / "shards" / "x"
     sealed.write_sealed(folder, {"a": b"first"}, {})
     (folder / "manifest.json").rename(folder / "hidden")  # as a second writer sees it who looked too early
-    with pytest.raises(Exception, match="storage must be writable"):
+    with pytest.raises(DamagedError, match=r"manifest\.json is missing"):
         sealed.write_sealed(folder, {"a": b"second"}, {})
     (folder / "hidden").rename(folder / "manifest.json")
     sealed.write_sealed(folder, {"a": b"second"}, {})

@@ -62,3 +62,13 @@ def test_a_models_own_budget_replaces_the_studys():
     own = base.overridden_by(TrainingOverride(tokens=500))
     assert (own.steps, own.tokens, own.batch_tokens) == (None, 500, 64)
     assert base.overridden_by(None) is base
+
+
+def test_a_changed_copy_of_a_part_whose_identity_was_worked_out_has_one_of_its_own():
+    run = a_run()
+    first = run.run_id
+    changed = run.settings.model_copy(update={"lr": 2 * run.settings.lr})
+    copy = run.model_copy(update={"settings": changed})
+    assert copy.run_id == a_run(settings=changed).run_id != first
+    assert copy == a_run(settings=changed)
+    assert run.run_id == first

@@ -67,6 +67,18 @@ def test_every_shipped_study_is_right(path):
         ("lr: 1e-4", "lr: -1e-4", "must be greater than 0, but got -0.0001"),
         ("lr: 1e-4", "lr: .nan", "must be a finite number, but got nan"),
         ("lr: 1e-4", "lr: {ratio: 0.1}", "all of ratio, baseline and space"),
+        ("lr: 1e-4", "lr: {ratio: 1, baseline: tow, space: {lr: {grid: [1e-3]}}}", "Did you mean 'two'?"),
+        (
+            "lr: 1e-4",
+            "lr: {ratio: 1, baseline: two, model: proxi, space: {lr: {grid: [1e-3]}}}",
+            "protocols.low.lr.model: must be the name of a model, but got 'proxi'. Did you mean 'proxy'?",
+        ),
+        (
+            "lr: 1e-4",
+            "lr: {ratio: 1, baseline: two, best_on_average: true, space: {lr: {grid: [1e-3]}}}",
+            "exactly one of baseline and best_on_average must be given",
+        ),
+        ("grid: [1e-3, 1e-2]", "grid: [1e-3, 1e-2], extend: 3", "must be less than or equal to 2, but got 3"),
         ("kind: reduced-lr", "kind: reduced", "Did you mean 'reduced-lr'?"),
         ("width: 16", "width: 15", "heads must divide width, but got width=15, heads=2"),
         ("batch_tokens: 64", "batch_tokens: 65", "batch_tokens must be a multiple of context, but got 65 and 32"),

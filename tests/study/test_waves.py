@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from raystudy.specs.run import read_run
 from raystudy.study.lr_rules import describe_rule
 from raystudy.study.plan import make_plan
 from raystudy.study.protocols.registry import PROTOCOL_KINDS, protocols_of
@@ -155,6 +156,17 @@ def test_the_rule_behind_a_learning_rate_is_told_in_words():
 
 
 def test_a_rule_that_rests_on_the_edge_of_its_baselines_grid_is_flagged():
-    state = planted_state(curved_loss(TUNED, dict.fromkeys(RECIPES, 1e-1)))
+    state = planted_state(curved_loss(TUNED, dict.fromkeys(RECIPES, 1e3)))
     assert protocols_of(state.study)["standard"].scored(state)[0].edges == {"a": "high"}
     assert protocols_of(planted_state(LOSS).study)["standard"].scored(planted_state(LOSS))[0].edges == {}
+
+
+@pytest.mark.parametrize("study", [study_spec(), synthetic_spec()], ids=["decoder", "random-features"])
+def test_a_run_is_what_its_spec_reads_as_and_new_records_do_not_name_it_anew(study):
+    state = planted_state(LOSS, study)
+    for wanted in make_wave(state).wanted.values():
+        read = read_run(wanted.run.model_dump_json())
+        assert read == wanted.run
+        assert read.run_id == wanted.run_id
+    asked = ("proxy", "a", 1e-2, 1)
+    assert state.with_records({}).want(*asked) is state.want(*asked)

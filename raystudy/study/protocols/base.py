@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raystudy.compare.scores import Scores
+from raystudy.specs.base import digest
 from raystudy.study.state import StudyState, WantedRun
 
 
@@ -19,11 +20,31 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Extension:
+    """The most that the extension of one sweep's grid may still add; `sweep` names the sweep."""
+
+    sweep: str
+    num_runs: int
+    num_tokens: int
+    flops: float
+
+
+@dataclass(frozen=True)
 class Demand:
-    """The runs a protocol wants, tuning included, and those that must wait."""
+    """The runs a protocol wants, tuning included, those that must wait, and what grids may still add."""
 
     runs: Sequence[WantedRun]
     waiting: Sequence[Waiting] = ()
+    extensions: Sequence[Extension] = ()
+
+
+def extension_of(sweep: Sequence[WantedRun], most_more: int) -> list[Extension]:
+    """What `most_more` learning rates would add to the runs of a sweep; nothing for none."""
+    if not most_more:
+        return []
+    num_runs = most_more * len(sweep) // len({run.lr for run in sweep})
+    first, ids = sweep[0], sorted(run.run_id for run in sweep)
+    return [Extension(digest(ids), num_runs, num_runs * first.run.num_tokens, num_runs * first.flops)]
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from raystudy.artifacts.score_table import read_score_table
+from raystudy.compare.long_form import scores_of_cells
 from raystudy.compare.scores import FloatArray, Scores
 from raystudy.errors import DataError
 from raystudy.specs.protocol import KnownProtocol, TableProtocol
@@ -51,7 +52,7 @@ def _best_achievable(state: StudyState) -> dict[str, FloatArray]:
 
 
 class Table(ProtocolKind):
-    """Scores from a CSV file with columns recipe, score and optionally seed."""
+    """Scores from a CSV, TSV or Parquet file with columns recipe, score and optionally protocol, seed and metric."""
 
     def __init__(self, name: str, spec: TableProtocol) -> None:
         super().__init__(name)
@@ -63,33 +64,23 @@ class Table(ProtocolKind):
 
     def scored(self, state: StudyState) -> list[Scored]:
         """One column per seed of the table, averaged into one score."""
-        scores = Scores(self.name, state.recipes, read_score_table(Path(self.spec.file), state.recipes))
+        scores = table_scores(Path(self.spec.file), self.name, state.recipes, state.primary_metric)
         return [Scored(self.name, self.spec.kind, {state.primary_metric: scores})]
 
 
-def read_score_table(path: Path, recipes: tuple[str, ...]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Scores [recipe, seed] from a CSV file; NaN where the table has none.
+def table_scores(path: Path, name: str, recipes: tuple[str, ...], metric: str) -> Scores:
+    """The scores of protocol `name` for `recipes` from a table; NaN where it has none.
+
+    Of a table with several protocols or metrics the rows of `name` and of `metric` count.
 
     Raises:
-        DataError: the file is missing, lacks a column, repeats a cell or holds a score that is no number.
+        DataError: the table cannot be read, or has no such rows.
     """
-    try:
-        frame = pd.read_csv(
-            path, dtype={"recipe": str}, keep_default_na=False, na_values={"score": [""]}, index_col=False
-        )
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} must be a CSV file with columns recipe and score, but: {error}") from error
-    lacking = {"recipe", "score"} - set(frame.columns)
-    if lacking:
-        raise DataError(f"{path} must have the columns recipe and score, but lacks {', '.join(sorted(lacking))}")
-    score = pd.to_numeric(frame["score"], errors="coerce")
-    wrong = frame.loc[score.isna() & frame["score"].notna(), "score"]
-    if len(wrong):
-        raise DataError(f"{path}: every score must be a number, but got {wrong.iloc[0]!r} in line {wrong.index[0] + 2}")
-    frame = frame.assign(score=score, seed=frame["seed"] if "seed" in frame.columns else 0)
-    repeated = frame[frame.duplicated(["recipe", "seed"])]
-    if len(repeated):
-        name = repeated.iloc[0]["recipe"]
-        raise DataError(f"{path}: each recipe and seed must occur once, but {name!r} occurs again")
-    wide = frame.pivot(index="recipe", columns="seed", values="score").reindex(list(recipes))
-    return wide.to_numpy(dtype=np.float64)
+    rows = read_score_table(path)
+    for noun, wanted in (("protocol", name), ("metric", metric)):
+        there = sorted({value for row in rows if (value := getattr(row, noun)) is not None})
+        if len(there) > 1 and wanted not in there:
+            shown = ", ".join(map(repr, there[:20]))
+            raise DataError(f"{path} must have rows whose {noun} is {wanted!r}, but its {noun}s are {shown}")
+        rows = rows if len(there) < 2 else [row for row in rows if getattr(row, noun) == wanted]
+    return scores_of_cells(name, {(row.recipe, row.seed or ""): row.score for row in rows}, recipes)[0]

@@ -6,8 +6,8 @@ import numpy as np
 
 from raystudy.compare.scores import Scores
 from raystudy.specs.protocol import ReducedLrProtocol, StandardLrProtocol
-from raystudy.study.lr_rules import describe_rule, resolve_rule
-from raystudy.study.protocols.base import Demand, ProtocolKind, Scored, Waiting
+from raystudy.study.lr_rules import ResolvedRule, describe_rule, resolve_rule
+from raystudy.study.protocols.base import Demand, ProtocolKind, Scored, Waiting, extension_of
 from raystudy.study.state import StudyState
 
 
@@ -21,13 +21,14 @@ class SingleLr(ProtocolKind):
     def demand(self, state: StudyState) -> Demand:
         """The baseline sweep behind the rule, then recipes x seeds."""
         resolved = resolve_rule(state, self.spec.model, self.spec.lr, self.spec.seeds)
+        extensions = extension_of(resolved.baseline_runs, resolved.most_more)
         if resolved.lr is not None:
             runs = state.grid(self.spec.model, state.recipes, [resolved.lr], self.spec.seeds)
-            return Demand([*resolved.baseline_runs, *runs])
+            return Demand([*resolved.baseline_runs, *runs], (), extensions)
         lr = next(run.lr for run in resolved.baseline_runs if run.lr is not None)
         likely = state.grid(self.spec.model, state.recipes, [lr], self.spec.seeds)
         tokens, flops = sum(run.run.num_tokens for run in likely), sum(run.flops for run in likely)
-        return Demand(resolved.baseline_runs, [Waiting(len(likely), resolved.reason, tokens, flops)])
+        return Demand(resolved.baseline_runs, [Waiting(len(likely), resolved.reason, tokens, flops)], extensions)
 
     def scored(self, state: StudyState) -> list[Scored]:
         """One protocol once the rule is resolved."""
@@ -37,9 +38,19 @@ class SingleLr(ProtocolKind):
             return []
         scored = score_at(state, self.name, spec.kind, spec.model, resolved.lr, spec.seeds, spec.runs_per_score)
         every_run = {run.run_id: run for run in (*resolved.baseline_runs, *scored.all_runs)}
-        # A rule that rests on the edge of its baseline's grid is as untuned as that baseline.
-        edges = {str(spec.lr.baseline): resolved.edge} if resolved.edge is not None else {}
+        edges = self._edges(state, resolved)
         return [replace(scored, lr_rule=describe_rule(spec.lr), all_runs=list(every_run.values()), edges=edges)]
+
+    def _edges(self, state: StudyState, resolved: ResolvedRule) -> dict[str, str]:
+        """A rule that rests on the edge of its baseline's grid is as untuned as that baseline.
+
+        A baseline that is no recipe of the comparison, or an average over recipes, stands for them all.
+        """
+        if resolved.edge is None:
+            return {}
+        baseline = self.spec.lr.baseline
+        concerned = [baseline] if baseline in state.recipes else state.recipes
+        return {str(recipe): resolved.edge for recipe in concerned}
 
 
 def score_at(

@@ -8,7 +8,8 @@ import numpy as np
 
 from raystudy.compare.scores import Scores
 from raystudy.specs.protocol import TunedProtocol
-from raystudy.study.protocols.base import Demand, ProtocolKind, Scored
+from raystudy.study.extension import ExtendedGrid, extended_grid
+from raystudy.study.protocols.base import Demand, ProtocolKind, Scored, extension_of
 from raystudy.study.state import StudyState
 from raystudy.study.sweep import Sweep, read_sweep
 
@@ -19,22 +20,32 @@ class Tuned(ProtocolKind):
     def __init__(self, name: str, spec: TunedProtocol) -> None:
         super().__init__(name)
         self.spec = spec
-        self.lrs = spec.space.lr.values()
+
+    def grid(self, state: StudyState) -> ExtendedGrid:
+        """The learning rates of the sweep, the same for all recipes."""
+        return extended_grid(state, self.spec.model, state.recipes, self.spec.space.lr, self.spec.seeds)
+
+    def lrs(self, state: StudyState) -> tuple[float, ...]:
+        """Its learning rates, as far as results ask for them; ascending."""
+        return self.grid(state).lrs
 
     def demand(self, state: StudyState) -> Demand:
         """Recipes x learning rates x seeds."""
-        return Demand(state.grid(self.spec.model, state.recipes, self.lrs, self.spec.seeds))
+        grid = self.grid(state)
+        runs = state.grid(self.spec.model, state.recipes, grid.lrs, self.spec.seeds)
+        return Demand(runs, (), extension_of(runs, grid.most_more))
 
     def sweep(self, state: StudyState, recipe: str, metric: str | None = None) -> Sweep:
         """One recipe's sweep; on the study's primary metric unless told."""
-        return read_sweep(state, self.spec.model, recipe, self.lrs, self.spec.seeds, metric)
+        return read_sweep(state, self.spec.model, recipe, self.lrs(state), self.spec.seeds, metric)
 
     def scored(self, state: StudyState) -> list[Scored]:
         """One protocol: each recipe at its own best learning rate."""
         sweeps = {recipe: self.sweep(state, recipe) for recipe in state.recipes}
         chosen = {recipe: sweep.best if sweep.is_complete else None for recipe, sweep in sweeps.items()}
+        lrs = self.lrs(state)
         runs = {
-            recipe: state.grid(self.spec.model, [recipe], [self.lrs[best]], self.spec.seeds)
+            recipe: state.grid(self.spec.model, [recipe], [lrs[best]], self.spec.seeds)
             for recipe, best in chosen.items()
             if best is not None
         }

@@ -1,0 +1,64 @@
+"""Removes what writers left half-written when they died: `.writing-<place>-<pid>-<random>` files and folders.
+
+One of a process of this machine is removed once that process is gone; any other once it is a day older than the
+storage's own clock says now. Nothing that a live writer holds is touched.
+"""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from raystudy.artifacts.files import storage_errors, writing_name
+from raystudy.artifacts.processes import is_alive, place_tag
+
+_NAME = re.compile(r"\.writing-([0-9a-f]{8})-([0-9]+)-[0-9a-f]{32}")
+DAY_SECONDS = 86_400
+
+
+def remove_leftovers(root: Path, study_folder: Path, run_ids: Iterable[str]) -> int:
+    """Remove what is left over in the places a launch of these runs writes to; how many there were."""
+    runs = [root / "runs" / run_id for run_id in run_ids]
+    folders = [study_folder, root / "shards", root / "built", *runs]
+    folders += [folder / below for folder in runs for below in ("eval", "attempts")]
+    found = [path for folder in folders for path in _below(folder)]
+    if not found:
+        return 0
+    now = _storage_seconds(root)
+    return sum(_remove(path) for path in found if _is_left_over(path, now))
+
+
+def _below(folder: Path) -> list[Path]:
+    return list(folder.glob(".writing-*")) if folder.is_dir() else []
+
+
+def _storage_seconds(root: Path) -> float:
+    """What time the storage has, which may not be the time of this machine."""
+    probe = root / writing_name()
+    with storage_errors(root):
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+def _is_left_over(path: Path, now: float) -> bool:
+    named = _NAME.fullmatch(path.name)
+    if named and named[1] == place_tag() and not is_alive(int(named[2])):
+        return True
+    try:
+        return now - path.stat().st_mtime > DAY_SECONDS
+    except OSError:
+        return False
+
+
+def _remove(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        return True
+    return False

@@ -1,0 +1,99 @@
+"""What one launch may spend: a number of runs, device time. Chooses which runs of a wave may start now.
+
+Knows nothing of how runs are made. Device time of a run: the seconds it took (reading and evaluating included) times
+the devices it holds; what runs ahead will take is guessed from those of the same model that have ended.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raystudy.errors import SpecError
+from raystudy.specs.study import Resources
+from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
+from raystudy.study.state import StudyState, WantedRun
+from raystudy.study.waves import make_wave
+
+_SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that one launch may start and take; None: no limit.
+
+    Raises:
+        SpecError: a limit that is not above 0.
+    """
+
+    max_runs: int | None = None
+    max_device_hours: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_runs is not None and self.max_runs < 1:
+            raise SpecError(f"--max-runs must be 1 or more, but got {self.max_runs}")
+        if self.max_device_hours is not None and not self.max_device_hours > 0:
+            raise SpecError(f"--max-device-hours must be above 0, but got {self.max_device_hours:g}")
+
+
+class Spending:
+    """What a launch has spent of its budget. `num_at_once`: how many runs go on at the same time."""
+
+    def __init__(self, budget: Budget, resources: Resources, num_at_once: int) -> None:
+        self._budget = budget
+        self._devices = resources.gpus_per_run or resources.cpus_per_run
+        self._num_at_once = num_at_once
+        self.num_started = 0
+        self.device_seconds = 0.0
+        self._seconds: dict[str, list[float]] = {}  # of ended runs, by model
+
+    def ended(self, run: WantedRun, seconds: float) -> None:
+        """A run has ended, or failed, after so many seconds."""
+        self.device_seconds += seconds * self._devices
+        self._seconds.setdefault(run.model, []).append(seconds)
+
+    def affordable(self, todo: Sequence[WantedRun], state: StudyState) -> list[WantedRun]:
+        """The first runs of `todo` that may start now; all where there is no limit, none where it is reached.
+
+        With a limit on device time runs are let go in batches of at most half of what is left (as many as run at
+        once, as long as those fit), of a model that has not been timed only as many as run at once, so that a wrong
+        guess is found out before it costs much.
+        """
+        chosen = list(todo)
+        if self._budget.max_runs is not None:
+            chosen = chosen[: self._budget.max_runs - self.num_started]
+        if self._budget.max_device_hours is not None:
+            chosen = self._within_time(chosen, state, self._budget.max_device_hours * _SECONDS_PER_HOUR)
+        self.num_started += len(chosen)
+        return chosen
+
+    def _within_time(self, todo: list[WantedRun], state: StudyState, limit: float) -> list[WantedRun]:
+        left, taken = limit - self.device_seconds, 0.0
+        chosen: list[WantedRun] = []
+        num_untimed = 0
+        for run in todo if left > 0 else ():
+            seconds = self._timed(run.model, state)
+            num_untimed += not seconds
+            guess = sum(seconds) / len(seconds) if seconds else run.flops / ASSUMED_FLOPS_PER_SECOND
+            taken += guess * self._devices
+            is_enough = num_untimed > self._num_at_once or (taken > left / 2 and len(chosen) >= self._num_at_once)
+            if taken > left or is_enough:
+                break
+            chosen.append(run)
+        return chosen
+
+    def _timed(self, model: str, state: StudyState) -> list[float]:
+        """Seconds of the runs of `model` that ended in this launch, else of those on record."""
+        return self._seconds.get(model) or state.once(("seconds", model), lambda: recorded_seconds(state, model))
+
+    def words(self) -> str:
+        """The limits, for a message."""
+        parts = [f"--max-runs {self._budget.max_runs}"] if self._budget.max_runs is not None else []
+        if self._budget.max_device_hours is not None:
+            spent = self.device_seconds / _SECONDS_PER_HOUR
+            parts.append(f"--max-device-hours {self._budget.max_device_hours:g}, of which {spent:.3g} are used")
+        return " and ".join(parts)
+
+
+def recorded_seconds(state: StudyState, model: str) -> list[float]:
+    """Seconds of the recorded runs of `model` that this study wants."""
+    records = [state.record(run) for run in make_wave(state).wanted.values() if run.model == model]
+    return [record.device_seconds for record in records if record is not None]

@@ -1,0 +1,80 @@
+"""How far a study is, from what lies on its storage: counts, failures with their first cause, time left.
+
+Knows nothing of drivers or processes: who holds the study, if anyone does, is told from outside.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raystudy.study.results import StudyResults
+from raystudy.study.waves import make_wave, waiting_lines
+
+FORMAT = "raystudy-status/1"
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A wanted run without a result that has been tried: how often, and why the first try failed."""
+
+    run: str
+    run_id: str
+    num_attempts: int
+    first_cause: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """A study at one moment.
+
+    `missing` counts all wanted runs without a result, those that failed too; `waiting` are not wanted by name yet.
+    `seconds_left`: of the driver that is running, None where none is or nothing has ended yet.
+    """
+
+    study: str
+    driver: str | None
+    wanted: int
+    done: dict[str, int]
+    missing: int
+    failed: list[FailedRun]
+    waiting: list[str]
+    tokens_done: int
+    tokens_wanted: int
+    seconds_left: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+def read_status(results: StudyResults, driver: str | None) -> Status:
+    """The status of a study that `driver` holds (None: nobody), from its records and the driver's progress file."""
+    state = results.state
+    wave = make_wave(state)
+    done = [run for run in wave.wanted.values() if state.is_done(run)]
+    statuses = Counter(record.status for run in done if (record := state.record(run)) is not None)
+    failed = []
+    for run in wave.todo:
+        attempts = results.storage.runs.read_attempts(run.run_id)
+        if attempts:
+            failed.append(FailedRun(str(run), run.run_id, len(attempts), _cause(attempts[0])))
+    flops_left = sum(run.flops for run in wave.todo) + sum(item.flops for _, item in wave.waiting)
+    speed = results.folder.read_progress().get("flops_per_second") if driver is not None else None
+    is_known = isinstance(speed, int | float) and speed > 0
+    return Status(
+        study=results.study.name,
+        driver=driver,
+        wanted=len(wave.wanted),
+        done=dict(sorted(statuses.items())),
+        missing=len(wave.todo),
+        failed=failed,
+        waiting=waiting_lines(wave),
+        tokens_done=sum(run.run.num_tokens for run in done),
+        tokens_wanted=sum(run.run.num_tokens for run in wave.wanted.values()),
+        seconds_left=flops_left / float(speed) if is_known and speed is not None else None,
+    )
+
+
+def _cause(attempt: Any) -> str:
+    return str(attempt.get("cause", "unknown")) if isinstance(attempt, Mapping) else "unknown"
