@@ -87,7 +87,9 @@ def _run(storage: Storage, item: Item, found: Verification) -> None:
         _attempt(found, result, lambda: record.append(_result(item, result)))
         found.checked["results"] += 1
     if curve.exists():
-        _attempt(found, curve, lambda: storage.runs.read_curve(item.name))
+        before = len(storage.runs.damage)
+        storage.runs.read_curve(item.name)  # which tells what is torn, and leaves it out
+        found.problems += storage.runs.damage[before:]
     evaluations = sorted((item.path / "eval").glob("*.json"))
     for path in evaluations:
         _attempt(found, path, lambda path=path: _evaluation(item, path, record))  # type: ignore[misc]

@@ -34,7 +34,7 @@ _CONVENTIONS = {
     "separable": "pairs of recipes whose truth differs beyond seed noise at a false-discovery rate of 5%, decided on "
     "the same seeds that are scored",
 }
-_GUARDS = ("barely_trained", "edge", "diverged", "repeated")
+_GUARDS = ("barely_trained", "edge", "diverged", "repeated", "leaked", "unpaired")
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,11 @@ def compare_table(rows: Sequence[ScoreRow], question: TableQuestion) -> dict[str
         "tuned_losses": [],
         "truth_guards": {guard: [] for guard in _GUARDS},
         "missing": [],
+        "leaked": [],
+        "contradictions": [],
+        "success": None,
+        "confirmatory": False,
+        "confirmatory_reason": "",
     }
     comparison["verdict"] = verdict(comparison)
     return comparison

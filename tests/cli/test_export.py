@@ -57,7 +57,7 @@ def test_of_a_record_nothing_is_lost_but_weights(tiny_storage, tmp_path, verb):
         "plan", TINY, "--storage", tmp_path / "new", "--json",
         "--set", "validation.tests={source: {kind: embedded, domains: [tests]}}",
     )  # fmt: skip
-    assert len(json.loads(plan)["to_retrain"]) == 60, "weights are not in an export"
+    assert len(json.loads(plan)["to_retrain"]) == 70, "weights are not in an export"
 
 
 def test_importing_twice_changes_nothing(exported, tmp_path, verb):

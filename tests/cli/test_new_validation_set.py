@@ -18,11 +18,11 @@ def test_a_new_validation_set_evaluates_kept_weights_and_trains_nothing(tiny_sto
     evaluations = files(storage, "*/eval/*.json")
     _, plan, _ = verb("plan", TINY, "--storage", storage, *ADDED, "--json")
     plan = json.loads(plan)
-    assert (plan["to_evaluate"], plan["to_retrain"]) == (60, [])
-    assert plan["total"]["waiting"] == 20, "those at learning rates that the mean over all sets chooses"
+    assert (plan["to_evaluate"], plan["to_retrain"]) == (70, [])
+    assert plan["total"]["waiting"] == 0, "learning rates are frozen, although the mean is over other sets now"
     assert {row["protocol"]: row["seconds_left"] for row in plan["rows"]}["truth"] == 0.0
     _, shown, _ = verb("plan", TINY, "--storage", storage, *ADDED)
-    assert "60 of the missing runs are trained, and lack an evaluation on a validation set" in shown
+    assert "70 of the missing runs are trained, and lack an evaluation on a validation set" in shown
     done = cli("run", TINY, "--storage", storage, "--local", *ADDED)
     assert done.returncode == 0, done.stderr
     for pattern, before in untouched.items():
@@ -42,7 +42,7 @@ def test_plan_names_the_runs_whose_weights_are_gone(tiny_storage, tmp_path, verb
         next(run.glob("weights-*")).unlink()
     _, plan, _ = verb("plan", TINY, "--storage", storage, *ADDED, "--json")
     plan = json.loads(plan)
-    assert (plan["to_evaluate"], len(plan["to_retrain"])) == (60, 3)
+    assert (plan["to_evaluate"], len(plan["to_retrain"])) == (70, 3)
     _, shown, _ = verb("plan", TINY, "--storage", storage, *ADDED)
     assert "3 of those would need training again, since their weights are gone" in shown
     _, shown, _ = verb("plan", TINY, "--storage", storage)

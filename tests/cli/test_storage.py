@@ -227,7 +227,7 @@ DAMAGE = {
         lambda s: first(s, "runs/*/eval/*.json").rename(first(s, "runs/*/eval") / "x.json"),
         "its name is not that of its validation set and step",
     ),
-    "a torn curve": (lambda s: first(s, "runs/*/curve.jsonl").write_text('{"step": 1}\n{"st'), "damaged or foreign"),
+    "a torn curve": (lambda s: first(s, "runs/*/curve.jsonl").write_text('{"step": 1}\n{"st'), "torn or foreign"),
     "cut weights": (lambda s: (p := first(s, "runs/*/weights-*")).write_bytes(p.read_bytes()[:-1]), "do not end"),
     "weights with a wild header": (
         lambda s: first(s, "runs/*/weights-*").write_bytes(struct.pack("<Q", 2**60)),

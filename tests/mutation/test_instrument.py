@@ -139,6 +139,8 @@ def flip_regret(patch: pytest.MonkeyPatch) -> None:
 def flip_correlations(patch: pytest.MonkeyPatch) -> None:
     real = raystudy.compare.figures.spearman
     patch.setattr(raystudy.compare.figures, "spearman", lambda truth, scores: real(truth, -scores))
+    ranked = raystudy.compare.figures.rank_correlation
+    patch.setattr(raystudy.compare.figures, "rank_correlation", lambda truth, scores: -ranked(truth, scores))
 
 
 def turn_the_seeds_of_one_recipe(patch: pytest.MonkeyPatch) -> None:
@@ -346,10 +348,11 @@ def test_a_truth_on_its_grids_edge_is_flagged_and_the_twin_is_not():
 
 def two_results(root: Path) -> tuple[Path, Path]:
     """Results of two runs that finished with different losses."""
-    paths = sorted(root.glob("runs/*/result.json"))
-    first = paths[0]
-    losses = {path: json.loads(path.read_text())["metrics"][1]["value"] for path in paths}
-    return first, next(path for path in paths if losses[path] != losses[first])
+    losses: dict[Path, float] = {}
+    for path in sorted(root.glob("runs/*/result.json")):
+        losses |= {path: row["value"] for row in json.loads(path.read_text())["metrics"] if row["name"] == "loss"}
+    first, *others = losses
+    return first, next(path for path in others if losses[path] != losses[first])
 
 
 def swap(root: Path, fields: Callable[[dict[str, Any]], set[str]]) -> None:

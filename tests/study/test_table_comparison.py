@@ -179,8 +179,8 @@ def test_one_recipe_is_refused():
 def test_a_studys_table_may_hold_several_protocols_and_any_format(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("recipe,protocol,score\na,mine,1\nb,mine,2\na,other,9\n")
-    assert table_scores(path, "mine", ("a", "b", "c")).values[:2].tolist() == [[1.0], [2.0]]
+    assert table_scores(path, "mine", ("a", "b", "c"), "loss").values[:2].tolist() == [[1.0], [2.0]]
     with pytest.raises(
         DataError, match="must have rows whose protocol is 'third', but its protocols are 'mine', 'other'"
     ):
-        table_scores(path, "third", ("a", "b"))
+        table_scores(path, "third", ("a", "b"), "loss")
