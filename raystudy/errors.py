@@ -25,6 +25,10 @@ class StorageError(RaystudyError):
     exit_status = 3
 
 
+class UnreadableError(StorageError):
+    """Something on the storage is there but cannot be read: no rights, a failing disk. That is no damage to mend."""
+
+
 class UnwritableError(StorageError):
     """The storage cannot be written now: full, over quota, read-only, no rights. No other run would fare better."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raystudy.artifacts.files import read_json, storage_errors
-from raystudy.errors import StorageError
+from raystudy.errors import StorageError, UnreadableError
 
 Look = tuple[int, int] | None
 
@@ -92,6 +92,8 @@ def set_torn_json_aside(folder: Path) -> list[str]:
         seen = look(path)
         try:
             read_json(path)
+        except UnreadableError:
+            raise
         except StorageError as error:
             aside = set_aside(path, seen)
             if aside is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.processes import place_tag
-from raystudy.errors import StorageError, UnwritableError
+from raystudy.errors import StorageError, UnreadableError, UnwritableError
 
 # What the system says when no write would succeed: no room, no quota, a file size limit, read-only.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
@@ -101,6 +101,7 @@ def read_json(path: Path) -> Any:
     """The JSON value in `path`, or None where there is no file.
 
     Raises:
+        UnreadableError: the system does not let it be read.
         StorageError: the file is torn or is not JSON.
     """
     try:
@@ -112,4 +113,9 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{path} must be JSON, but is torn or foreign ({error})") from error
     except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}. Check the storage") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> UnreadableError:
+    """The error for something that is there and cannot be read."""
+    return UnreadableError(f"{path} cannot be read: {error.strerror}. Check the storage and the rights there")

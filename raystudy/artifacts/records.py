@@ -22,7 +22,7 @@ from typing import Any
 from raystudy.artifacts.damage import Look, look, set_aside
 from raystudy.artifacts.files import read_json, write_bytes, write_json
 from raystudy.artifacts.weights import weights_path
-from raystudy.errors import StorageError
+from raystudy.errors import StorageError, UnreadableError
 from raystudy.specs.base import canonical_json, digest
 from raystudy.specs.run import Run, read_run
 
@@ -86,6 +86,8 @@ class RunLedger:
             record = None if result is None else parse_result(run_id, result, path)
             if record is not None and run is not None:
                 _check_spec(record, run, path)
+        except UnreadableError:
+            raise
         except StorageError as error:
             if self._put_aside(path, seen, str(error)):
                 return None
@@ -171,6 +173,8 @@ class RunLedger:
         try:
             value = read_json(path)
             return None if value is None else _check_evaluation(run_id, validation, step, value, path)
+        except UnreadableError:
+            raise
         except StorageError as error:
             if self._put_aside(path, seen, str(error)):
                 return None
@@ -212,6 +216,8 @@ class RunLedger:
                 if not isinstance(value, dict):
                     raise StorageError(f"{path} must be an attempt, but is not")
                 attempts.append(value)
+            except UnreadableError:
+                raise
             except StorageError as error:
                 self._put_aside(path, seen, str(error))
         return attempts

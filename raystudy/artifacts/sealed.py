@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raystudy.artifacts.files import storage_errors, sync_folder, writing_name
+from raystudy.artifacts.files import storage_errors, sync_folder, unreadable, writing_name
 from raystudy.errors import DamagedError
 
 MANIFEST = "manifest.json"
@@ -72,8 +72,10 @@ def open_sealed(folder: Path, verify: bool = True) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         files: dict[str, str] = dict(manifest["files"])
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise damaged(folder, f"{MANIFEST} is missing") from error
     except OSError as error:
-        raise damaged(folder, f"{MANIFEST} cannot be read ({error.strerror})") from error
+        raise unreadable(folder / MANIFEST, error) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(folder, f"{MANIFEST} is torn or foreign") from error
     if verify and folder.resolve() not in _verified:
@@ -94,8 +96,10 @@ def _compare(folder: Path, name: str, expected: str) -> None:
         raise damaged(folder, f"{MANIFEST} names {name!r}, which is no file of it")
     try:
         came = sha256((folder / name).read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise damaged(folder, f"{name} is missing") from error
     except OSError as error:
-        raise damaged(folder, f"{name} cannot be read ({error.strerror})") from error
+        raise unreadable(folder / name, error) from error
     if came != expected:
         raise damaged(folder, f"{name} has SHA-256 {came[:12]}... instead of {str(expected)[:12]}...")
 

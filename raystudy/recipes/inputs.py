@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raystudy.artifacts.files import read_json, write_json
 from raystudy.artifacts.shards import shard_folder, shards_read_by
-from raystudy.errors import DamagedError, DataError, StorageError
+from raystudy.errors import DamagedError, DataError, StorageError, UnreadableError
 from raystudy.recipes.sources import SOURCES, SourcePart
 from raystudy.recipes.tokenizer import TokenizerFile, open_tokenizer
 from raystudy.specs.base import digest
@@ -89,6 +89,8 @@ def find_built(root: Path, inputs: str) -> str | None:
     path = root / "built" / f"{inputs}.json"
     try:
         pointer = read_json(path)
+    except UnreadableError:
+        raise
     except StorageError as error:
         raise DamagedError(str(error), path) from error
     if pointer is None:

@@ -1,13 +1,16 @@
 """What is damaged on storage is told in one line, kept aside and made anew by a launch; a reading verb leaves it."""
 
+import errno
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raystudy.artifacts.records import RunLedger, evaluation_digest
-from raystudy.artifacts.shards import shard_folder
+from raystudy.artifacts.shards import open_tokens, shard_folder, write_tokens
 from raystudy.artifacts.storage import Storage
+from raystudy.errors import UnreadableError
 from tests.conftest import run_cli
 from tests.faults.trials import NUM_RUNS, STUDY, comparison, launch, results_on
 
@@ -170,3 +173,24 @@ def test_damaged_shards_of_text_are_built_anew_with_the_same_digest(tmp_path):
     for run_id in again:
         kept = json.loads((storage / "runs" / run_id / "kept").read_text())
         assert Storage(storage).runs.read(run_id).result["metrics"] == kept["metrics"]
+
+
+@pytest.mark.parametrize("name", ["result.json", "manifest.json"])
+def test_what_cannot_be_read_is_no_damage_and_stays(tmp_path, monkeypatch, name):
+    """A launch of somebody without rights must not take another's results for torn."""
+    digest = write_tokens(tmp_path, [np.array([1], dtype=np.uint16)], [1], 8, 0)
+    ledger = RunLedger(tmp_path)
+    ledger.mends = True
+    ledger.write_result("r", {"status": "finished"})
+    before = sorted(tmp_path.rglob("*"))
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(UnreadableError, match=f"{name} cannot be read: Permission denied"):
+        ledger.read("r") if name == "result.json" else open_tokens(tmp_path, digest)
+    assert sorted(tmp_path.rglob("*")) == before

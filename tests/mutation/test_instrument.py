@@ -350,7 +350,9 @@ def two_results(root: Path) -> tuple[Path, Path]:
     """Results of two runs that finished with different losses."""
     losses: dict[Path, float] = {}
     for path in sorted(root.glob("runs/*/result.json")):
-        losses |= {path: row["value"] for row in json.loads(path.read_text())["metrics"] if row["name"] == "loss"}
+        rows = [row for row in json.loads(path.read_text())["metrics"] if row["name"] == "loss"]
+        if rows:
+            losses[path] = rows[0]["value"]
     first, *others = losses
     return first, next(path for path in others if losses[path] != losses[first])
 
