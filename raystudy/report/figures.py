@@ -40,6 +40,7 @@ from raystudy.report.wording import primary_metric, unit_of
 __all__ = ["agreement_by_lr", "agreement_of_protocols", "is_mostly_barely_trained", "lr_curves", "tuned_losses"]
 
 Entry = Mapping[str, Any]
+_LEVEL_STYLES = (":", "-.", (0, (5, 1, 1, 1, 1, 1)))  # of levels; dashes are the unigram floor's
 FLOOR_LABEL = "not below the unigram floor"
 
 
@@ -158,10 +159,10 @@ def _draw_tuned_lines(axes: Axes, tuned: Sequence[Entry]) -> list[Any]:
     levels = [entry for entry in tuned if entry["spearman"]["value"] is not None]
     return [
         axes.axhline(
-            entry["spearman"]["value"], color=INK, linestyle=":", linewidth=1.3, zorder=1,
-            label=f"{label(entry['candidate'], 24)} (tuned per recipe)",
+            entry["spearman"]["value"], color=INK, linestyle=_LEVEL_STYLES[place % len(_LEVEL_STYLES)], linewidth=1.3,
+            zorder=1, label=f"{label(entry['candidate'], 24)} (tuned per recipe)",
         )
-        for entry in levels
+        for place, entry in enumerate(levels)
     ]  # fmt: skip
 
 

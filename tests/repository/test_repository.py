@@ -60,6 +60,13 @@ def test_every_guarantee_of_the_ledger_names_tests_that_are_there():
             assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"
 
 
+def test_every_guard_names_tests_that_are_there():
+    named = re.findall(r"(tests/[\w/]+\.py)::(\w+)", (ROOT / "docs" / "guards.md").read_text())
+    assert len(named) > 5
+    for path, name in named:
+        assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"
+
+
 def test_no_file_or_function_is_too_long():
     assert too_long(ROOT) == []
 
