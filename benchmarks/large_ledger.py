@@ -90,7 +90,7 @@ def plant(study: Path, folder: Path) -> int:
             result = {"status": "finished", "spec": run.run.model_dump(mode="json"), "metrics": metrics}
             result |= {"num_tokens": run.run.num_tokens, "seconds": {"total": 0.1}, "provenance": {"planted": True}}
             storage.runs.write_result(run.run_id, result)
-        records |= storage.runs.read_all([run.run_id for run in todo])
+        records |= storage.runs.read_all({run.run_id: run.run for run in todo})
     return len(records)
 
 
@@ -118,6 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     with TemporaryDirectory(prefix="raystudy-bench-") as scratch:
         folder = options.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
         study, storage = folder / "large.yaml", folder / "storage"
         if not study.exists():
             write_study(study, options.recipes)

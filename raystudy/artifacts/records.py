@@ -91,7 +91,7 @@ class RunLedger:
         except StorageError as error:
             if self._put_aside(path, seen, str(error)):
                 return None
-            return self.read(run_id, validation)  # another launch has made it anew meanwhile
+            return self.read(run_id, validation, run)  # another launch has made it anew meanwhile
         return record if record is None else self._with_evaluations(record, validation)
 
     def _with_evaluations(self, record: Record, validation: Iterable[str]) -> Record:

@@ -216,7 +216,7 @@ def rename_shards(storage):
 
 DAMAGE = {
     "a flipped byte in a shard": (lambda s: flip(first(s, "shards/*/tokens.bin")), "has SHA-256"),
-    "a shard without its manifest": (lambda s: first(s, "shards/*/manifest.json").unlink(), "manifest.json cannot be"),
+    "a shard without its manifest": (lambda s: first(s, "shards/*/manifest.json").unlink(), "manifest.json is missing"),
     "shards under another name": (rename_shards, "must hold the shards of its name"),
     "a torn pointer": (lambda s: first(s, "built/*.json").write_text("{"), "torn or foreign"),
     "two results swapped": (swap_results, "must hold the spec of run"),
