@@ -22,7 +22,14 @@ class ResolvedDecoder(DecoderSpec):
     vocabulary: int = Field(ge=2, le=2**16)
 
 
-class TrainRun(Spec):
+class _Identified(Spec):
+    @property
+    def run_id(self) -> str:
+        """32 hexadecimal digits: the digest of this run's canonical JSON."""
+        return digest(self)
+
+
+class TrainRun(_Identified):
     """One training of one model on one recipe's shards at one setting and seed."""
 
     kind: Literal["train"]
@@ -35,17 +42,12 @@ class TrainRun(Spec):
     numerics: int
 
     @property
-    def run_id(self) -> str:
-        """32 hexadecimal digits: the digest of this run's canonical JSON."""
-        return digest(self)
-
-    @property
     def num_tokens(self) -> int:
         """Tokens trained on."""
         return self.settings.steps * self.settings.batch_sequences * self.model.context
 
 
-class FeaturesRun(Spec):
+class FeaturesRun(_Identified):
     """One training of one random-feature model on one synthetic recipe at one setting and seed."""
 
     kind: Literal["train-features"]
@@ -58,17 +60,12 @@ class FeaturesRun(Spec):
     numerics: int
 
     @property
-    def run_id(self) -> str:
-        """32 hexadecimal digits: the digest of this run's canonical JSON."""
-        return digest(self)
-
-    @property
     def num_tokens(self) -> int:
         """Samples trained on, each of which has one label."""
         return self.settings.steps * self.settings.batch_samples
 
 
-class ProbeRun(Spec):
+class ProbeRun(_Identified):
     """One measurement without training a model of its own, at the weights that `weights` names."""
 
     kind: Literal["probe"]
@@ -78,11 +75,6 @@ class ProbeRun(Spec):
     weights: Literal["initialisation"] = "initialisation"
     validation: str
     numerics: int
-
-    @property
-    def run_id(self) -> str:
-        """32 hexadecimal digits: the digest of this probe's canonical JSON."""
-        return digest(self)
 
     @property
     def num_tokens(self) -> int:
