@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raystudy.artifacts.shards import Selected, SourceDraft, open_tokens, write_tokens, write_view
+from raystudy.artifacts.shard_writer import SourceDraft, write_tokens, write_view
+from raystudy.artifacts.shards import Selected, open_tokens
 
 pytest_plugins = ["tests.ray_cluster", "tests.skips"]
 

@@ -1,4 +1,4 @@
-"""The only reader and writer of shards on storage: token shards, and views that choose from them.
+"""The only reader of shards on storage: token shards, and views that choose from them. `shard_writer` writes them.
 
 `root/shards/<digest>/` holds either
 
@@ -12,8 +12,6 @@
 A digest covers what determines training, never a name. Knows nothing of text, tokenizers or models.
 """
 
-import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raystudy.artifacts.sealed import damaged, open_sealed, sha256, write_sealed
+from raystudy.artifacts.sealed import damaged, open_sealed
 from raystudy.errors import DataError
 from raystudy.specs.base import digest as spec_digest
 
@@ -30,7 +28,7 @@ TokenArray = npt.NDArray[np.uint16]
 IntArray = npt.NDArray[np.int64]
 
 MAX_VOCABULARY = 2**16  # token ids are kept as uint16
-_TOKEN_TYPE = np.dtype("<u2")
+TOKEN_TYPE = np.dtype("<u2")
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,6 @@ class Selected:
 
     shard: TokenShard
     kept: IntArray
-
-
-@dataclass(frozen=True)
-class SourceDraft:
-    """One source of a view to be written; `weight` above 0, need not be normalised."""
-
-    name: str
-    weight: float
-    parts: tuple[Selected, ...]
 
 
 class ViewSource:
@@ -140,95 +129,6 @@ class RecipeView:
         return sum(source.num_tokens for source in self.sources)
 
 
-def write_tokens(
-    root: Path, documents: Sequence[TokenArray], document_bytes: Sequence[int], vocabulary_size: int, end_of_text: int
-) -> str:
-    """Write a token shard and return its digest; `documents` come without the end-of-text token."""
-    offsets = np.zeros(len(documents) + 1, dtype=np.int64)
-    np.cumsum([len(document) + 1 for document in documents], out=offsets[1:])
-    tokens = np.empty(int(offsets[-1]), dtype=_TOKEN_TYPE)
-    tokens[offsets[:-1]] = end_of_text
-    for start, document in zip(offsets[:-1], documents, strict=True):
-        tokens[start + 1 : start + 1 + len(document)] = document
-    contents = {
-        "tokens.bin": tokens.tobytes(),
-        "documents.npy": _npy(offsets),
-        "document_bytes.npy": _npy(np.asarray(document_bytes, dtype=np.int64)),
-    }
-    checksums = {name: sha256(content) for name, content in contents.items()}
-    digest = _tokens_digest(checksums, vocabulary_size, end_of_text)
-    manifest = {
-        "kind": "tokens",
-        "vocabulary_size": vocabulary_size,
-        "end_of_text": end_of_text,
-        "documents": len(documents),
-        "tokens": len(tokens),
-        "bytes": int(sum(document_bytes)),
-    }
-    write_sealed(shard_folder(root, digest), contents, manifest)
-    return digest
-
-
-def write_view(root: Path, recipe_name: str, sources: Sequence[SourceDraft], budget_tokens: int | None = None) -> str:
-    """Write a view and return its digest; every source must keep at least one document.
-
-    `recipe_name` and `budget_tokens` are shown in the manifest and are no part of the digest.
-    """
-    total_weight = sum(source.weight for source in sources)
-    contents: dict[str, bytes] = {}
-    rows = [_source_row(number, source, total_weight, contents) for number, source in enumerate(sources)]
-    tokens = sum(row["tokens"] for row in rows)
-    for row in rows:
-        # How often a run of `budget_tokens` (without a budget: of the view's tokens) reads the source.
-        row["epochs"] = row["weight"] * (budget_tokens or tokens) / row["tokens"]
-    digest = _view_digest(rows, {name: sha256(content) for name, content in contents.items()})
-    manifest = {
-        "kind": "view",
-        "recipe": recipe_name,
-        "vocabulary_size": sources[0].parts[0].shard.vocabulary_size,
-        "documents": sum(row["documents"] for row in rows),
-        "tokens": tokens,
-        "unique_tokens": _unique_tokens([part for source in sources for part in source.parts]),
-        "bytes": sum(row["bytes"] for row in rows),
-        "budget_tokens": budget_tokens,
-        "sources": rows,
-    }
-    write_sealed(shard_folder(root, digest), contents, manifest)
-    return digest
-
-
-def _source_row(number: int, source: SourceDraft, total_weight: float, contents: dict[str, bytes]) -> dict[str, Any]:
-    """The source's entry in the manifest; its files are added to `contents`."""
-    counts = np.zeros(source.parts[0].shard.vocabulary_size, dtype=np.int64)
-    parts = []
-    for place, part in enumerate(source.parts):
-        documents = part.shard.documents()
-        counts += np.bincount(np.concatenate([documents[i] for i in part.kept.tolist()]), minlength=len(counts))
-        parts.append({"shard": part.shard.digest, "kept": f"kept-{number}-{place}.npy"})
-        contents[parts[-1]["kept"]] = _npy(part.kept.astype(np.int64))
-    contents[f"unigram-{number}.npy"] = _npy(counts)
-    return {
-        "name": source.name,
-        "weight": source.weight / total_weight,
-        "parts": parts,
-        "unigram": f"unigram-{number}.npy",
-        "documents": sum(len(part.kept) for part in source.parts),
-        "tokens": int(counts.sum()),
-        "unique_tokens": _unique_tokens(source.parts),
-        "bytes": int(sum(part.shard.document_bytes[part.kept].sum() for part in source.parts)),
-    }
-
-
-def _unique_tokens(parts: Sequence[Selected]) -> int:
-    """Tokens of the documents, those with the same tokens counted once."""
-    lengths: dict[bytes, int] = {}
-    for part in parts:
-        documents = part.shard.documents()
-        for index in part.kept.tolist():
-            lengths[hashlib.sha256(documents[index].tobytes()).digest()] = len(documents[index])
-    return sum(lengths.values())
-
-
 def open_tokens(root: Path, digest: str, verify: bool = True) -> TokenShard:
     """The token shard called `digest`, memory-mapped.
 
@@ -240,7 +140,7 @@ def open_tokens(root: Path, digest: str, verify: bool = True) -> TokenShard:
     return TokenShard(
         digest=digest,
         vocabulary_size=int(manifest["vocabulary_size"]),
-        tokens=np.asarray(np.memmap(folder / "tokens.bin", dtype=_TOKEN_TYPE, mode="r")),
+        tokens=np.asarray(np.memmap(folder / "tokens.bin", dtype=TOKEN_TYPE, mode="r")),
         offsets=np.load(folder / "documents.npy"),
         document_bytes=np.load(folder / "document_bytes.npy"),
     )
@@ -279,14 +179,9 @@ def open_view_parts(root: Path, digest: str) -> list[Selected]:
 def digest_by_manifest(manifest: Mapping[str, Any]) -> str:
     """The digest that the manifest of any kind of shards stands for; raises KeyError or TypeError for another one."""
     if manifest["kind"] == "tokens":
-        kept = {name: manifest[name] for name in ("files", "vocabulary_size", "end_of_text")}
-        return spec_digest(kept)
+        return tokens_digest(manifest["files"], manifest["vocabulary_size"], manifest["end_of_text"])
     if manifest["kind"] == "view":
-        files = manifest["files"]
-        return spec_digest([
-            [row["weight"], [[part["shard"], files[part["kept"]]] for part in row["parts"]]]
-            for row in manifest["sources"]
-        ])  # fmt: skip
+        return view_digest(manifest["sources"], manifest["files"])
     return spec_digest(manifest["data"])  # synthetic: the data's spec is all there is
 
 
@@ -312,10 +207,7 @@ def _open(folder: Path, kind: str | None, verify: bool) -> dict[str, Any]:
     if kind is not None and found != kind:
         raise damaged(folder, f"it holds {found!r} instead of {kind!r}")
     try:
-        if found == "tokens":
-            digest = _tokens_digest(manifest["files"], manifest["vocabulary_size"], manifest["end_of_text"])
-        else:
-            digest = _view_digest(manifest["sources"], manifest["files"])
+        digest = digest_by_manifest(manifest)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(folder, f"its manifest is foreign ({error!r})") from error
     if digest != folder.name:
@@ -323,17 +215,13 @@ def _open(folder: Path, kind: str | None, verify: bool) -> dict[str, Any]:
     return manifest
 
 
-def _tokens_digest(checksums: Mapping[str, str], vocabulary_size: int, end_of_text: int) -> str:
+def tokens_digest(checksums: Mapping[str, str], vocabulary_size: int, end_of_text: int) -> str:
+    """The digest of a token shard whose files have these SHA-256 sums."""
     return spec_digest({"files": checksums, "vocabulary_size": vocabulary_size, "end_of_text": end_of_text})
 
 
-def _view_digest(rows: Sequence[Mapping[str, Any]], checksums: Mapping[str, str]) -> str:
+def view_digest(rows: Sequence[Mapping[str, Any]], checksums: Mapping[str, str]) -> str:
+    """The digest of a view with these sources, as its manifest lists them, and files of these SHA-256 sums."""
     return spec_digest([
         [row["weight"], [[part["shard"], checksums[part["kept"]]] for part in row["parts"]]] for row in rows
     ])  # fmt: skip
-
-
-def _npy(array: IntArray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raystudy.artifacts.shards import Selected, SourceDraft, TokenShard, open_tokens, write_tokens, write_view
+from raystudy.artifacts.shard_writer import SourceDraft, write_tokens, write_view
+from raystudy.artifacts.shards import Selected, TokenShard, open_tokens
 from raystudy.errors import DataError
 from raystudy.recipes.documents import hash_order
 from raystudy.recipes.inputs import (

@@ -13,6 +13,7 @@ from raystudy.errors import DataError
 from raystudy.report import tables
 from raystudy.report.drawing import NARROW_INCHES, WIDE_INCHES
 from raystudy.report.figures import agreement_by_lr, agreement_of_protocols, lr_curves, tuned_losses
+from raystudy.report.gap_table import gap_table
 from raystudy.report.inline_svg import inline_svg
 from raystudy.report.remarks import excluded_remarks, note_remarks, provenance_rows
 from raystudy.report.wording import (
@@ -67,7 +68,7 @@ def _contents(comparison: Mapping[str, Any], provenance: Mapping[str, Any]) -> d
         "premise_sentences": premise_sentences(comparison["premise"]),
         "charts": {chart.name: chart for chart in _charts(comparison)},
         "protocols": tables.protocol_table(comparison),
-        "gap": tables.gap_table(comparison),
+        "gap": gap_table(comparison),
         "subsets": tables.subset_table(comparison),
         "further": tables.further_table(comparison),
         "tuned": tables.tuned_table(comparison),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import raystudy.train.run
-from raystudy.artifacts.shards import write_tokens
+from raystudy.artifacts.shard_writer import write_tokens
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import IncompleteError, StudyHeldError
 from raystudy.execute.driver_lock import hold_study

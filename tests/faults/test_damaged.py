@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from raystudy.artifacts.records import RunLedger, evaluation_digest
-from raystudy.artifacts.shards import open_tokens, shard_folder, write_tokens
+from raystudy.artifacts.shard_writer import write_tokens
+from raystudy.artifacts.shards import open_tokens, shard_folder
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import UnreadableError
 from tests.conftest import run_cli

@@ -7,18 +7,8 @@ import numpy as np
 import pytest
 
 from raystudy.artifacts import sealed
-from raystudy.artifacts.shards import (
-    IntArray,
-    Selected,
-    SourceDraft,
-    TokenArray,
-    ViewSource,
-    open_tokens,
-    open_view,
-    shard_folder,
-    write_tokens,
-    write_view,
-)
+from raystudy.artifacts.shard_writer import SourceDraft, write_tokens, write_view
+from raystudy.artifacts.shards import IntArray, Selected, TokenArray, ViewSource, open_tokens, open_view, shard_folder
 from raystudy.errors import DamagedError, DataError
 
 VOCABULARY = 300

@@ -1,0 +1,169 @@
+"""Runs of decoders: read shards, train, leave a record; or evaluate kept weights where only evaluations lack.
+
+The same for every kind of worker. torch is loaded when something is trained or evaluated.
+"""
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raystudy.artifacts.shards import RecipeView, TokenShard, open_tokens, open_view
+from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.weights import read_weights, write_weights
+from raystudy.errors import RaystudyError, StorageError
+from raystudy.specs.run import TrainRun
+
+if TYPE_CHECKING:
+    from raystudy.train.evaluation import Evaluation, ValidationDocuments
+    from raystudy.train.run import Outcome
+
+    Documents = Mapping[str, ValidationDocuments]  # by digest
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a run is made: `validation` maps a set's digest to its name; `about` is in every record's provenance."""
+
+    storage: Storage
+    validation: Mapping[str, str]
+    device: str
+    about: Mapping[str, Any]
+
+
+def make_decoder_run(run: TrainRun, at: Workplace) -> str:
+    """Make the run if it has no record, or evaluate its kept weights on new validation sets; returns its status."""
+    record = at.storage.runs.read(run.run_id, run=run)
+    documents = {digest: _documents(at.storage.root, digest) for digest in at.validation}
+    if record is not None:
+        if record.status == "finished":
+            _evaluate_kept(run, at, documents)
+        return record.status
+    return _train(run, at, documents)
+
+
+def _train(run: TrainRun, at: Workplace, documents: "Documents") -> str:
+    from raystudy.train.run import train
+
+    runs, started_at = at.storage.runs, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    runs.write_spec(run)
+    try:
+        outcome = train(run, _view(at.storage.root, run.shards), documents, at.device)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate" in str(error)):
+            raise
+        result = _result(run, "out-of-memory", [], {"total": 0.0}, _provenance(at, started_at))
+        runs.write_result(run.run_id, result)
+        return "out-of-memory"
+    runs.write_curve(run.run_id, outcome.curve)
+    if outcome.status == "finished":
+        write_weights(runs.folder(run.run_id), run.settings.steps, outcome.weights)
+    for digest, evaluation in outcome.final.items():
+        _write_evaluation(run, at, digest, evaluation, outcome.unigram[digest])
+    result = _result(run, outcome.status, _metrics(at, outcome), outcome.seconds, _provenance(at, started_at))
+    details = {"moved": outcome.moved, "epochs_per_source": outcome.epochs, "data_order": outcome.data_order}
+    runs.write_result(run.run_id, {**result, **details})
+    return outcome.status
+
+
+def _result(
+    run: TrainRun, status: str, metrics: list[dict[str, Any]], seconds: Mapping[str, float], provenance: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "status": status,
+        "spec": run.model_dump(mode="json"),
+        "metrics": metrics,
+        "num_tokens": run.num_tokens,
+        "seconds": dict(seconds),
+        "provenance": provenance,
+    }
+
+
+def _metrics(at: Workplace, outcome: "Outcome") -> list[dict[str, Any]]:
+    """Rows of name, dataset, value, unit, direction. A diverged run's losses that are not finite are left out."""
+    rows = []
+    for digest, name in at.validation.items():
+        values = [("initial-loss", outcome.initial[digest].nats_per_token, "nats per token")]
+        values.append(("unigram-loss", outcome.unigram[digest], "nats per token"))
+        if outcome.status == "finished":
+            values.append(("loss", outcome.final[digest].nats_per_token, "nats per token"))
+            values.append(("bits-per-byte", outcome.final[digest].bits_per_byte, "bits per byte"))
+        rows += [
+            {
+                "name": metric,
+                "dataset": digest,
+                "dataset_name": name,
+                "value": value,
+                "unit": unit,
+                "direction": "lower-is-better",
+            }
+            for metric, value, unit in values
+        ]
+    return rows
+
+
+def _write_evaluation(run: TrainRun, at: Workplace, digest: str, evaluation: "Evaluation", floor: float) -> None:
+    at.storage.runs.write_evaluation(
+        run.run_id,
+        {
+            "run_id": run.run_id,
+            "validation": digest,
+            "step": run.settings.steps,
+            "readout": "last",
+            "unigram_loss": floor,
+            "loss_sum": evaluation.loss_sum.tolist(),
+            "num_tokens": evaluation.num_tokens.tolist(),
+            "num_bytes": evaluation.num_bytes.tolist(),
+        },
+    )
+
+
+def _evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents") -> None:
+    """Evaluate kept weights on validation sets that the run has not seen."""
+    from raystudy.train.process import reset_state
+    from raystudy.train.run import evaluate_all, load_weights, unigram_floors
+
+    runs, step = at.storage.runs, run.settings.steps
+    lacking = {d: v for d, v in documents.items() if runs.read_evaluation(run.run_id, d, step) is None}
+    if not lacking:
+        return
+    try:
+        arrays = read_weights(runs.folder(run.run_id), step)
+    except StorageError as error:
+        # Trained again for its weights alone: the first result stays, the evaluations come with the training.
+        runs.put_weights_aside(run.run_id, step, str(error))
+        _train(run, at, documents)
+        return
+    if arrays is None:
+        names = ", ".join(at.validation[digest] for digest in lacking)
+        raise RaystudyError(
+            f"run {run.run_id} must be evaluated on {names}, but its weights were not kept. "
+            f"Remove its folder from the storage to train it again"
+        )
+    reset_state(run.seed)
+    floors = unigram_floors(_view(at.storage.root, run.shards), lacking)
+    model = load_weights(run, arrays, at.device)
+    for digest, evaluation in evaluate_all(model, run, lacking, at.device).items():
+        _write_evaluation(run, at, digest, evaluation, floors[digest])
+
+
+def _provenance(at: Workplace, started_at: str) -> dict[str, Any]:
+    from raystudy.train.process import versions
+
+    packages = {**at.about["packages"], **versions()}
+    return {**at.about, "packages": packages, "started_at": started_at}
+
+
+@lru_cache(maxsize=8)
+def _view(root: Path, digest: str) -> RecipeView:
+    return open_view(root, digest)
+
+
+@lru_cache(maxsize=64)
+def _documents(root: Path, digest: str) -> "ValidationDocuments":
+    from raystudy.train.evaluation import ValidationDocuments
+
+    shard: TokenShard = open_tokens(root, digest)
+    return ValidationDocuments(shard.documents(), [int(count) for count in shard.document_bytes])
