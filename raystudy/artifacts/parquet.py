@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from raystudy.artifacts.evaluations import evaluation_problem
 from raystudy.artifacts.records import Record, parse_result
 from raystudy.artifacts.study_lock import parse_lock
-from raystudy.artifacts.verification import evaluation_problem
 from raystudy.errors import DataError, StorageError
 from raystudy.specs.base import canonical_json
 from raystudy.specs.run import Run, read_run

@@ -2,8 +2,8 @@
 
     spec.json               the run, as asked
     curve.jsonl             one line per logged step
-    weights-<step>.safetensors
-    eval/<digest>.json      summed loss, tokens and bytes of every validation document
+    weights-<step>.safetensors, branch-<step>.safetensors (see weights.py)
+    eval/<digest>.json      summed loss, tokens and bytes of every validation document (see evaluations.py)
     attempts/<n>.json       a failure, written by the driver
     result.json             last; complete in itself; the first result wins
 
@@ -13,46 +13,64 @@ moves it aside, so that it can be made anew.
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.damage import Look, look, set_aside
+from raystudy.artifacts.evaluations import (
+    EVALUATION_FORMAT,
+    check_evaluation,
+    check_format,
+    evaluated_metrics,
+    evaluation_digest,
+    plain_readout,
+    reading_of,
+)
 from raystudy.artifacts.files import read_json, write_bytes, write_json
-from raystudy.artifacts.weights import weights_path
+from raystudy.artifacts.weights import branch_path, weights_path
 from raystudy.errors import StorageError, UnreadableError
-from raystudy.specs.base import canonical_json, digest
+from raystudy.specs.base import canonical_json
+from raystudy.specs.reading import Reading, Readout
 from raystudy.specs.run import Run, read_run
 
 RESULT_FORMAT = "raystudy-run/1"
-EVALUATION_FORMAT = "raystudy-evaluation/1"
+Readings = Iterable[Reading]
 DONE = ("finished", "diverged", "out-of-memory")  # a failed run is never done
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run left behind. `metrics` maps (name, dataset) to a value; dataset is a validation set's digest."""
+    """What a run left behind. `metrics` maps (name, dataset) to a value; dataset is a validation set's digest.
+
+    `readings` holds the same for other weights than the last, as far as they were asked for and are evaluated.
+    """
 
     run_id: str
     status: str
     metrics: Mapping[tuple[str, str], float]
     result: Mapping[str, Any]
+    readings: Mapping[Reading, Mapping[tuple[str, str], float]] = field(default_factory=dict)
 
-    def metric(self, name: str, dataset: str) -> float | None:
-        """One final metric, or None when the run was not evaluated on `dataset`."""
-        return self.metrics.get((name, dataset))
+    def metric(self, name: str, dataset: str, reading: Reading | None = None) -> float | None:
+        """One metric of the last weights, or of a reading; None when that was not evaluated on `dataset`."""
+        metrics = self.metrics if reading is None else self.readings.get(reading, {})
+        return metrics.get((name, dataset))
+
+    def is_measured(self, validation: Iterable[str], steps: int, readings: Readings) -> bool:
+        """Whether the run, of `steps` steps, has all its losses: of a diverged one those before its end."""
+        if self.status == "out-of-memory":
+            return True
+        is_finished = self.status == "finished"
+        asked = [None] * is_finished + [r for r in readings if is_finished or r.step < steps]
+        losses = [self.metric("loss", dataset, reading) for reading in asked for dataset in validation]
+        return all(loss is not None and not math.isnan(loss) for loss in losses)
 
     @property
     def device_seconds(self) -> float:
         """Wall time of the run on its device."""
         return float(self.result["seconds"]["total"])
-
-
-def evaluation_digest(validation: str, step: int) -> str:
-    """Names an evaluation of the last weights at `step` on the validation set with digest `validation`."""
-    return digest({"validation": validation, "step": step, "readout": "last"})
 
 
 class RunLedger:
@@ -73,11 +91,13 @@ class RunLedger:
         folders = (self.root / "runs").glob("*/")
         return {folder.name for folder in folders if any((folder / name).exists() for name in names)}
 
-    def read(self, run_id: str, validation: Iterable[str] = (), run: Run | None = None) -> Record | None:
+    def read(
+        self, run_id: str, validation: Iterable[str] = (), run: Run | None = None, readings: Readings = ()
+    ) -> Record | None:
         """The record of a finished, diverged or out-of-memory run, else None.
 
-        Evaluations made after the run ended are joined for the `validation` digests asked for. Where `run` is given
-        the result must be that of this very run, not only under its id.
+        Evaluations made after the run ended are joined for the `validation` digests asked for, and those of
+        `readings`. Where `run` is given the result must be that of this very run, not only under its id.
         """
         path = self.folder(run_id) / "result.json"
         seen = look(path)
@@ -91,30 +111,36 @@ class RunLedger:
         except StorageError as error:
             if self._put_aside(path, seen, str(error)):
                 return None
-            return self.read(run_id, validation, run)  # another launch has made it anew meanwhile
-        return record if record is None else self._with_evaluations(record, validation)
+            return self.read(run_id, validation, run, readings)  # another launch has made it anew meanwhile
+        if record is None:
+            return None
+        digests = tuple(validation)
+        found = {reading: self._metrics(run_id, digests, reading) for reading in readings}
+        return replace(self._with_evaluations(record, digests), readings=found)
 
     def _with_evaluations(self, record: Record, validation: Iterable[str]) -> Record:
         lacking = [dataset for dataset in validation if ("loss", dataset) not in record.metrics]
         is_probe = record.result["spec"].get("kind") == "probe"  # its one number is final
         if not lacking or record.status != "finished" or is_probe:
             return record
-        metrics = dict(record.metrics)
-        step = int(record.result["spec"]["settings"]["steps"])
-        for dataset in lacking:
-            evaluation = self.read_evaluation(record.run_id, dataset, step)
-            if evaluation is not None:
-                loss, tokens = sum(evaluation["loss_sum"]), sum(evaluation["num_tokens"])
-                metrics["loss", dataset] = loss / tokens
-                if sum(evaluation["num_bytes"]):  # a synthetic set has no text, nor a unigram loss
-                    metrics["bits-per-byte", dataset] = loss / math.log(2) / sum(evaluation["num_bytes"])
-                    metrics["unigram-loss", dataset] = evaluation["unigram_loss"]
-        return replace(record, metrics=metrics)
+        last = Reading(step=int(record.result["spec"]["settings"]["steps"]))
+        return replace(record, metrics={**record.metrics, **self._metrics(record.run_id, lacking, last)})
 
-    def read_all(self, runs: Mapping[str, Run], validation: Iterable[str] = ()) -> dict[str, Record]:
-        """The records there are of `runs`, by run id."""
-        digests = tuple(validation)
-        records = ((run_id, self.read(run_id, digests, run)) for run_id, run in runs.items())
+    def _metrics(self, run_id: str, validation: Iterable[str], reading: Reading) -> dict[tuple[str, str], float]:
+        """What the evaluations of a reading say, for those of the sets that have one."""
+        metrics: dict[tuple[str, str], float] = {}
+        for dataset in validation:
+            evaluation = self.read_evaluation(run_id, dataset, reading)
+            if evaluation is not None:
+                metrics |= {(name, dataset): value for name, value in evaluated_metrics(evaluation).items()}
+        return metrics
+
+    def read_all(
+        self, runs: Mapping[str, Run], validation: Iterable[str] = (), readings: Mapping[str, Readings] | None = None
+    ) -> dict[str, Record]:
+        """The records there are of `runs`, by run id, with their `readings`."""
+        digests, asked = tuple(validation), readings or {}
+        records = ((run_id, self.read(run_id, digests, run, asked.get(run_id, ()))) for run_id, run in runs.items())
         return {run_id: record for run_id, record in records if record is not None}
 
     def _put_aside(self, path: Path, seen: Look, why: str) -> bool:
@@ -127,9 +153,14 @@ class RunLedger:
             self.damage.append(f"{why}; kept as {aside.name} and made again")
         return aside is not None
 
-    def put_weights_aside(self, run_id: str, step: int, why: str) -> None:
+    def put_weights_aside(self, run_id: str, step: int, why: str, readout: Readout | None = None) -> None:
         """Keep torn weights aside, so that they can be made anew."""
-        path = weights_path(self.folder(run_id), step)
+        path = weights_path(self.folder(run_id), step, readout)
+        self._put_aside(path, look(path), why)
+
+    def put_branch_point_aside(self, run_id: str, step: int, why: str) -> None:
+        """Keep aside what no branch can start from, so that it can be made anew."""
+        path = branch_path(self.folder(run_id), step)
         self._put_aside(path, look(path), why)
 
     def write_spec(self, run: Run) -> None:
@@ -162,23 +193,24 @@ class RunLedger:
 
     def write_evaluation(self, run_id: str, evaluation: Mapping[str, Any]) -> None:
         """Write one evaluation; an equal one may be there already."""
-        name = evaluation_digest(evaluation["validation"], evaluation["step"])
-        value = {"format": EVALUATION_FORMAT, **evaluation, "run_id": run_id}
+        reading = reading_of(evaluation)
+        name = evaluation_digest(evaluation["validation"], reading)
+        value = {"format": EVALUATION_FORMAT, **evaluation, "readout": plain_readout(reading.readout), "run_id": run_id}
         write_json(self.folder(run_id) / "eval" / f"{name}.json", value)
 
-    def read_evaluation(self, run_id: str, validation: str, step: int) -> dict[str, Any] | None:
-        """The evaluation of `run_id` on a validation set at `step`, or None."""
-        path = self.folder(run_id) / "eval" / f"{evaluation_digest(validation, step)}.json"
+    def read_evaluation(self, run_id: str, validation: str, reading: Reading) -> dict[str, Any] | None:
+        """The evaluation of a reading of `run_id` on a validation set, or None."""
+        path = self.folder(run_id) / "eval" / f"{evaluation_digest(validation, reading)}.json"
         seen = look(path)
         try:
             value = read_json(path)
-            return None if value is None else _check_evaluation(run_id, validation, step, value, path)
+            return None if value is None else check_evaluation(run_id, validation, reading, value, path)
         except UnreadableError:
             raise
         except StorageError as error:
             if self._put_aside(path, seen, str(error)):
                 return None
-            return self.read_evaluation(run_id, validation, step)
+            return self.read_evaluation(run_id, validation, reading)
 
     def read_evaluations(self, run_id: str) -> list[dict[str, Any]]:
         """All evaluations of a run; a torn or foreign one is told and left out."""
@@ -187,11 +219,12 @@ class RunLedger:
             seen = look(path)
             try:
                 value = read_json(path)
-                name = evaluation_digest(value["validation"], value["step"])
-            except (StorageError, KeyError, TypeError) as error:
+                reading = reading_of(value)
+                name = evaluation_digest(value["validation"], reading)
+            except (StorageError, AttributeError, KeyError, TypeError, ValueError) as error:
                 self._put_aside(path, seen, f"{path} must be an evaluation ({error})")
                 continue
-            known = self.read_evaluation(run_id, value["validation"], value["step"]) if path.stem == name else None
+            known = self.read_evaluation(run_id, value["validation"], reading) if path.stem == name else None
             found += [known] if known is not None else []
         return found
 
@@ -227,42 +260,11 @@ class RunLedger:
         return sorted((path for path in paths if path.stem.isdigit()), key=lambda path: int(path.stem))
 
 
-def _check_format(value: Any, wanted: str, kind: str, path: object) -> None:
-    """Raises StorageError when `value` is not a JSON object of the format `wanted`."""
-    found = value.get("format") if isinstance(value, dict) else type(value).__name__
-    if isinstance(value, dict) and found == wanted:
-        return
-    name, number = wanted.split("/")
-    newer = re.fullmatch(rf"{name}/([0-9]{{1,9}})", found) if isinstance(found, str) else None
-    if newer and int(newer[1]) > int(number):
-        raise StorageError(
-            f"{path} must be {kind} of format {wanted}, but a newer raystudy wrote it ({found}); read it with that one"
-        )
-    raise StorageError(f"{path} must be {kind} of format {wanted}, but is {found!r}")
-
-
 def _curve_row(line: str) -> dict[str, float | None]:
     row = json.loads(line)
     if not isinstance(row, dict):
         raise ValueError(f"a row is a {type(row).__name__}")
     return row
-
-
-def _check_evaluation(run_id: str, validation: str, step: int, value: Any, path: Path) -> dict[str, Any]:
-    """The evaluation in `value`; raises StorageError with what is wrong."""
-    _check_format(value, EVALUATION_FORMAT, "an evaluation", path)
-    about = {"run_id": run_id, "validation": validation, "step": step}
-    wrong = [f"{key} {value.get(key)!r}" for key, wanted in about.items() if value.get(key) != wanted]
-    if wrong:
-        raise StorageError(f"{path} must be that of run {run_id} on {validation}, but has {', '.join(wrong)}")
-    try:
-        totals = [sum(map(float, value[name])) for name in ("loss_sum", "num_tokens", "num_bytes")]
-        is_whole = all(map(math.isfinite, totals)) and totals[1] > 0 and totals[2] >= 0 and "unigram_loss" in value
-    except (KeyError, TypeError, ValueError):
-        is_whole = False
-    if not is_whole:
-        raise StorageError(f"{path} must hold losses, tokens and bytes of documents, but is damaged")
-    return dict(value)
 
 
 def _check_spec(record: Record, run: Run, path: Path) -> None:
@@ -281,7 +283,7 @@ def _check_spec(record: Record, run: Run, path: Path) -> None:
 
 def parse_result(run_id: str, result: Any, path: object) -> Record:
     """Check a result, which came from the place `path`; raises StorageError with what is wrong."""
-    _check_format(result, RESULT_FORMAT, "a result", path)
+    check_format(result, RESULT_FORMAT, "a result", path)
     if result.get("run_id") != run_id:
         raise StorageError(f"{path} must hold the result of run {run_id}, but holds that of {result.get('run_id')!r}")
     if result.get("status") not in DONE:

@@ -98,7 +98,8 @@ def _part(kind: str, file: Path) -> str:
         return kind
     if file.parent.name == "eval":
         return "evaluations"
-    return {"curve.jsonl": "curves"}.get(file.name, "weights" if file.name.startswith("weights-") else "records")
+    is_weights = file.name.startswith(("weights-", "branch-"))
+    return {"curve.jsonl": "curves"}.get(file.name, "weights" if is_weights else "records")
 
 
 def pointer_target(item: Item) -> str | None:

@@ -13,14 +13,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from raystudy.artifacts.evaluations import evaluated_metrics, evaluation_digest, evaluation_problem, reading_of
 from raystudy.artifacts.files import read_json
-from raystudy.artifacts.records import EVALUATION_FORMAT, Record, evaluation_digest, parse_result
+from raystudy.artifacts.records import Record, parse_result
 from raystudy.artifacts.sealed import open_sealed
 from raystudy.artifacts.shards import digest_by_manifest, shard_folder
 from raystudy.artifacts.storage import Storage, StudyFolder
 from raystudy.artifacts.study_lock import read_lock
 from raystudy.artifacts.usage import Item, inventory
 from raystudy.errors import RaystudyError, StorageError
+from raystudy.specs.reading import Reading
 from raystudy.specs.run import read_run
 
 _SUMS_AGREE = 1e-9  # relative; both are worked out from the same sums in double precision
@@ -94,7 +96,7 @@ def _run(storage: Storage, item: Item, found: Verification) -> None:
     for path in evaluations:
         _attempt(found, path, lambda path=path: _evaluation(item, path, record))  # type: ignore[misc]
     found.checked["evaluations"] += len(evaluations)
-    for path in sorted(item.path.glob("weights-*.safetensors")):
+    for path in sorted((*item.path.glob("weights-*.safetensors"), *item.path.glob("branch-*.safetensors"))):
         _attempt(found, path, lambda path=path: _weights(path))  # type: ignore[misc]
         found.checked["weights"] += 1
     for path in sorted((item.path / "attempts").glob("*.json")):
@@ -120,40 +122,20 @@ def _check_id(item: Item, spec: Any, path: Path) -> None:
 def _evaluation(item: Item, path: Path, record: list[Record]) -> None:
     value = read_json(path)
     problem = evaluation_problem(value, item.name)
-    if problem is None and path.stem != evaluation_digest(value["validation"], value["step"]):
-        problem = "its name is not that of its validation set and step"
+    if problem is None and path.stem != evaluation_digest(value["validation"], reading_of(value)):
+        problem = "its name is not that of its validation set, step and read-out"
     final = record[0].metric("loss", value["validation"]) if problem is None and record else None
     if problem is None and final is not None:
-        loss = sum(value["loss_sum"]) / sum(value["num_tokens"])
-        if not math.isclose(loss, final, rel_tol=_SUMS_AGREE) and _is_last(record[0], value["step"]):
+        loss = evaluated_metrics(value)["loss"]
+        if not math.isclose(loss, final, rel_tol=_SUMS_AGREE) and _is_last(record[0], reading_of(value)):
             problem = f"its sums give a loss of {loss!r}, the result says {final!r}"
     if problem is not None:
         raise StorageError(f"{path}: {problem}")
 
 
-def _is_last(record: Record, step: int) -> bool:
-    return bool(record.result["spec"].get("settings", {}).get("steps") == step)
-
-
-def evaluation_problem(value: Any, run_id: str) -> str | None:
-    """What is wrong with an evaluation of the run `run_id`, or None."""
-    if not isinstance(value, dict) or value.get("format") != EVALUATION_FORMAT:
-        return f"it must be an evaluation of format {EVALUATION_FORMAT}"
-    if value.get("run_id") != run_id:
-        return f"it must be of run {run_id}, but is of {value.get('run_id')!r}"
-    if not isinstance(value.get("validation"), str) or not isinstance(value.get("step"), int):
-        return "it must name a validation set and a step"
-    columns = [value.get(name) for name in ("loss_sum", "num_tokens", "num_bytes")]
-    lengths = {len(column) for column in columns if isinstance(column, list)}
-    if len(lengths) != 1 or not all(isinstance(column, list) for column in columns) or lengths == {0}:
-        return "its columns loss_sum, num_tokens, num_bytes must be lists of one length"
-    if not all(_is_number(number) for column in columns for number in column or ()) or sum(columns[1] or ()) <= 0:
-        return "its columns must hold finite numbers, and some tokens"
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_last(record: Record, reading: Reading) -> bool:
+    steps = record.result["spec"].get("settings", {}).get("steps")
+    return bool(reading.readout is None and steps == reading.step)
 
 
 def _weights(path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Kept weights of a run: the only reader and writer of `weights-<step>.safetensors`.
+"""Kept weights of a run: the only reader and writer of `weights-<step>.safetensors` and `branch-<step>.safetensors`.
 
-Arrays in and out; knows nothing of models. The format holds tensors only, so reading runs no code.
+Weights of a read-out have its digest after the step. A branch point holds weights and optimizer. Arrays in and out;
+knows nothing of models. The format holds tensors only, so reading runs no code.
 """
 
 from collections.abc import Mapping
@@ -12,36 +13,68 @@ import numpy.typing as npt
 
 from raystudy.artifacts.files import write_bytes
 from raystudy.errors import StorageError
+from raystudy.specs.base import digest
+from raystudy.specs.reading import Readout
+
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 KEPT_BYTES = 50_000_000  # weights up to this size are kept by default
+BRANCH_BYTES = 3 * KEPT_BYTES  # a branch point: the weights, and the two numbers that AdamW holds of each
 
 
-def weights_path(run_folder: Path, step: int) -> Path:
-    """Where the weights after `step` steps lie."""
-    return run_folder / f"weights-{step}.safetensors"
+def weights_path(run_folder: Path, step: int, readout: Readout | None = None) -> Path:
+    """Where the weights after `step` steps lie, those of a read-out apart."""
+    name = "" if readout is None else f"-{digest(readout)[:16]}"
+    return run_folder / f"weights-{step}{name}.safetensors"
 
 
-def write_weights(run_folder: Path, step: int, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+def branch_path(run_folder: Path, step: int) -> Path:
+    """Where that lies from which a branch starts after `step` steps."""
+    return run_folder / f"branch-{step}.safetensors"
+
+
+def write_weights(run_folder: Path, step: int, arrays: Arrays, readout: Readout | None = None) -> bool:
     """Keep `arrays` unless they are larger than KEPT_BYTES; says whether they were kept."""
+    return _write(weights_path(run_folder, step, readout), arrays, KEPT_BYTES)
+
+
+def write_branch_point(run_folder: Path, step: int, arrays: Arrays) -> bool:
+    """Keep weights and optimizer unless they are larger than BRANCH_BYTES; says whether they were kept."""
+    return _write(branch_path(run_folder, step), arrays, BRANCH_BYTES)
+
+
+def _write(path: Path, arrays: Arrays, most_bytes: int) -> bool:
     from safetensors.numpy import save  # an optional package, needed only where something trains
 
-    if sum(array.nbytes for array in arrays.values()) > KEPT_BYTES:
+    if sum(array.nbytes for array in arrays.values()) > most_bytes:
         return False
     content = save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
-    write_bytes(weights_path(run_folder, step), content, durable=False)
+    write_bytes(path, content, durable=False)
     return True
 
 
-def read_weights(run_folder: Path, step: int) -> dict[str, npt.NDArray[Any]] | None:
-    """The kept arrays, or None when there are none.
+def read_weights(run_folder: Path, step: int, readout: Readout | None = None) -> dict[str, npt.NDArray[Any]] | None:
+    """The kept weights, or None when there are none.
 
     Raises:
         StorageError: the file is torn.
     """
+    return _read(weights_path(run_folder, step, readout))
+
+
+def read_branch_point(run_folder: Path, step: int) -> dict[str, npt.NDArray[Any]] | None:
+    """Kept weights and optimizer, or None when there are none.
+
+    Raises:
+        StorageError: the file is torn.
+    """
+    return _read(branch_path(run_folder, step))
+
+
+def _read(path: Path) -> dict[str, npt.NDArray[Any]] | None:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    path = weights_path(run_folder, step)
     if not path.exists():
         return None
     try:

@@ -4,6 +4,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from raystudy.artifacts.evaluations import reading_of
 from raystudy.artifacts.files import read_json, write_bytes, write_json
 from raystudy.artifacts.parquet import Export, ExportedRun, read_export
 from raystudy.artifacts.records import RunLedger
@@ -80,7 +81,8 @@ def import_run(ledger: RunLedger, exported: ExportedRun) -> str:
 def _write_evaluations(ledger: RunLedger, exported: ExportedRun) -> None:
     """Those that are not there; an evaluation of other weights is never put beside a result that differs."""
     for evaluation in exported.evaluations:
-        if ledger.read_evaluation(exported.record.run_id, evaluation["validation"], evaluation["step"]) is None:
+        there = ledger.read_evaluation(exported.record.run_id, evaluation["validation"], reading_of(evaluation))
+        if there is None:
             ledger.write_evaluation(exported.record.run_id, evaluation)
 
 

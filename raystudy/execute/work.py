@@ -18,6 +18,7 @@ from raystudy.artifacts.storage import Storage
 from raystudy.errors import DamagedError, RaystudyError, UnwritableError
 from raystudy.execute.decoder_work import Workplace, make_decoder_run
 from raystudy.execute.feature_work import make_feature_runs, numpy_versions
+from raystudy.specs.reading import Asked
 from raystudy.specs.run import FeaturesRun, ProbeRun, Run, TrainRun, read_run
 
 
@@ -25,8 +26,9 @@ from raystudy.specs.run import FeaturesRun, ProbeRun, Run, TrainRun, read_run
 class Task:
     """The unit that is scheduled: one or more runs, made in order, each leaving a record of its own.
 
-    `runs` are specs as JSON; `validation` maps a set's digest to its name. `recipe` and `model` are names for
-    people; nothing depends on them.
+    `runs` are specs as JSON; `validation` maps a set's digest to its name. `asked` says of each run, as JSON, what it
+    is to be read for besides its last weights; empty: of none anything. `recipe` and `model` are names for people;
+    nothing depends on them.
     """
 
     runs: tuple[str, ...]
@@ -35,6 +37,11 @@ class Task:
     device: str = "cpu"
     recipe: str = ""
     model: str = ""
+    asked: tuple[str, ...] = ()
+
+    def asked_of(self) -> list[Asked]:
+        """What the members are asked for, in their order."""
+        return [Asked.model_validate_json(text) for text in self.asked] or [Asked()] * len(self.runs)
 
     def specs(self) -> list[Run]:
         """The members' specs."""
@@ -69,16 +76,17 @@ def do_task(task: Task) -> list[RunReport]:
     Never raises for what a run may meet: a failure comes back as a report.
     """
     specs = task.specs()
-    reports = [_report(task, run) for run in specs if isinstance(run, TrainRun)]
+    asked = task.asked_of()
+    reports = [_report(task, run, ask) for run, ask in zip(specs, asked, strict=True) if isinstance(run, TrainRun)]
     return [*reports, *_report_features(task, [run for run in specs if not isinstance(run, TrainRun)])]
 
 
-def _report(task: Task, run: TrainRun) -> RunReport:
+def _report(task: Task, run: TrainRun, asked: Asked) -> RunReport:
     started = time.perf_counter()
     try:
         storage = Storage(Path(task.storage))
         storage.runs.mends = True
-        status = make_decoder_run(run, Workplace(storage, task.validation, task.device, _about(task, {})))
+        status = make_decoder_run(run, Workplace(storage, task.validation, task.device, _about(task, {})), asked)
     except Exception as error:
         return _failed(run.run_id, error, time.perf_counter() - started)
     return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started)
@@ -110,19 +118,19 @@ def failed_reports(task: Task, cause: str) -> list[RunReport]:
     """Reports for a task whose worker died before it could write any; members that have a record are no failures."""
     ledger = Storage(Path(task.storage)).runs
     reports = []
-    for run in task.specs():
-        record = ledger.read(run.run_id, task.validation)
-        if record is None or not _is_measured(run, record, task.validation):
+    for run, asked in zip(task.specs(), task.asked_of(), strict=True):
+        record = ledger.read(run.run_id, task.validation, readings=asked.readings)
+        if record is None or not _is_measured(run, record, task.validation, asked):
             reports.append(RunReport(run.run_id, "failed", cause=cause))
         else:
             reports.append(RunReport(run.run_id, record.status, run.num_tokens, record.device_seconds))
     return reports
 
 
-def _is_measured(run: Run, record: Record, validation: Iterable[str]) -> bool:
-    if isinstance(run, ProbeRun) or record.status != "finished":
+def _is_measured(run: Run, record: Record, validation: Iterable[str], asked: Asked) -> bool:
+    if isinstance(run, ProbeRun):
         return True
-    return all(record.metric("loss", dataset) is not None for dataset in validation)
+    return record.is_measured(validation, run.settings.steps, asked.readings)
 
 
 def _about(task: Task, packages: Mapping[str, str]) -> dict[str, Any]:

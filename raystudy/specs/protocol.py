@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raystudy.specs.base import Name, Spec
+from raystudy.specs.reading import ScoredRun
 from raystudy.specs.space import LearningRate, SearchSpace
 
 # Not strict: inside a learning-rate rule they arrive as a Python list. Each seed stays strict.
@@ -66,7 +67,7 @@ class _Seeded(Spec):
         return self
 
 
-class TunedProtocol(_Seeded):
+class TunedProtocol(_Seeded, ScoredRun):
     """A full sweep per recipe; a recipe's score is its loss at its own best learning rate."""
 
     kind: Literal["tuned"]
@@ -74,7 +75,7 @@ class TunedProtocol(_Seeded):
     space: SearchSpace
 
 
-class _Repeated(_Seeded):
+class _Repeated(_Seeded, ScoredRun):
     runs_per_score: int = Field(default=1, ge=1, description="seeds averaged into one score; more seeds are repeats")
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from raystudy.specs.budgets import budget_problems
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
 _RECIPE_LISTS = ("recipes", "baselines")
@@ -15,7 +16,7 @@ _RECIPE_LISTS = ("recipes", "baselines")
 
 def reference_problems(document: YamlDocument) -> list[Problem]:
     """Every broken reference of the study in `document`."""
-    rules = (_recipes, _kinds, _domains, _protocols, _truth, _contrast, _primary_metric, _models)
+    rules = (_recipes, _kinds, _domains, _protocols, _truth, _contrast, _primary_metric, _models, budget_problems)
     return [problem for rule in rules for problem in rule(document)]
 
 
@@ -139,7 +140,9 @@ def _contrast(document: YamlDocument) -> Iterator[Problem]:
     known: list[str] = []
     for name, protocol in _section(document, "protocols").items():
         if name != document.data.get("truth") and isinstance(protocol, dict):
-            known += [name] if protocol.get("kind") != "lr-ladder" else []
+            steps = protocol.get("at_steps")
+            names = [f"{name}@step{step}" for step in steps] if isinstance(steps, list) else [name]
+            known += names if protocol.get("kind") != "lr-ladder" else []
     for index, name in enumerate(contrast):
         yield from _unknown(document, ("comparison", "contrast", index), "candidate (no lr-ladder)", name, known)
     if len(contrast) == 2 and contrast[0] == contrast[1]:

@@ -29,8 +29,18 @@ class _Identified(Spec):
         return digest(self)
 
 
+class StartsFrom(Spec):
+    """The run, and how many of its steps, after which weights, optimizer and place in the data are taken over."""
+
+    run_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    step: int = Field(ge=1)
+
+
 class TrainRun(_Identified):
-    """One training of one model on one recipe's shards at one setting and seed."""
+    """One training of one model on one recipe's shards at one setting and seed.
+
+    A branch, which `starts_from` another run, has settings of its own for the steps it adds.
+    """
 
     kind: Literal["train"]
     shards: str
@@ -39,11 +49,12 @@ class TrainRun(_Identified):
     seed: int
     engine: Literal["torch"] = "torch"
     precision: Literal["fp32"] = "fp32"
+    starts_from: StartsFrom | None = None
     numerics: int
 
     @property
     def num_tokens(self) -> int:
-        """Tokens trained on."""
+        """Tokens trained on; those before a branch are its parent's."""
         return self.settings.steps * self.settings.batch_sequences * self.model.context
 
 

@@ -50,7 +50,14 @@ class Cosine(Spec):
     final: Share = 0.1
 
 
-Schedule = Annotated[WarmupStableDecay | Cosine, Field(discriminator="kind")]
+class Constant(Spec):
+    """Linear warm-up, then constant: every later step is the end of a run of that many steps."""
+
+    kind: Literal["constant"]
+    warmup: Share = 0.05
+
+
+Schedule = Annotated[WarmupStableDecay | Cosine | Constant, Field(discriminator="kind")]
 
 
 class TrainingSettings(Spec):

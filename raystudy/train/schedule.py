@@ -2,7 +2,7 @@
 
 import math
 
-from raystudy.specs.training import Cosine, Schedule
+from raystudy.specs.training import Constant, Cosine, Schedule
 
 
 def lr_factor(schedule: Schedule, step: int, steps: int) -> float:
@@ -17,6 +17,8 @@ def lr_factor(schedule: Schedule, step: int, steps: int) -> float:
     if isinstance(schedule, Cosine):
         progress = (step - warmup) / max(1, steps - 1 - warmup)
         return schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if isinstance(schedule, Constant):
+        return 1.0
     decay = round(schedule.decay * steps)
     remaining = steps - step
     return min(1.0, remaining / decay) if decay else 1.0

@@ -4,6 +4,7 @@ The steps taken and the losses logged are the same however often it stops on its
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from raystudy.artifacts.shards import RecipeView
 from raystudy.specs.run import TrainRun
+from raystudy.train.branching import Arrays, branch_point, start_from
 from raystudy.train.decoder import Decoder
 from raystudy.train.optimizer import build_optimizer
 from raystudy.train.schedule import lr_factor
@@ -35,6 +37,8 @@ class Training:
         self._optimizer = build_optimizer(self.model, run.settings.optimizer, run.settings.lr)
         self.curve: list[dict[str, float]] = []
         self.step = 0  # steps taken
+        self.first_step = run.starts_from.step if run.starts_from is not None else 0  # taken by those it branched from
+        self.after_step: Callable[[int], None] | None = None  # told how many steps have been taken
 
     def advance(self, until: int) -> bool:
         """Take steps until `until` have been taken; stops early at the first logged loss that is not finite.
@@ -50,7 +54,17 @@ class Training:
                 if not math.isfinite(self.curve[-1]["loss"]):
                     return False
             self.step += 1
+            if self.after_step is not None:
+                self.after_step(self.step)
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
+
+    def branch_point(self) -> Arrays:
+        """What a branch starts from here: weights and optimizer."""
+        return branch_point(self.model, self._optimizer)
+
+    def start_from(self, arrays: Arrays) -> None:
+        """Begin at another run's branch point; the weights of initialisation stay what they were."""
+        start_from(self.model, self._optimizer, arrays)
 
     def _take_step(self) -> dict[str, float | torch.Tensor]:
         """One update of the weights; a row of the curve, read off the device only if it is kept."""
@@ -58,7 +72,7 @@ class Training:
         lr = settings.lr * lr_factor(settings.schedule, self.step, settings.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        first = self.step * settings.batch_sequences
+        first = (self.first_step + self.step) * settings.batch_sequences
         batch = read_batch(self._view, self.stream, first, settings.batch_sequences, context)
         tokens = torch.from_numpy(batch).to(self._device)
         logits = self.model(tokens[:, :-1])

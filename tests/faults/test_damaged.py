@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raystudy.artifacts.records import RunLedger, evaluation_digest
+from raystudy.artifacts.evaluations import evaluation_digest
+from raystudy.artifacts.records import RunLedger
 from raystudy.artifacts.shard_writer import write_tokens
 from raystudy.artifacts.shards import open_tokens, shard_folder
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import UnreadableError
+from raystudy.specs.reading import Reading
 from tests.conftest import run_cli
 from tests.faults.trials import NUM_RUNS, STUDY, comparison, launch, results_on
 
@@ -105,10 +107,10 @@ def test_torn_weights_and_evaluations_cost_what_is_needed_and_the_result_stays(s
 )
 def test_a_foreign_evaluation_counts_as_missing(tmp_path, content):
     ledger = RunLedger(tmp_path)
-    path = ledger.folder("r") / "eval" / f"{evaluation_digest('v', 3)}.json"
+    path = ledger.folder("r") / "eval" / f"{evaluation_digest('v', Reading(step=3))}.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    assert ledger.read_evaluation("r", "v", 3) is None
+    assert ledger.read_evaluation("r", "v", Reading(step=3)) is None
     assert str(path) in ledger.damage[0]
     assert path.exists()
 

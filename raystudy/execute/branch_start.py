@@ -1,0 +1,62 @@
+"""Where a decay branch starts: what its parent kept at that step, else the parent's steps taken again.
+
+Replaying makes a branch possible from any run on record, whatever was kept and however large: it costs the parent's
+steps once more and gives the same weights.
+"""
+
+import json
+from typing import TYPE_CHECKING
+
+from raystudy.artifacts.shards import RecipeView
+from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.weights import read_branch_point, write_branch_point
+from raystudy.errors import RaystudyError, StorageError
+from raystudy.specs.run import TrainRun, read_run
+
+if TYPE_CHECKING:
+    from raystudy.train.run import Start
+
+
+class ParentDivergedError(RaystudyError):
+    """The parent of a branch has no finite weights at the step where the branch would start."""
+
+
+def start_of(run: TrainRun, storage: Storage, view: RecipeView, device: str) -> "Start | None":
+    """Where `run` starts; None for a run that starts at initialisation.
+
+    Raises:
+        ParentDivergedError: the parent diverged before.
+        RaystudyError: the parent has no record, or read other shards.
+    """
+    if run.starts_from is None:
+        return None
+    from raystudy.train.run import Start, replay
+
+    parent, step = _parent(run, storage), run.starts_from.step
+    folder = storage.runs.folder(parent.run_id)
+    try:
+        kept = read_branch_point(folder, step)
+    except StorageError as error:
+        storage.runs.put_branch_point_aside(parent.run_id, step, str(error))
+        kept = None
+    if kept is not None:
+        return Start(kept, parent, replayed_steps=0)
+    made = replay(parent, view, step, device, start_of(parent, storage, view, device))
+    if made is None:
+        raise ParentDivergedError(f"run {parent.run_id} must be finite after step {step}, but has diverged")
+    write_branch_point(folder, step, made)
+    return Start(made, parent, replayed_steps=step)
+
+
+def _parent(run: TrainRun, storage: Storage) -> TrainRun:
+    assert run.starts_from is not None
+    record = storage.runs.read(run.starts_from.run_id)
+    if record is None:
+        raise RaystudyError(
+            f"a branch must start from a run with a record, but run {run.starts_from.run_id} has none. "
+            f"Run the study again, which makes it first"
+        )
+    parent = read_run(json.dumps(record.result["spec"]))
+    if not isinstance(parent, TrainRun) or parent.run_id != run.starts_from.run_id or parent.shards != run.shards:
+        raise RaystudyError(f"run {run.run_id} must branch from a decoder's run on its own shards, but does not")
+    return parent
