@@ -37,6 +37,9 @@ def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, st
             device,
             members[0].recipe,
             members[0].model,
+            tuple(member.everything_asked.model_dump_json() for member in members)
+            if any(m.asks for m in members)
+            else (),
         )
         for members in groups.values()
     ]

@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from raystudy.specs.reading import Branch
+from raystudy.specs.run import StartsFrom, TrainRun
 from raystudy.specs.training import Constant, Schedule, TrainingOverride, TrainingSettings, WarmupStableDecay
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
@@ -43,6 +45,14 @@ def branch_problem(schedule: Schedule, steps: int, at: int) -> str | None:
     if at <= steps and at > constant_until(schedule, steps):
         return f"a branch must start where the learning rate is constant, but {schedule.kind!r} has left it at {at}"
     return step_problem(schedule, steps, at)
+
+
+def branch_run(parent: TrainRun, branch: Branch) -> TrainRun:
+    """The run that starts from `parent` and lets its learning rate fall linearly to 0 over its own steps."""
+    schedule = WarmupStableDecay(kind="wsd", warmup=0.0, decay=1.0)
+    settings = parent.settings.model_copy(update={"steps": branch.steps, "schedule": schedule})
+    starts_from = StartsFrom(run_id=parent.run_id, step=branch.at)
+    return parent.model_copy(update={"settings": settings, "starts_from": starts_from})
 
 
 def known_steps(settings: TrainingSettings) -> int | None:

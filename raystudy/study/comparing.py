@@ -15,6 +15,7 @@ from raystudy.compare.entries import comparison_entries
 from raystudy.compare.premise import premise
 from raystudy.compare.scores import Scores
 from raystudy.errors import DataError
+from raystudy.specs.reading import Scoring
 from raystudy.specs.recipe import Recipe
 from raystudy.study.contradictions import contradictions
 from raystudy.study.pairing import unpaired
@@ -169,12 +170,23 @@ def _about(state: StudyState, candidate: Scored, metric: str) -> dict[str, Any]:
         "ladder": candidate.ladder,
         "lr": candidate.lr,
         "lr_rule": candidate.lr_rule,
+        **_scoring_fields(candidate.scoring),
         "runs_per_score": scores.runs_per_score or scores.values.shape[1],
         "num_seeds": scores.values.shape[1],
         "mean_loss": _mean(state.loss(run, metric) for run in chosen),
         "mean_unigram_loss": _mean(state.unigram_loss(run, metric) for run in chosen),
         "guards": guards(state, candidate.runs, metric, candidate.edges),
         "cost": cost(state, candidate.all_runs),
+    }
+
+
+def _scoring_fields(scoring: Scoring | None) -> dict[str, Any]:
+    """Which weights are scored: null where they are the last of the run itself."""
+    step, readout, branch = (None, None, None) if scoring is None else (scoring.step, scoring.readout, scoring.branch)
+    return {
+        "step": step,
+        "readout": None if readout is None else readout.model_dump(mode="json"),
+        "branch": None if branch is None else branch.model_dump(mode="json"),
     }
 
 
@@ -191,26 +203,39 @@ def guards(
     flags |= {"leaked": [name for name in runs if state.leaked_sets(name, metric)], "unpaired": unpaired(state, runs)}
     for recipe, members in runs.items():
         losses = [(state.loss(run, metric), state.unigram_loss(run, metric)) for run in members]
-        records = [record for run in members if (record := state.record(run)) is not None]
         if any(math.isfinite(loss) and loss >= floor for loss, floor in losses):
             flags["barely_trained"].append(recipe)
         if recipe in edges:
             flags["edge"].append(recipe)
         if any(math.isinf(loss) for loss, _ in losses):
             flags["diverged"].append(recipe)
-        if any(epochs > 1 for record in records for epochs in record.result.get("epochs_per_source", ())):
+        if any(_has_repeated(state, run) for run in members):
             flags["repeated"].append(recipe)
     return flags
 
 
+def _has_repeated(state: StudyState, run: WantedRun) -> bool:
+    """Whether a source was read more than once up to the weights that are scored."""
+    record = state.record(run)
+    epochs = () if record is None else record.result.get("epochs_per_source", ())
+    return any(share * run.share_needed > 1 for share in epochs)
+
+
 def cost(state: StudyState, runs: Sequence[WantedRun]) -> dict[str, float]:
-    """What a protocol takes, tuning included; device-seconds as measured on whatever device ran it."""
-    records = [record for run in runs if (record := state.record(run)) is not None]
+    """What a protocol takes, tuning and the parents of branches included; device-seconds on whatever device ran it.
+
+    Of a run that goes on beyond the step that is scored, or branched from, the steps up to there.
+    """
+    shares: dict[str, float] = {}
+    for run in runs:
+        shares[run.run_id] = max(run.share_needed, shares.get(run.run_id, 0.0))
+    unique = {run.run_id: run for run in runs}
+    records = {run_id: record for run_id, run in unique.items() if (record := state.record(run)) is not None}
     return {
-        "num_runs": len(runs),
-        "tokens": sum(run.run.num_tokens for run in runs),
-        "flops": float(sum(run.flops for run in runs)),
-        "device_seconds": sum(record.device_seconds for record in records),
+        "num_runs": len(unique),
+        "tokens": sum(round(run.run.num_tokens * shares[run_id]) for run_id, run in unique.items()),
+        "flops": float(sum(run.flops * shares[run_id] for run_id, run in unique.items())),
+        "device_seconds": sum(record.device_seconds * shares[run_id] for run_id, record in records.items()),
     }
 
 

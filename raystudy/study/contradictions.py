@@ -27,7 +27,7 @@ _EXACT = 1e-9
 def contradictions(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> list[str]:
     """One sentence for each contradiction; none in a study that can be trusted."""
     everyone = [truth, *candidates]
-    runs = {run.run_id: run for scored in everyone for run in scored.all_runs}
+    runs = {(run.run_id, run.reading): run for scored in everyone for run in scored.all_runs}
     found = [*_foreign_data(state, runs.values()), *_impossible_losses(state, runs.values())]
     for scored in everyone:
         found += _foreign_scores(state, scored)

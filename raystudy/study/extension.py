@@ -7,6 +7,7 @@ recipes of a sweep alike, since unequal numbers of noisy points would favour som
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raystudy.specs.reading import Scoring
 from raystudy.specs.space import LearningRateAxis
 from raystudy.study.state import StudyState
 from raystudy.study.sweep import read_sweep
@@ -26,24 +27,34 @@ class ExtendedGrid:
 
 
 def extended_grid(
-    state: StudyState, model: str, recipes: Sequence[str], axis: LearningRateAxis, seeds: Sequence[int]
+    state: StudyState,
+    model: str,
+    recipes: Sequence[str],
+    axis: LearningRateAxis,
+    seeds: Sequence[int],
+    scoring: Scoring | None = None,
 ) -> ExtendedGrid:
     """The grid of one sweep: that of `axis`, and what its results add on each side, at most `axis.extend` points.
 
     A side goes on while the best point of any recipe is its outermost one; a best point whose outer neighbour
     diverged is no edge.
     """
-    key = ("extended grid", model, tuple(recipes), axis, tuple(seeds))
-    return state.once(key, lambda: _extend(state, model, recipes, axis, seeds))
+    key = ("extended grid", model, tuple(recipes), axis, tuple(seeds), scoring)
+    return state.once(key, lambda: _extend(state, model, recipes, axis, seeds, scoring))
 
 
 def _extend(
-    state: StudyState, model: str, recipes: Sequence[str], axis: LearningRateAxis, seeds: Sequence[int]
+    state: StudyState,
+    model: str,
+    recipes: Sequence[str],
+    axis: LearningRateAxis,
+    seeds: Sequence[int],
+    scoring: Scoring | None = None,
 ) -> ExtendedGrid:
     lrs = axis.values()
     left = {side: axis.extend for side in SIDES if axis.next_value(side, lrs[0 if side == "low" else -1]) is not None}
     while any(left.values()):
-        sweeps = [read_sweep(state, model, recipe, lrs, seeds) for recipe in recipes]
+        sweeps = [read_sweep(state, model, recipe, lrs, seeds, None, scoring) for recipe in recipes]
         if not all(sweep.is_terminal for sweep in sweeps):
             # One recipe has one best point: it can go on on one side only.
             return ExtendedGrid(lrs, max(left.values()) if len(recipes) == 1 else sum(left.values()))

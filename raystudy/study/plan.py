@@ -9,7 +9,7 @@ from typing import Any
 
 from raystudy.study.lr_rules import drift
 from raystudy.study.protocols.registry import protocols_of
-from raystudy.study.state import StudyState, WantedRun
+from raystudy.study.state import StudyState, WantedRun, by_id
 from raystudy.study.waves import make_wave
 
 ASSUMED_FLOPS_PER_SECOND = 3e10  # of one run on one core; an assumption (the demo measured 3.3e10) until records say
@@ -67,15 +67,16 @@ class Plan:
 def make_plan(state: StudyState, slots: int) -> Plan:
     """The plan of a study whose runs take turns on `slots` places."""
     speed, is_measured = _speed(state)
-    rows, everything, waiting_total = [], {}, 0
+    rows, waiting_total = [], 0
+    everything: dict[str, WantedRun] = {}
     waiting_tokens, waiting_flops = 0, 0.0
     for name, protocol in protocols_of(state.study).items():
         demand = protocol.demand(state)
         waiting = sum(item.num_runs for item in demand.waiting)
         tokens, flops = sum(i.num_tokens for i in demand.waiting), sum(i.flops for i in demand.waiting)
-        model = getattr(state.study.protocols[name], "model", "")
+        model = getattr(getattr(protocol, "spec", None), "model", "")
         rows.append(_row(state, name, model, demand.runs, (waiting, tokens, flops), speed * slots))
-        everything.update({run.run_id: run for run in demand.runs})
+        everything = by_id(demand.runs, everything)
         waiting_total, waiting_tokens, waiting_flops = (
             waiting_total + waiting,
             waiting_tokens + tokens,
@@ -110,15 +111,18 @@ def extension_price(state: StudyState, slots: int, known: StudyState | None = No
 
 
 def lacking_evaluations(state: StudyState) -> list[WantedRun]:
-    """Runs that finished, but not on all of the study's validation sets: kept weights make that an evaluation."""
-    runs = {run.run_id: run for protocol in protocols_of(state.study).values() for run in protocol.demand(state).runs}
-    return [run for run in runs.values() if state.record(run) is not None and not state.is_done(run)]
+    """Runs on record that are not evaluated on all of the study's sets, or not at a step or read-out it asks for.
+
+    Kept weights make that an evaluation.
+    """
+    wanted = make_wave(state).wanted
+    return [run for run in wanted.values() if state.record(run) is not None and not state.is_done(run)]
 
 
 def _row(
     state: StudyState, name: str, model: str, runs: Iterable[WantedRun], later: tuple[int, int, float], speed: float
 ) -> PlanRow:
-    unique = {run.run_id: run for run in runs}.values()
+    unique = by_id(runs).values()
     done = sum(state.is_done(run) for run in unique)
     left = sum(run.flops for run in unique if state.record(run) is None) + later[2]
     return PlanRow(

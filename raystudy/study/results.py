@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from raystudy.artifacts.storage import Storage, StudyFolder, locate_storage, open_storage
 from raystudy.artifacts.study_lock import read_lock
 from raystudy.errors import StorageError
+from raystudy.specs.reading import Asked
 from raystudy.specs.study import StudySpec
 from raystudy.study.frozen import Frozen, FrozenRule, read_plain
 from raystudy.study.protocols.registry import protocols_of
@@ -28,16 +29,18 @@ def read_records(
 ) -> StudyState:
     """The state of a study: reads wave after wave, since later runs are named by earlier results."""
     records: dict[str, Any] = {}
-    known = -1
+    known: dict[str, Asked] = {}
     state = StudyState(study, inputs, records, frozen or {})
     while True:
         state = state.with_records(records)
         wanted = make_wave(state).wanted
-        if len(wanted) == known:
+        asked = {run_id: run.asked for run_id, run in wanted.items()}
+        new = {run_id: wanted[run_id].run for run_id, ask in asked.items() if known.get(run_id) != ask}
+        if not new:
             return state
-        known = len(wanted)
-        new = {run_id: run.run for run_id, run in wanted.items() if run_id not in records}
-        records = {**records, **storage.runs.read_all(new, inputs.validation.values())}
+        known |= asked
+        readings = {run_id: asked[run_id].readings for run_id in new}
+        records = {**records, **storage.runs.read_all(new, inputs.validation.values(), readings)}
 
 
 def read_frozen(folder: StudyFolder) -> Frozen:
@@ -56,6 +59,9 @@ def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError("a study on storage must hold the digests of its shards. Run the study again") from error
+
+
+_ENTRY_COLUMNS = ("candidate", "metric", "kind", "model", "lr", "step", "readout", "num_recipes")
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -130,7 +136,7 @@ class StudyResults:
         """One row per candidate and metric: figures with their intervals, and how many recipes each guard names."""
         rows = []
         for entry in self.comparison_json["comparisons"]:
-            row = {key: entry[key] for key in ("candidate", "metric", "kind", "model", "lr", "num_recipes")}
+            row = {key: entry[key] for key in _ENTRY_COLUMNS}
             for figure in ("spearman", "kendall_tau_b", "pearson", "decision_accuracy"):
                 interval = entry[figure]["these_recipes"] or {"low": None, "high": None}
                 row |= {figure: entry[figure]["value"]}

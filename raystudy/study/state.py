@@ -3,7 +3,6 @@
 Pure data and look-ups; reads and writes nothing.
 """
 
-import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,14 +12,17 @@ import numpy as np
 
 from raystudy.artifacts.records import Record
 from raystudy.specs.model import training_flops_per_token
+from raystudy.specs.reading import Asked, Reading, Scoring
 from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRun, ResolvedDecoder, Run, TrainRun
 from raystudy.specs.study import StudyFeatures, StudySpec
 from raystudy.specs.training import SgdSettings, resolve_settings
 from raystudy.study.frozen import FrozenRule
+from raystudy.study.scoring import scored_by
 
 PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, nats per token; a study may name another
 
 Value = TypeVar("Value")
+_NOTHING = Asked()
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,18 @@ class StudyInputs:
 
 @dataclass(frozen=True)
 class WantedRun:
-    """A run and the names a person knows it by."""
+    """A run and the names a person knows it by.
+
+    `reading`: the weights whose losses are its score; None for its last. `asked`: what else it is to be read for or to
+    keep. `parent`: the run that a branch starts from.
+    """
 
     run: Run
     recipe: str
     model: str
+    reading: Reading | None = None
+    asked: Asked = _NOTHING
+    parent: "WantedRun | None" = None
 
     @cached_property
     def run_id(self) -> str:
@@ -66,10 +75,47 @@ class WantedRun:
             return training_flops_per_token(self.run.model, self.run.model.vocabulary) * self.run.num_tokens
         return 6.0 * self.run.model.features * self.run.num_tokens
 
+    @property
+    def asks(self) -> bool:
+        """Whether anything is asked of the run besides its last weights."""
+        return self.reading is not None or self.asked is not _NOTHING
+
+    @property
+    def everything_asked(self) -> Asked:
+        """All that the run is to be read for, its score included, or to keep."""
+        return self.asked if self.reading is None else self.asked.joined(Asked(readings=(self.reading,)))
+
+    def joined(self, other: "WantedRun") -> "WantedRun":
+        """The same run for whoever wants either: no reading is its score, all are asked for."""
+        return replace(self, reading=None, asked=self.everything_asked.joined(other.everything_asked))
+
+    @property
+    def share_needed(self) -> float:
+        """The share of the run's steps that its score, or a branch of it, rests on."""
+        if isinstance(self.run, ProbeRun) or (self.reading is None and not self.asked.checkpoints):
+            return 1.0
+        last = self.asked.checkpoints[-1] if self.reading is None else self.reading.step
+        return last / self.run.settings.steps
+
     def __str__(self) -> str:
         if isinstance(self.run, ProbeRun):
             return f"{self.recipe} | {self.model} | {self.run.probe}"
-        return f"{self.recipe} | {self.model} | lr {self.lr:g} | seed {self.seed}"
+        name = f"{self.recipe} | {self.model} | lr {self.lr:g} | seed {self.seed}"
+        if isinstance(self.run, TrainRun) and self.run.starts_from is not None:
+            name += f" | {self.run.settings.steps} steps from step {self.run.starts_from.step}"
+        return name if self.reading is None else f"{name} | {self.reading}"
+
+
+def by_id(runs: Iterable[WantedRun], known: Mapping[str, WantedRun] | None = None) -> dict[str, WantedRun]:
+    """`runs` by their id, after those `known`: each once, asked for all that any of them is wanted for."""
+    found = dict(known or {})
+    for run in runs:
+        before = found.get(run.run_id)
+        if run.asks:
+            found[run.run_id] = (before or run).joined(run)
+        elif before is None:
+            found[run.run_id] = run
+    return found
 
 
 @dataclass(frozen=True)
@@ -81,7 +127,9 @@ class StudyState:
     records: Mapping[str, Record]
     frozen: Mapping[str, FrozenRule] = field(default_factory=dict)
     # What was worked out from study and inputs alone, kept: runs by what they are asked by, and their common parts.
-    _runs: dict[tuple[str, str, float, int], WantedRun] = field(default_factory=dict, compare=False, repr=False)
+    _runs: dict[tuple[str, str, float, int, Scoring | None], WantedRun] = field(
+        default_factory=dict, compare=False, repr=False
+    )
     _templates: dict[tuple[str, float], TrainRun | FeaturesRun] = field(default_factory=dict, compare=False, repr=False)
 
     def with_records(self, records: Mapping[str, Record]) -> "StudyState":
@@ -125,11 +173,13 @@ class StudyState:
         """The mean over validation sets, then one metric per set."""
         return [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]
 
-    def want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:
-        """The run of `model` on `recipe` at one learning rate and seed."""
-        named = self._runs.get((model, recipe, lr, seed))
+    def want(self, model: str, recipe: str, lr: float, seed: int, scoring: Scoring | None = None) -> WantedRun:
+        """The run of `model` on `recipe` at one learning rate and seed, scored as `scoring` says."""
+        key = (model, recipe, lr, seed, scoring)
+        named = self._runs.get(key)
         if named is None:
-            named = self._runs[model, recipe, lr, seed] = self._want(model, recipe, lr, seed)
+            plain = self._want(model, recipe, lr, seed) if scoring is None else self.want(model, recipe, lr, seed)
+            named = self._runs[key] = plain if scoring is None else scored_by(plain, scoring)
         return named
 
     def _want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:
@@ -174,27 +224,31 @@ class StudyState:
         )
         return WantedRun(probe, recipe, model)
 
-    def grid(self, model: str, recipes: Iterable[str], lrs: Iterable[float], seeds: Iterable[int]) -> list[WantedRun]:
+    def grid(
+        self,
+        model: str,
+        recipes: Iterable[str],
+        lrs: Iterable[float],
+        seeds: Iterable[int],
+        scoring: Scoring | None = None,
+    ) -> list[WantedRun]:
         """All runs of a model over recipes x learning rates x seeds."""
         rates, draws = tuple(lrs), tuple(seeds)
-        return [self.want(model, recipe, lr, seed) for recipe in recipes for lr in rates for seed in draws]
+        return [self.want(model, recipe, lr, seed, scoring) for recipe in recipes for lr in rates for seed in draws]
 
     def record(self, wanted: WantedRun) -> Record | None:
         """The record of a wanted run, or None while it has none."""
         return self.records.get(wanted.run_id)
 
     def is_done(self, wanted: WantedRun) -> bool:
-        """Whether the run has ended and, if it finished, is evaluated on all the study's validation sets."""
+        """Whether the run has ended and, as far as it was finite, is evaluated on all the study's validation sets."""
         record = self.record(wanted)
         if record is None:
             return False
         if isinstance(wanted.run, ProbeRun):
             return True
-        return record.status != "finished" or self._has_losses(record)
-
-    def _has_losses(self, record: Record) -> bool:
-        losses = [record.metric("loss", digest) for digest in self.inputs.validation.values()]
-        return all(loss is not None and not math.isnan(loss) for loss in losses)
+        readings = wanted.everything_asked.readings
+        return record.is_measured(self.inputs.validation.values(), wanted.run.settings.steps, readings)
 
     def is_out_of_memory(self, wanted: WantedRun) -> bool:
         """Whether the run ended for want of memory: done for its type of device, and missing as a score."""
@@ -202,13 +256,17 @@ class StudyState:
         return record is not None and record.status == "out-of-memory"
 
     def loss(self, wanted: WantedRun, metric: str) -> float:
-        """A run's score: inf for a diverged run, NaN for one that is missing, out of memory or unevaluated."""
-        record = self.record(wanted)
+        """A run's score: inf for a diverged run, NaN for one that is missing, out of memory or unevaluated.
+
+        A reading before the end of a run that diverged later is the score of a run of so many steps.
+        """
+        record, reading = self.record(wanted), wanted.reading
         if record is None or self.is_out_of_memory(wanted):
             return float("nan")
-        if record.status == "diverged":
+        is_at_the_end = reading is None or reading.step == wanted.run.settings.steps  # type: ignore[union-attr]
+        if record.status == "diverged" and is_at_the_end:
             return float("inf")
-        return self._value(record, "loss", metric)
+        return self._value(record, "loss", metric, reading)
 
     def leaked_sets(self, recipe: str, metric: str) -> list[str]:
         """Validation sets behind `metric` of which the recipe holds text."""
@@ -220,8 +278,8 @@ class StudyState:
         record = self.record(wanted)
         return float("nan") if record is None else self._value(record, "unigram-loss", metric)
 
-    def _value(self, record: Record, name: str, metric: str) -> float:
+    def _value(self, record: Record, name: str, metric: str, reading: Reading | None = None) -> float:
         chosen = metric.partition("/")[2]
         digests = [d for n, d in self.inputs.validation.items() if chosen in ("", n)]
-        values = [record.metric(name, digest) for digest in digests]
+        values = [record.metric(name, digest, reading) for digest in digests]
         return float("nan") if any(v is None for v in values) else float(np.mean([v for v in values if v is not None]))

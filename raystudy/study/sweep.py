@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from raystudy.specs.reading import Scoring
 from raystudy.study.state import StudyState
 
 FloatArray = npt.NDArray[np.float64]
@@ -70,9 +71,10 @@ def read_sweep(
     lrs: Sequence[float],
     seeds: Sequence[int],
     metric: str | None = None,
+    scoring: Scoring | None = None,
 ) -> Sweep:
     """The sweep of `model` on `recipe`, as far as its records go; on the study's primary metric unless told."""
-    runs = [[state.want(model, recipe, lr, seed) for seed in seeds] for lr in lrs]
+    runs = [[state.want(model, recipe, lr, seed, scoring) for seed in seeds] for lr in lrs]
     losses = [[state.loss(run, metric or state.primary_metric) for run in row] for row in runs]
     is_terminal = all(state.is_done(run) for row in runs for run in row)
     return Sweep(tuple(lrs), np.array(losses, dtype=np.float64), is_terminal)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from raystudy.study.protocols.base import Extension, Waiting
 from raystudy.study.protocols.registry import protocols_of
-from raystudy.study.state import StudyState, WantedRun
+from raystudy.study.state import StudyState, WantedRun, by_id
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def make_wave(state: StudyState) -> Wave:
     extensions: dict[str, tuple[str, Extension]] = {}
     for name, protocol in protocols_of(state.study).items():
         demand = protocol.demand(state)
-        wanted.update({run.run_id: run for run in demand.runs if run.run_id not in wanted})
+        wanted = by_id(demand.runs, wanted)
         waiting.extend((name, item) for item in demand.waiting)
         for item in demand.extensions:
             extensions.setdefault(item.sweep, (name, item))

@@ -1,11 +1,12 @@
 """What every kind of protocol answers: which runs it wants, and which scores it gives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raystudy.compare.scores import Scores
 from raystudy.specs.base import digest
+from raystudy.specs.reading import Scoring
 from raystudy.study.state import StudyState, WantedRun
 
 
@@ -38,12 +39,35 @@ class Demand:
     extensions: Sequence[Extension] = ()
 
 
+def demand_of(
+    state: StudyState, runs: Iterable[WantedRun], waiting: Sequence[Waiting] = (), extensions: Sequence[Extension] = ()
+) -> Demand:
+    """A demand for `runs`: branches bring their parents, and wait while those have no result."""
+    wanted: list[WantedRun] = []
+    branches: list[WantedRun] = []
+    for run in runs:
+        if run.parent is None:
+            wanted.append(run)
+            continue
+        wanted.append(run.parent)
+        (wanted if state.record(run.parent) is not None else branches).append(run)
+    if branches:
+        tokens, flops = sum(run.run.num_tokens for run in branches), sum(run.flops for run in branches)
+        waiting = [*waiting, Waiting(len(branches), "the runs that they branch from", tokens, flops)]
+    return Demand(wanted, waiting, extensions)
+
+
+def with_parents(runs: Iterable[WantedRun]) -> list[WantedRun]:
+    """`runs`, each branch after the run it starts from."""
+    return [one for run in runs for one in ((run,) if run.parent is None else (run.parent, run))]
+
+
 def extension_of(sweep: Sequence[WantedRun], most_more: int) -> list[Extension]:
     """What `most_more` learning rates would add to the runs of a sweep; nothing for none."""
     if not most_more:
         return []
     num_runs = most_more * len(sweep) // len({run.lr for run in sweep})
-    first, ids = sweep[0], sorted(run.run_id for run in sweep)
+    first, ids = sweep[0], sorted(f"{run.run_id} {run.reading or ''}".strip() for run in sweep)
     return [Extension(digest(ids), num_runs, num_runs * first.run.num_tokens, num_runs * first.flops)]
 
 
@@ -64,6 +88,7 @@ class Scored:
     lr: float | None = None
     lr_rule: str | None = None
     edges: Mapping[str, str] = field(default_factory=dict)  # recipe -> low or high
+    scoring: Scoring | None = None
 
 
 class ProtocolKind(ABC):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from raystudy.specs.protocol import LrLadderProtocol
-from raystudy.study.protocols.base import Demand, ProtocolKind, Scored
+from raystudy.study.protocols.base import Demand, ProtocolKind, Scored, demand_of
 from raystudy.study.protocols.single_lr import score_at
 from raystudy.study.state import StudyState
 
@@ -17,13 +17,14 @@ class LrLadder(ProtocolKind):
 
     def demand(self, state: StudyState) -> Demand:
         """Recipes x learning rates x seeds."""
-        return Demand(state.grid(self.spec.model, state.recipes, self.spec.space.lr.values(), self.spec.seeds))
+        spec = self.spec
+        return demand_of(state, state.grid(spec.model, state.recipes, spec.space.lr.values(), spec.seeds, spec.scoring))
 
     def scored(self, state: StudyState) -> list[Scored]:
         """One protocol per learning rate, named `<name>@<lr>`."""
         spec, rungs = self.spec, []
         for lr in spec.space.lr.values():
             name = f"{self.name}@{lr:g}"
-            rung = score_at(state, name, spec.kind, spec.model, lr, spec.seeds, spec.runs_per_score)
+            rung = score_at(state, name, spec.kind, spec.model, lr, spec)
             rungs.append(replace(rung, ladder=self.name, lr_rule=f"{lr:g}, absolute"))
         return rungs

@@ -23,5 +23,11 @@ PROTOCOL_KINDS: dict[str, Callable[[str, Any], ProtocolKind]] = {
 
 
 def protocols_of(study: StudySpec) -> dict[str, ProtocolKind]:
-    """The study's protocols by name, in its order."""
-    return {name: PROTOCOL_KINDS[spec.kind](name, spec) for name, spec in study.protocols.items()}
+    """The study's protocols by name, in its order; one that names several steps is one protocol for each."""
+    found: dict[str, ProtocolKind] = {}
+    for name, spec in study.protocols.items():
+        for step in getattr(spec, "at_steps", None) or (None,):
+            own = name if step is None else f"{name}@step{step}"
+            at_step = spec if step is None else spec.model_copy(update={"step": step, "at_steps": None})
+            found[own] = PROTOCOL_KINDS[spec.kind](own, at_step)
+    return found

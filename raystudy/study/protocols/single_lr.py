@@ -5,9 +5,17 @@ from dataclasses import replace
 import numpy as np
 
 from raystudy.compare.scores import Scores
-from raystudy.specs.protocol import ReducedLrProtocol, StandardLrProtocol
+from raystudy.specs.protocol import LrLadderProtocol, ReducedLrProtocol, StandardLrProtocol
 from raystudy.study.lr_rules import ResolvedRule, describe_rule, resolve_rule
-from raystudy.study.protocols.base import Demand, ProtocolKind, Scored, Waiting, extension_of
+from raystudy.study.protocols.base import (
+    Demand,
+    ProtocolKind,
+    Scored,
+    Waiting,
+    demand_of,
+    extension_of,
+    with_parents,
+)
 from raystudy.study.state import StudyState
 
 
@@ -23,10 +31,10 @@ class SingleLr(ProtocolKind):
         resolved = resolve_rule(state, self.spec.model, self.spec.lr, self.spec.seeds)
         extensions = extension_of(resolved.baseline_runs, resolved.most_more)
         if resolved.lr is not None:
-            runs = state.grid(self.spec.model, state.recipes, [resolved.lr], self.spec.seeds)
-            return Demand([*resolved.baseline_runs, *runs], (), extensions)
+            runs = state.grid(self.spec.model, state.recipes, [resolved.lr], self.spec.seeds, self.spec.scoring)
+            return demand_of(state, [*resolved.baseline_runs, *runs], (), extensions)
         lr = next(run.lr for run in resolved.baseline_runs if run.lr is not None)
-        likely = state.grid(self.spec.model, state.recipes, [lr], self.spec.seeds)
+        likely = with_parents(state.grid(self.spec.model, state.recipes, [lr], self.spec.seeds, self.spec.scoring))
         tokens, flops = sum(run.run.num_tokens for run in likely), sum(run.flops for run in likely)
         return Demand(resolved.baseline_runs, [Waiting(len(likely), resolved.reason, tokens, flops)], extensions)
 
@@ -36,8 +44,8 @@ class SingleLr(ProtocolKind):
         resolved = resolve_rule(state, spec.model, spec.lr, spec.seeds)
         if resolved.lr is None:
             return []
-        scored = score_at(state, self.name, spec.kind, spec.model, resolved.lr, spec.seeds, spec.runs_per_score)
-        every_run = {run.run_id: run for run in (*resolved.baseline_runs, *scored.all_runs)}
+        scored = score_at(state, self.name, spec.kind, spec.model, resolved.lr, spec)
+        every_run = {(run.run_id, run.reading): run for run in (*resolved.baseline_runs, *scored.all_runs)}
         edges = self._edges(state, resolved)
         return [replace(scored, lr_rule=describe_rule(spec.lr), all_runs=list(every_run.values()), edges=edges)]
 
@@ -54,13 +62,18 @@ class SingleLr(ProtocolKind):
 
 
 def score_at(
-    state: StudyState, name: str, kind: str, model: str, lr: float, seeds: tuple[int, ...], runs_per_score: int
+    state: StudyState,
+    name: str,
+    kind: str,
+    model: str,
+    lr: float,
+    spec: ReducedLrProtocol | StandardLrProtocol | LrLadderProtocol,
 ) -> Scored:
-    """Every recipe's losses at `lr`."""
-    runs = {recipe: state.grid(model, [recipe], [lr], seeds) for recipe in state.recipes}
+    """Every recipe's losses at `lr`, over the protocol's seeds and as it scores them."""
+    runs = {recipe: state.grid(model, [recipe], [lr], spec.seeds, spec.scoring) for recipe in state.recipes}
     scores = {}
     for metric in state.metrics:
         rows = [[state.loss(run, metric) for run in runs[recipe]] for recipe in state.recipes]
-        scores[metric] = Scores(name, state.recipes, np.array(rows, dtype=np.float64), runs_per_score)
-    all_runs = [run for row in runs.values() for run in row]
-    return Scored(name, kind, scores, runs, all_runs, model=model, lr=lr)
+        scores[metric] = Scores(name, state.recipes, np.array(rows, dtype=np.float64), spec.runs_per_score)
+    all_runs = with_parents(run for row in runs.values() for run in row)
+    return Scored(name, kind, scores, runs, all_runs, model=model, lr=lr, scoring=spec.scoring)

@@ -9,7 +9,7 @@ import numpy as np
 from raystudy.compare.scores import Scores
 from raystudy.specs.protocol import TunedProtocol
 from raystudy.study.extension import ExtendedGrid, extended_grid
-from raystudy.study.protocols.base import Demand, ProtocolKind, Scored, extension_of
+from raystudy.study.protocols.base import Demand, ProtocolKind, Scored, demand_of, extension_of, with_parents
 from raystudy.study.state import StudyState
 from raystudy.study.sweep import Sweep, read_sweep
 
@@ -23,7 +23,8 @@ class Tuned(ProtocolKind):
 
     def grid(self, state: StudyState) -> ExtendedGrid:
         """The learning rates of the sweep, the same for all recipes."""
-        return extended_grid(state, self.spec.model, state.recipes, self.spec.space.lr, self.spec.seeds)
+        spec = self.spec
+        return extended_grid(state, spec.model, state.recipes, spec.space.lr, spec.seeds, spec.scoring)
 
     def lrs(self, state: StudyState) -> tuple[float, ...]:
         """Its learning rates, as far as results ask for them; ascending."""
@@ -32,12 +33,13 @@ class Tuned(ProtocolKind):
     def demand(self, state: StudyState) -> Demand:
         """Recipes x learning rates x seeds."""
         grid = self.grid(state)
-        runs = state.grid(self.spec.model, state.recipes, grid.lrs, self.spec.seeds)
-        return Demand(runs, (), extension_of(runs, grid.most_more))
+        runs = state.grid(self.spec.model, state.recipes, grid.lrs, self.spec.seeds, self.spec.scoring)
+        return demand_of(state, runs, (), extension_of(runs, grid.most_more))
 
     def sweep(self, state: StudyState, recipe: str, metric: str | None = None) -> Sweep:
         """One recipe's sweep; on the study's primary metric unless told."""
-        return read_sweep(state, self.spec.model, recipe, self.lrs(state), self.spec.seeds, metric)
+        spec = self.spec
+        return read_sweep(state, spec.model, recipe, self.lrs(state), spec.seeds, metric, spec.scoring)
 
     def scored(self, state: StudyState) -> list[Scored]:
         """One protocol: each recipe at its own best learning rate."""
@@ -45,7 +47,7 @@ class Tuned(ProtocolKind):
         chosen = {recipe: sweep.best if sweep.is_complete else None for recipe, sweep in sweeps.items()}
         lrs = self.lrs(state)
         runs = {
-            recipe: state.grid(self.spec.model, [recipe], [lrs[best]], self.spec.seeds)
+            recipe: state.grid(self.spec.model, [recipe], [lrs[best]], self.spec.seeds, self.spec.scoring)
             for recipe, best in chosen.items()
             if best is not None
         }
@@ -57,9 +59,10 @@ class Tuned(ProtocolKind):
                 self.spec.kind,
                 scores,
                 runs,
-                self.demand(state).runs,
+                with_parents(state.grid(self.spec.model, state.recipes, lrs, self.spec.seeds, self.spec.scoring)),
                 model=self.spec.model,
                 edges=edges,
+                scoring=self.spec.scoring,
             )
         ]
 
