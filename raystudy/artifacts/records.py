@@ -58,12 +58,12 @@ class Record:
         metrics = self.metrics if reading is None else self.readings.get(reading, {})
         return metrics.get((name, dataset))
 
-    def is_measured(self, validation: Iterable[str], steps: int, readings: Readings) -> bool:
-        """Whether the run, of `steps` steps, has all its losses: of a diverged one those before its end."""
+    def is_measured(self, validation: Iterable[str], steps: int, readings: Readings = (), *, last: bool = True) -> bool:
+        """Whether the run, of `steps` steps, has all these losses, the `last` too: of a diverged one those before."""
         if self.status == "out-of-memory":
             return True
         is_finished = self.status == "finished"
-        asked = [None] * is_finished + [r for r in readings if is_finished or r.step < steps]
+        asked = [None] * (is_finished and last) + [r for r in readings if is_finished or r.step < steps]
         losses = [self.metric("loss", dataset, reading) for reading in asked for dataset in validation]
         return all(loss is not None and not math.isnan(loss) for loss in losses)
 

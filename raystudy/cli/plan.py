@@ -11,10 +11,11 @@ from raystudy.execute.frozen_data import find_data
 from raystudy.execute.local import num_cores
 from raystudy.execute.resolving import named
 from raystudy.specs.load import load_study
+from raystudy.specs.reading import Reading
 from raystudy.specs.run import ProbeRun
-from raystudy.study.plan import Plan, lacking_evaluations, make_plan
+from raystudy.study.plan import Plan, lacking_evaluations, lacking_readings, make_plan
 from raystudy.study.results import read_frozen, read_records
-from raystudy.study.state import WantedRun
+from raystudy.study.state import StudyState, WantedRun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,9 @@ def call(options: argparse.Namespace) -> int:
     plan = make_plan(state, slots)
     tell_damage(storage)
     to_evaluate = lacking_evaluations(state)
-    to_retrain = [str(run) for run in to_evaluate if not _has_weights(storage, run)]
+    lacking = {str(run): _without_weights(storage, state, run) for run in to_evaluate}
+    to_retrain = [name for name, (is_last_gone, _) in lacking.items() if is_last_gone]
+    for_readings = [name for name, (is_last_gone, readings) in lacking.items() if readings and not is_last_gone]
     if data.changed:
         print(
             f"raystudy: the data of {named(data.changed)} have changed since they were frozen; this plan is for the "
@@ -45,19 +48,31 @@ def call(options: argparse.Namespace) -> int:
         )
     if not wants_only_json(options):
         _print(plan)
-        _print_evaluations(len(to_evaluate), to_retrain)
-    put_json(options, {**plan.as_dict(), "to_evaluate": len(to_evaluate), "to_retrain": to_retrain})
+        _print_evaluations(len(to_evaluate), to_retrain, for_readings)
+    told = {"to_evaluate": len(to_evaluate), "to_retrain": to_retrain, "to_retrain_for_readings": for_readings}
+    put_json(options, {**plan.as_dict(), **told})
     return 0
 
 
-def _has_weights(storage: Storage, run: WantedRun) -> bool:
+def _without_weights(storage: Storage, state: StudyState, run: WantedRun) -> tuple[bool, list[Reading]]:
+    """Whether the run's last weights lack an evaluation and are gone; other readings of which that is so."""
     folder = storage.runs.folder(run.run_id)
-    return not isinstance(run.run, ProbeRun) and weights_path(folder, run.run.settings.steps).exists()
+    gone = [r for r in lacking_readings(state, run) if not weights_path(folder, r.step, r.readout).exists()]
+    last = None if isinstance(run.run, ProbeRun) else Reading(step=run.run.settings.steps)
+    return last in gone, [reading for reading in gone if reading != last]
 
 
-def _print_evaluations(num_to_evaluate: int, to_retrain: list[str]) -> None:
+def _print_evaluations(num_to_evaluate: int, to_retrain: list[str], for_readings: list[str]) -> None:
     if num_to_evaluate:
-        print(f"{num_to_evaluate} of the missing runs are trained, and lack an evaluation on a validation set")
+        print(
+            f"{num_to_evaluate} of the missing runs are trained, and lack an evaluation on a validation set, at a step "
+            f"or of a read-out"
+        )
+    if for_readings:
+        print(
+            f"{len(for_readings)} of those are trained again, their first results kept, for a step or read-out whose "
+            f"weights were not kept: {for_readings[0]}, ..."
+        )
     if to_retrain:
         print(
             f"{len(to_retrain)} of those would need training again, since their weights are gone: {to_retrain[0]}, ..."

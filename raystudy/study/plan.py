@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raystudy.specs.reading import Reading
+from raystudy.specs.run import ProbeRun
 from raystudy.study.lr_rules import drift
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.state import StudyState, WantedRun, by_id
@@ -117,6 +119,16 @@ def lacking_evaluations(state: StudyState) -> list[WantedRun]:
     """
     wanted = make_wave(state).wanted
     return [run for run in wanted.values() if state.record(run) is not None and not state.is_done(run)]
+
+
+def lacking_readings(state: StudyState, run: WantedRun) -> list[Reading]:
+    """The weights of a run on record whose losses lack on a validation set; the last weights are a reading too."""
+    record = state.record(run)
+    if record is None or isinstance(run.run, ProbeRun):
+        return []
+    last, sets = Reading(step=run.run.settings.steps), tuple(state.inputs.validation.values())
+    readings = () if record.is_measured(sets, last.step) else (last,)
+    return [*readings, *(r for r in run.asked.readings if not record.is_measured(sets, last.step, (r,), last=False))]
 
 
 def _row(

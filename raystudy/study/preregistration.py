@@ -10,12 +10,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from raystudy.artifacts.records import Record
 from raystudy.artifacts.study_lock import Lock
 from raystudy.specs.base import digest
+from raystudy.specs.protocol import Protocol
 from raystudy.specs.study import StudySpec
 from raystudy.study.state import StudyState
 from raystudy.study.waves import make_wave
+
+_PROTOCOL: TypeAdapter[Protocol] = TypeAdapter(Protocol)
 
 
 def registered_content(study: StudySpec) -> dict[str, Any]:
@@ -40,10 +45,21 @@ def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             continue
         if part == "candidates" and isinstance(before, dict) and isinstance(after, dict):
             names = sorted({*before, *after})
-            changed += [f"{part}.{name}" for name in names if digest(before.get(name)) != digest(after.get(name))]
+            changed += [f"{part}.{name}" for name in names if _meant(before.get(name)) != _meant(after.get(name))]
+        elif part == "truth" and isinstance(before, dict) and isinstance(after, dict):
+            meant = [{name: _meant(spec) for name, spec in truth.items()} for truth in (before, after)]
+            changed += [part] if meant[0] != meant[1] else []
         else:
             changed.append(part)
     return changed
+
+
+def _meant(protocol: Any) -> str:
+    """What a protocol says, whatever fields it could say it with: a lock may be older than some of them."""
+    try:
+        return digest(_PROTOCOL.validate_json(json.dumps(protocol)))
+    except ValidationError:
+        return digest(protocol)
 
 
 def confirmatory(state: StudyState, lock: Lock | None, *, is_complete: bool) -> dict[str, Any]:
