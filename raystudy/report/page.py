@@ -16,6 +16,7 @@ from raystudy.report.figures import agreement_by_lr, agreement_of_protocols, lr_
 from raystudy.report.gap_table import gap_table
 from raystudy.report.inline_svg import inline_svg
 from raystudy.report.remarks import excluded_remarks, note_remarks, provenance_rows
+from raystudy.report.step_figures import agreement_by_step, step_series
 from raystudy.report.wording import (
     counted,
     highest_by_metric,
@@ -135,6 +136,8 @@ def _charts(comparison: Mapping[str, Any]) -> list[Chart]:
         charts.append(_chart("protocols", agreement_of_protocols, comparison, _protocols_alt(entries)))
     if any(entry["lr"] is not None for entry in entries):
         charts.append(_chart("by-lr", agreement_by_lr, comparison, _by_lr_alt(entries)))
+    if step_series(entries):
+        charts.append(_chart("by-step", agreement_by_step, comparison, _by_step_alt(entries)))
     if comparison["tuned_losses"]:
         alt = _tuned_alt(comparison["tuned_losses"], unit_of(comparison))
         charts.append(_chart("tuned", tuned_losses, comparison, alt))
@@ -157,6 +160,12 @@ def _by_lr_alt(entries: list[Mapping[str, Any]]) -> str:
     with_lr = sorted((entry for entry in entries if entry["lr"] is not None), key=lambda entry: float(entry["lr"]))
     values = "; ".join(f"LR {lr(entry['lr'])} {_spoken(entry['spearman'])}" for entry in with_lr)
     return f"Spearman with the truth, and mean loss below it, against the proxy's learning rate: {values}."
+
+
+def _by_step_alt(entries: list[Mapping[str, Any]]) -> str:
+    points = [entry for many in step_series(entries).values() for entry in many]
+    values = "; ".join(f"{entry['candidate']} {_spoken(entry['spearman'])}" for entry in points)
+    return f"Spearman with the truth, and mean loss below it, against the steps trained: {values}."
 
 
 def _tuned_alt(rows: list[Mapping[str, Any]], unit: str) -> str:

@@ -16,6 +16,7 @@ from raystudy.report.wording import (
     named,
     number,
     primary_metric,
+    scored_weights,
     seconds,
     unit_of,
 )
@@ -106,7 +107,8 @@ def _regret(figures: Mapping[str, Any], k: int, kind: str, notes: Any, marks: Fo
 def _about(entry: Entry) -> list[str]:
     model = "" if entry["model"] is None else f", {entry['model']}"
     lines = [f"{entry['kind']}{model}", f"{counted(entry['num_seeds'], 'seed')}, {entry['runs_per_score']} per score"]
-    return lines if entry["lr_rule"] is None else [*lines, f"LR: {entry['lr_rule']}"]
+    lines += [] if entry["lr_rule"] is None else [f"LR: {entry['lr_rule']}"]
+    return lines + scored_weights(entry)
 
 
 def _flags(entry: Entry) -> Cell:

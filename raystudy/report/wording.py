@@ -69,6 +69,18 @@ def listed(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"
 
 
+def scored_weights(entry: Mapping[str, Any]) -> list[str]:
+    """Which weights a candidate scores, where they are not the last of its runs; a line each."""
+    step, readout, branch = (entry.get(key) for key in ("step", "readout", "branch"))
+    lines = [] if step is None else [f"after {counted(step, 'step')}"]
+    if branch is not None:
+        lines.append(f"decay over {counted(branch['steps'], 'step')} from step {branch['at']}")
+    if readout is not None:
+        settings = ", ".join(f"{k} {v:g}" for k, v in readout.items() if k != "kind" and v is not None)
+        lines.append(f"{readout['kind']} of weights ({settings})")
+    return lines
+
+
 def reason_for(notes: Sequence[Mapping[str, str]], field: str, part: str = "") -> str:
     """Why `field` (or its `part`, an interval) is null, from an entry's notes."""
     names = [f"{field}.{part}", part] if part else [field, field.rpartition(".")[0], field.partition(".")[0]]

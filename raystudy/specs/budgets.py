@@ -105,7 +105,8 @@ def _problems_of(
         assert steps is not None
         problem = (branch_problem if at[-1] == "at" else step_problem)(settings.schedule, steps, step)
         if problem is not None:
-            yield _problem(document, at, problem, "Use a schedule of kind 'constant', or another step")
+            way_out = "Use a schedule of kind 'constant', or another step" if step <= steps else "Train for more steps"
+            yield _problem(document, at, problem, way_out)
 
 
 def _settings(training: Any, override: Any) -> TrainingSettings | None:

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from raystudy.report.drawing import NARROW_INCHES, WIDE_INCHES, label
 from raystudy.report.figures import agreement_by_lr, agreement_of_protocols, lr_curves, tuned_losses
 from raystudy.report.inline_svg import inline_svg
+from raystudy.report.page import render_page
+from raystudy.report.step_figures import agreement_by_step, step_series
 from tests.report.example_comparison import BARELY_TRAINED_LR, GRID, LRS, make_null_comparison
 
 DRAWERS = [agreement_by_lr, agreement_of_protocols, lr_curves, tuned_losses]
@@ -152,3 +154,25 @@ def test_an_inline_figure_is_deterministic_and_leaves_settings_alone(comparison:
 def test_a_long_label_is_cut_in_the_middle() -> None:
     assert len(label("a-rather-long-ladder@0.001", 16)) == 16
     assert label("a-rather-long-ladder@0.001", 16).endswith("@0.001")
+
+
+def with_steps(comparison: dict[str, Any]) -> dict[str, Any]:
+    """The comparison whose candidates `reduced` and `standard` are one protocol at two steps."""
+    for entry in comparison["comparisons"]:
+        for name, step in (("reduced", 100), ("standard", 400)):
+            if entry["candidate"] == name:
+                entry |= {"candidate": f"budget@step{step}", "step": step, "readout": {"kind": "ema", "share": 0.05}}
+    return comparison
+
+
+def test_agreement_by_step_plots_a_protocol_at_its_steps(comparison: dict[str, Any]) -> None:
+    assert not step_series(comparison["comparisons"])
+    given = entries(with_steps(comparison), "loss")
+    top, bottom = agreement_by_step(comparison).axes
+    points = [given["budget@step100"], given["budget@step400"]]
+    assert line(top, "budget") == ([100, 400], [entry["spearman"]["value"] for entry in points])
+    assert line(bottom, "budget") == ([100, 400], [entry["mean_loss"] for entry in points])
+    page = render_page(comparison, {})
+    assert "Agreement against the steps trained" in page
+    assert "after 400 steps" in page
+    assert "ema of weights (share 0.05)" in page
