@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raystudy.artifacts.evaluations import plain_readout
+from raystudy.artifacts.evaluations import plain_readout, reading_of
 from raystudy.artifacts.shards import RecipeView, TokenShard, open_tokens, open_view
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.weights import read_weights, write_branch_point, write_weights
@@ -162,13 +162,17 @@ def _write_evaluation(
 def _complete(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked, *, is_finished: bool) -> None:
     """Evaluate kept weights where evaluations lack, or train again for what has no weights."""
     from raystudy.train.process import reset_state
-    from raystudy.train.run import evaluate_all, load_weights, unigram_floors
+    from raystudy.train.run import Read, evaluate_all, load_weights, unigram_floors
 
     runs, last = at.storage.runs, Reading(step=run.settings.steps)
+    known = runs.read_evaluations(run.run_id)
     readings = [last, *asked.readings] if is_finished else [r for r in asked.readings if r.step < last.step]
     for reading in readings:
         lacking = {d: v for d, v in documents.items() if runs.read_evaluation(run.run_id, d, reading) is None}
         if not lacking:
+            continue
+        if any(value.get("status") == "diverged" and reading_of(value) == reading for value in known):
+            _keep_reading(run, at, documents, Read(reading, {}, {}, {}))
             continue
         is_torn = False
         try:

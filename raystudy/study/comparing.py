@@ -41,6 +41,8 @@ CONVENTIONS = {
     "recipe x seed residuals; validation documents are not resampled yet. `recipes like these`, 95%: whole families of "
     "recipes resampled with their scores, from 8 families on, never for regret",
     "headline": "the headline leaves out recipes marked as controls",
+    "cost": "tuning included; of a run that goes on beyond the step that is scored, or where a branch starts, only the "
+    "steps up to there",
     "separable": "pairs of recipes whose truth differs beyond seed noise at a false-discovery rate of 5%, decided on "
     "the same seeds that are scored",
 }

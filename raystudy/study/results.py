@@ -6,6 +6,7 @@ pandas and the comparison (scipy) are loaded on first use: a launch that finds n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,20 @@ class StudyResults:
             if record is not None:
                 row |= {"seconds": record.device_seconds, **record.result.get("moved", {})}
             rows.append(row)
+        return _frame(rows)
+
+    @cached_property
+    def readings(self) -> pd.DataFrame:
+        """One row per wanted run and step or read-out it is scored at: run_id, recipe, ..., step, readout, losses."""
+        rows = []
+        for run_id, wanted in make_wave(self.state).wanted.items():
+            about: dict[str, Any] = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model}
+            about |= {"lr": wanted.lr, "seed": wanted.seed}
+            for reading in wanted.asked.readings:
+                read = replace(wanted, reading=reading)
+                kind = "last" if reading.readout is None else reading.readout.kind
+                losses = {metric: self.state.loss(read, metric) for metric in self.state.metrics}
+                rows.append({**about, "step": reading.step, "readout": kind, **losses})
         return _frame(rows)
 
     @cached_property

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from raystudy.cli.main import main
 from raystudy.execute.local import InlineExecutor
 from raystudy.execute.loop import Launch, run_study
 from raystudy.execute.progress import Progress
+from raystudy.execute.tasks import make_tasks
+from raystudy.execute.work import Task
 from raystudy.specs.load import load_study
 from raystudy.specs.reading import Average, Ema
 from raystudy.study.results import StudyResults
@@ -83,6 +86,10 @@ def test_every_budget_branch_and_read_out_is_a_candidate_of_the_same_runs(source
     assert len(make_wave(results.state).wanted) == 9
     assert set(results.comparison["candidate"]) == set(entries)
     assert set(results.comparison["step"].dropna()) == {5, 10}
+    read = results.readings
+    assert len(read) == 3 * 4, "two steps, an average at the end, and an EMA"
+    at_five = read[(read["step"] == 5) & (read["readout"] == "last")]["loss"].mean()
+    assert at_five == pytest.approx(entries["steps@step5"]["mean_loss"])
 
 
 def test_a_candidate_costs_the_steps_up_to_its_score_and_a_branch_its_parents_too(source):
@@ -132,6 +139,17 @@ def copied(source, tmp_path) -> Path:
     """A copy of the finished study, to be changed."""
     shutil.copytree(source, tmp_path / "copy")
     return tmp_path / "copy"
+
+
+def test_what_is_asked_travels_with_a_task_to_any_worker(source):
+    state = results_of(source / "study.yaml", source / "storage").state
+    wanted = list(make_wave(state).wanted.values())
+    tasks = make_tasks(wanted, "storage", {"digest": "held"}, "cpu")
+    sent = [Task(**json.loads(json.dumps(asdict(task)))) for task in tasks]
+    asked = {run.run_id: ask for task in sent for run, ask in zip(task.specs(), task.asked_of(), strict=True)}
+    assert asked == {run.run_id: run.everything_asked for run in wanted}
+    assert any(ask.readings and ask.checkpoints for ask in asked.values())
+    assert any(not task.asked for task in tasks), "runs of which nothing is asked carry nothing"
 
 
 def records(folder: Path) -> dict[str, bytes]:
@@ -226,3 +244,6 @@ def test_a_diverged_parents_branch_has_diverged_and_earlier_steps_keep_their_sco
     assert all(math.isinf(score) for score in scores.get_group("early@step15"))
     assert all(math.isinf(score) for score in scores.get_group("decayed"))
     assert launch(path, tmp_path / "storage").num_made == 0
+    ledger = results.storage.runs
+    parent = next(run for run in make_wave(results.state).wanted.values() if run.asked.readings)
+    assert {value["status"] for value in ledger.read_evaluations(parent.run_id) if value["step"] == 15} == {"diverged"}

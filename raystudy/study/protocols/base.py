@@ -68,7 +68,9 @@ def extension_of(sweep: Sequence[WantedRun], most_more: int) -> list[Extension]:
         return []
     num_runs = most_more * len(sweep) // len({run.lr for run in sweep})
     first, ids = sweep[0], sorted(f"{run.run_id} {run.reading or ''}".strip() for run in sweep)
-    return [Extension(digest(ids), num_runs, num_runs * first.run.num_tokens, num_runs * first.flops)]
+    each = with_parents([first])
+    tokens, flops = sum(run.run.num_tokens for run in each), sum(run.flops for run in each)
+    return [Extension(digest(ids), num_runs * len(each), num_runs * tokens, num_runs * flops)]
 
 
 @dataclass(frozen=True)
