@@ -143,10 +143,10 @@ def test_out_of_memory_ends_a_run_without_a_score_and_the_launch_says_so(tmp_pat
     storage = copy_inputs(tiny_storage, tmp_path / "storage")
     real = raystudy.train.run.train
 
-    def starved(run, view, validation, device="cpu"):
+    def starved(run, view, validation, device="cpu", **asked):
         if run.model.width == 32 and run.seed == 1:
             raise MemoryError
-        return real(run, view, validation, device)
+        return real(run, view, validation, device, **asked)
 
     monkeypatch.setattr(raystudy.train.run, "train", starved)
     overrides = ["models.target.training.steps=2", "training.steps=2"]

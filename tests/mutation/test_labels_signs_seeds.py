@@ -32,8 +32,8 @@ def shuffle_what_runs_read(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         StudyState,
         "want",
-        lambda state, model, recipe, lr, seed: replace(
-            real(state, model, next_recipe(state, recipe), lr, seed), recipe=recipe
+        lambda state, model, recipe, lr, seed, *scoring: replace(
+            real(state, model, next_recipe(state, recipe), lr, seed, *scoring), recipe=recipe
         ),
     )
 
@@ -43,8 +43,8 @@ def shuffle_two_recipes_that_runs_read(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         StudyState,
         "want",
-        lambda state, model, recipe, lr, seed: replace(
-            real(state, model, swapped.get(recipe, recipe), lr, seed), recipe=recipe
+        lambda state, model, recipe, lr, seed, *scoring: replace(
+            real(state, model, swapped.get(recipe, recipe), lr, seed, *scoring), recipe=recipe
         ),
     )
 
@@ -99,9 +99,9 @@ def flip_correlations(patch: pytest.MonkeyPatch) -> None:
 def turn_the_seeds_of_one_recipe(patch: pytest.MonkeyPatch) -> None:
     real = StudyState.grid
 
-    def grid(state, model, recipes, lrs, seeds):
+    def grid(state, model, recipes, lrs, seeds, *scoring):
         names = list(recipes)
-        return real(state, model, names, lrs, tuple(seeds)[::-1] if names == ["mix-0300"] else seeds)
+        return real(state, model, names, lrs, tuple(seeds)[::-1] if names == ["mix-0300"] else seeds, *scoring)
 
     patch.setattr(StudyState, "grid", grid)
 
