@@ -28,6 +28,7 @@ def state_of(study, *, readings: bool = True) -> StudyState:
     inputs, records = inputs_of(study), {}
     while todo := make_wave(state := StudyState(study, inputs, records)).todo:
         for run in todo:
+            assert run.run_id not in records, "nothing is made twice"
             record = record_of(run, 1.0, inputs)
             told = {
                 reading: {("loss", digest): 10 - reading.step / 100 for digest in inputs.validation.values()}
@@ -123,3 +124,23 @@ def test_a_lock_made_before_a_field_existed_still_holds():
     assert differences(older, now) == []
     changed = a_study(low={"kind": "reduced-lr", "model": "proxy", "lr": 1e-3, "step": 50})
     assert differences(older, registered_content(changed)) == ["candidates.low"]
+
+
+@pytest.mark.parametrize("changes", [{"at_steps": [20, 60]}, {"branch": {"at": 40, "steps": 10}}])
+def test_a_sweep_whose_best_runs_will_be_scored_at_steps_is_read_there_at_once(changes):
+    rule = {"ratio": 1, "best_on_average": True, "space": {"lr": {"grid": [1e-3, 1e-2], "extend": 0}}}
+    study = a_study(standard={"kind": "standard-lr", "model": "proxy", "lr": rule, **changes})
+    first = make_wave(StudyState(study, inputs_of(study), {}))
+    swept = [run for run in first.todo if run.model == "proxy"]
+    assert len(swept) == 2 * len(RECIPES)
+    asked = {run.asked for run in swept}
+    assert len(asked) == 1
+    (ask,) = asked
+    assert (ask.readings, ask.checkpoints) == (
+        ((Reading(step=20), Reading(step=60)), ()) if "at_steps" in changes else ((), (40,))
+    )
+    state = state_of(study)
+    assert not lacking_evaluations(state)
+    assert not make_wave(state).todo
+    other = a_study(standard={"kind": "standard-lr", "model": "proxy", "lr": {**rule, "ratio": 0.5}, **changes})
+    assert not any(run.asks for run in make_wave(StudyState(other, inputs_of(other), {})).todo)

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raystudy.compare.scores import Scores
 from raystudy.specs.base import digest
 from raystudy.specs.reading import Scoring
+from raystudy.study.scoring import scored_by
 from raystudy.study.state import StudyState, WantedRun
 
 
@@ -60,6 +61,18 @@ def demand_of(
 def with_parents(runs: Iterable[WantedRun]) -> list[WantedRun]:
     """`runs`, each branch after the run it starts from."""
     return [one for run in runs for one in ((run,) if run.parent is None else (run.parent, run))]
+
+
+def asked_ahead(state: StudyState, runs: Iterable[WantedRun], scoring: Scoring | None) -> list[WantedRun]:
+    """`runs` that may come to be scored so: those still to be made are read for it at once, not trained again later."""
+    return [run if scoring is None or state.record(run) is not None else _asked_for(run, scoring) for run in runs]
+
+
+def _asked_for(run: WantedRun, scoring: Scoring) -> WantedRun:
+    scored = scored_by(run, scoring)
+    if scored.parent is not None:
+        return scored.parent
+    return replace(run, asked=scored.everything_asked) if scored.asks else run
 
 
 def extension_of(sweep: Sequence[WantedRun], most_more: int) -> list[Extension]:

@@ -12,6 +12,7 @@ from raystudy.study.protocols.base import (
     ProtocolKind,
     Scored,
     Waiting,
+    asked_ahead,
     demand_of,
     extension_of,
     with_parents,
@@ -29,14 +30,16 @@ class SingleLr(ProtocolKind):
     def demand(self, state: StudyState) -> Demand:
         """The baseline sweep behind the rule, then recipes x seeds."""
         resolved = resolve_rule(state, self.spec.model, self.spec.lr, self.spec.seeds)
-        extensions = extension_of(resolved.baseline_runs, resolved.most_more)
+        extensions, baseline = extension_of(resolved.baseline_runs, resolved.most_more), resolved.baseline_runs
+        if self.spec.lr.ratio == 1 and self.spec.lr.model in (None, self.spec.model):
+            baseline = asked_ahead(state, baseline, self.spec.scoring)  # the chosen ones are scored themselves
         if resolved.lr is not None:
             runs = state.grid(self.spec.model, state.recipes, [resolved.lr], self.spec.seeds, self.spec.scoring)
-            return demand_of(state, [*resolved.baseline_runs, *runs], (), extensions)
+            return demand_of(state, [*baseline, *runs], (), extensions)
         lr = next(run.lr for run in resolved.baseline_runs if run.lr is not None)
         likely = with_parents(state.grid(self.spec.model, state.recipes, [lr], self.spec.seeds, self.spec.scoring))
         tokens, flops = sum(run.run.num_tokens for run in likely), sum(run.flops for run in likely)
-        return Demand(resolved.baseline_runs, [Waiting(len(likely), resolved.reason, tokens, flops)], extensions)
+        return Demand(baseline, [Waiting(len(likely), resolved.reason, tokens, flops)], extensions)
 
     def scored(self, state: StudyState) -> list[Scored]:
         """One protocol once the rule is resolved."""
