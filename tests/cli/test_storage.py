@@ -225,7 +225,7 @@ DAMAGE = {
     "an evaluation's sum": (change_sum, "its sums give a loss of"),
     "a misnamed evaluation": (
         lambda s: first(s, "runs/*/eval/*.json").rename(first(s, "runs/*/eval") / "x.json"),
-        "its name is not that of its validation set and step",
+        "its name is not that of its validation set, step and read-out",
     ),
     "a torn curve": (lambda s: first(s, "runs/*/curve.jsonl").write_text('{"step": 1}\n{"st'), "torn or foreign"),
     "cut weights": (lambda s: (p := first(s, "runs/*/weights-*")).write_bytes(p.read_bytes()[:-1]), "do not end"),
