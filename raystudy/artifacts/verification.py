@@ -29,14 +29,19 @@ _MOST_HEADER_BYTES = 100_000_000  # of a safetensors header, the format's own bo
 
 @dataclass
 class Verification:
-    """What was wrong, one line each, and how many things of each kind were looked at."""
+    """What was wrong, one line each; how many things of each kind were looked at; what is not raystudy's."""
 
     problems: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
     checked: Counter[str] = field(default_factory=Counter)
 
 
 def verify(storage: Storage) -> Verification:
-    """Check every item of the storage."""
+    """Check every item of the storage.
+
+    Raises:
+        StorageError: it cannot be read, or holds nothing of raystudy's.
+    """
     found = Verification()
     looks: dict[str, Callable[[Storage, Item, Verification], None]] = {
         "shards": _shards,
@@ -45,6 +50,8 @@ def verify(storage: Storage) -> Verification:
         "studies": _study,
     }
     for item in inventory(storage.root):
+        if item.kind == "foreign":
+            found.foreign.append(str(item.path.relative_to(storage.root)))
         if item.kind in looks:
             found.checked[item.kind] += 1
             _attempt(found, item.path, lambda item=item: looks[item.kind](storage, item, found))  # type: ignore[misc]
