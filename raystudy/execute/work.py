@@ -89,9 +89,12 @@ def _report_features(task: Task, runs: list[FeaturesRun | ProbeRun]) -> list[Run
     storage.runs.mends = True
     left, reports = {run.run_id: run for run in runs}, []
     try:
-        for run, status, seconds in make_feature_runs(runs, storage, task.validation, _about(task, numpy_versions())):
-            del left[run.run_id]
-            reports.append(RunReport(run.run_id, status, run.num_tokens, seconds))
+        for made in make_feature_runs(runs, storage, task.validation, _about(task, numpy_versions())):
+            run = left.pop(made.run.run_id)
+            if made.error is not None:
+                reports.append(_failed(run.run_id, made.error, made.seconds))
+            else:
+                reports.append(RunReport(run.run_id, made.status, run.num_tokens, made.seconds))
     except Exception as error:
         reports += [_failed(run_id, error) for run_id in left]
     return reports
