@@ -33,15 +33,18 @@ class Workplace:
     about: Mapping[str, Any]
 
 
-def make_decoder_run(run: TrainRun, at: Workplace) -> str:
-    """Make the run if it has no record, or evaluate its kept weights on new validation sets; returns its status."""
+def make_decoder_run(run: TrainRun, at: Workplace) -> tuple[str, bool]:
+    """Make the run if it has no record, or evaluate its kept weights on new validation sets.
+
+    Returns its status, and whether it was made now.
+    """
     record = at.storage.runs.read(run.run_id, run=run)
     documents = {digest: _documents(at.storage.root, digest) for digest in at.validation}
     if record is not None:
         if record.status == "finished":
             _evaluate_kept(run, at, documents)
-        return record.status
-    return _train(run, at, documents)
+        return record.status, False
+    return _train(run, at, documents), True
 
 
 def _train(run: TrainRun, at: Workplace, documents: "Documents") -> str:

@@ -4,6 +4,7 @@ All members of a task on one recipe are trained together; each leaves a record o
 """
 
 import datetime
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,15 @@ UNIT = "squared error"
 
 @dataclass(frozen=True)
 class Made:
-    """How a run of a task has ended: its record's status, or the `error` that came instead."""
+    """How a run of a task has ended: its record's status, or the `error` that came instead.
+
+    `seconds`: what it took now; `is_training`: it was trained in them.
+    """
 
     run: FeaturesRun | ProbeRun
     status: str
     seconds: float = 0.0
+    is_training: bool = False
     error: Exception | None = None
 
 
@@ -51,19 +56,23 @@ def make_feature_runs(
         except StorageError as error:
             yield Made(run, "failed", error=error)
     for members in todo.values():
+        started, told = time.perf_counter(), 0.0
         left = {run.run_id: run for run in members}
         try:
             for run, status, seconds in _train(members, storage, validation, held, about):
                 del left[run.run_id]
-                yield Made(run, status, seconds)
+                told += seconds
+                yield Made(run, status, seconds, is_training=True)
         except Exception as error:
-            yield from (Made(run, "failed", error=error) for run in left.values())
+            share = max(0.0, time.perf_counter() - started - told) / len(left)
+            yield from (Made(run, "failed", share, error=error) for run in left.values())
     for run in others:
+        started = time.perf_counter()
         try:
-            made = Made(run, _finish(run, storage, validation, held, about))
+            status, problem = _finish(run, storage, validation, held, about), None
         except Exception as error:
-            made = Made(run, "failed", error=error)
-        yield made
+            status, problem = "failed", error
+        yield Made(run, status, time.perf_counter() - started, error=problem)
 
 
 def _finish(

@@ -11,6 +11,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from types import TracebackType
@@ -66,9 +67,10 @@ class _Worker:
             start_new_session=True,  # a Ctrl-C reaches the driver, which ends its workers
         )
         self.task: Task | None = None
+        self.given = 0.0
 
     def give(self, task: Task) -> None:
-        self.task = task
+        self.task, self.given = task, time.monotonic()
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # a dead worker is seen when its report is read
             self.process.stdin.write(json.dumps(asdict(task)) + "\n")
@@ -80,7 +82,7 @@ class _Worker:
         line = self.process.stdout.readline()
         if line.endswith("\n"):
             return [RunReport(**report) for report in json.loads(line)]
-        return failed_reports(self.task, self._death())
+        return failed_reports(self.task, self._death(), time.monotonic() - self.given)
 
     def _death(self) -> str:
         status = self.process.wait()

@@ -50,6 +50,7 @@ class Task:
 class RunReport:
     """How a run ended: its record's status, or "failed" with the first cause.
 
+    `seconds`: the time it took on its device now; `is_training`: these are those of a training from start to end.
     `is_unwritable`: the storage cannot be written, so that trying on is of no use. `damaged`: the path of shards that
     are not what was written, which the driver makes anew.
     """
@@ -61,6 +62,7 @@ class RunReport:
     cause: str = ""
     is_unwritable: bool = False
     damaged: str = ""
+    is_training: bool = False
 
 
 def do_task(task: Task) -> list[RunReport]:
@@ -78,25 +80,28 @@ def _report(task: Task, run: TrainRun) -> RunReport:
     try:
         storage = Storage(Path(task.storage))
         storage.runs.mends = True
-        status = make_decoder_run(run, Workplace(storage, task.validation, task.device, _about(task, {})))
+        status, is_made = make_decoder_run(run, Workplace(storage, task.validation, task.device, _about(task, {})))
     except Exception as error:
         return _failed(run.run_id, error, time.perf_counter() - started)
-    return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started)
+    seconds, is_training = time.perf_counter() - started, is_made and status in ("finished", "diverged")
+    return RunReport(run.run_id, status, run.num_tokens, seconds, is_training=is_training)
 
 
 def _report_features(task: Task, runs: list[FeaturesRun | ProbeRun]) -> list[RunReport]:
     storage = Storage(Path(task.storage))
     storage.runs.mends = True
-    left, reports = {run.run_id: run for run in runs}, []
+    left, reports, started = {run.run_id: run for run in runs}, [], time.perf_counter()
     try:
         for made in make_feature_runs(runs, storage, task.validation, _about(task, numpy_versions())):
             run = left.pop(made.run.run_id)
             if made.error is not None:
                 reports.append(_failed(run.run_id, made.error, made.seconds))
             else:
-                reports.append(RunReport(run.run_id, made.status, run.num_tokens, made.seconds))
+                told = (run.run_id, made.status, run.num_tokens, made.seconds)
+                reports.append(RunReport(*told, is_training=made.is_training))
     except Exception as error:
-        reports += [_failed(run_id, error) for run_id in left]
+        seconds = max(0.0, time.perf_counter() - started - sum(report.seconds for report in reports))
+        reports += [_failed(run_id, error, seconds / len(left)) for run_id in left]
     return reports
 
 
@@ -109,16 +114,19 @@ def _failed(run_id: str, error: Exception, seconds: float = 0.0) -> RunReport:
     return RunReport(run_id, "failed", 0, seconds, cause, is_unwritable, damaged)
 
 
-def failed_reports(task: Task, cause: str) -> list[RunReport]:
-    """Reports for a task whose worker died before it could write any; members that have a record are no failures."""
+def failed_reports(task: Task, cause: str, seconds: float = 0.0) -> list[RunReport]:
+    """Reports for a task whose worker died before it could write any; members that have a record are no failures.
+
+    Each member bears an equal share of the `seconds` that the task had gone on.
+    """
     ledger = Storage(Path(task.storage)).runs
-    reports = []
+    reports, share = [], seconds / len(task.runs)
     for run in task.specs():
         record = ledger.read(run.run_id, task.validation)
         if record is None or not _is_measured(run, record, task.validation):
-            reports.append(RunReport(run.run_id, "failed", cause=cause))
+            reports.append(RunReport(run.run_id, "failed", seconds=share, cause=cause))
         else:
-            reports.append(RunReport(run.run_id, record.status, run.num_tokens, record.device_seconds))
+            reports.append(RunReport(run.run_id, record.status, run.num_tokens, share))
     return reports
 
 

@@ -8,7 +8,7 @@ import pytest
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.synthetic import write_synthetic
 from raystudy.execute import feature_work
-from raystudy.execute.work import Task, do_task
+from raystudy.execute.work import Task, do_task, failed_reports
 from raystudy.specs.model import RandomFeaturesSpec
 from raystudy.specs.run import FEATURES_NUMERICS, FeaturesRun, ProbeRun
 from raystudy.specs.synthetic import Domain, SyntheticDomains, mixture
@@ -74,6 +74,22 @@ def test_a_training_that_fails_names_only_what_was_trained_with_it_and_has_not_e
     reports = do(tmp_path, runs, [validation])
     assert [reports[run.run_id].status for run in runs] == ["finished", "failed", "failed", "finished"]
     assert reports[runs[1].run_id].cause == "ValueError: planted"
+    assert [reports[run.run_id].is_training for run in runs] == [True, False, False, True]
+    assert reports[runs[1].run_id].seconds == reports[runs[2].run_id].seconds > 0.0
+    again = do(tmp_path, [*runs[:1], a_probe(ours, validation)], [validation])
+    assert [(report.is_training, report.seconds > 0.0) for report in again.values()] == [(False, True)] * 2
+
+
+def test_a_dead_worker_costs_its_task_the_time_it_had_gone_on(tmp_path, shards):
+    recipe, _, validation, _ = shards
+    runs = [a_run(recipe, seed) for seed in range(4)]
+    do(tmp_path, runs[:1], [validation])
+    task = Task(tuple(run.model_dump_json() for run in runs), str(tmp_path), {validation: "v"})
+    reports = failed_reports(task, "died", seconds=100.0)
+    assert [(report.status, report.seconds, report.is_training) for report in reports] == [
+        ("finished", 25.0, False),
+        *[("failed", 25.0, False)] * 3,
+    ]
 
 
 def test_a_record_that_cannot_be_read_fails_its_run_alone(tmp_path, shards, monkeypatch):
