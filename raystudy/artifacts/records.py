@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.damage import Look, look, set_aside
-from raystudy.artifacts.files import read_json, write_bytes, write_json
+from raystudy.artifacts.files import read_json, unreadable, write_bytes, write_json
 from raystudy.artifacts.weights import weights_path
 from raystudy.errors import StorageError, UnreadableError
 from raystudy.specs.base import canonical_json, digest
@@ -150,7 +150,9 @@ class RunLedger:
             return [_curve_row(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except (ValueError, RecursionError) as error:
             if self.mends:
                 self._put_aside(path, seen, f"{path} must be a training curve, but is torn or foreign ({error})")
             else:
@@ -188,6 +190,8 @@ class RunLedger:
             try:
                 value = read_json(path)
                 name = evaluation_digest(value["validation"], value["step"])
+            except UnreadableError:
+                raise
             except (StorageError, KeyError, TypeError) as error:
                 self._put_aside(path, seen, f"{path} must be an evaluation ({error})")
                 continue

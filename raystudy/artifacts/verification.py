@@ -95,7 +95,7 @@ def _run(storage: Storage, item: Item, found: Verification) -> None:
         found.checked["results"] += 1
     if curve.exists():
         before = len(storage.runs.damage)
-        storage.runs.read_curve(item.name)  # which tells what is torn, and leaves it out
+        _attempt(found, curve, lambda: storage.runs.read_curve(item.name))  # it tells what is torn, and leaves it out
         found.problems += storage.runs.damage[before:]
     evaluations = sorted((item.path / "eval").glob("*.json"))
     for path in evaluations:
