@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from raystudy.artifacts.records import RunLedger
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.verification import verify
 from raystudy.errors import UnreadableError
+from raystudy.execute.driver_lock import Timing, find_holder, hold_study
+from tests.cli.conftest import FEATURES, contents
 from tests.cli.test_export import NAME
+from tests.faults.test_driver_lock import Clock, foreign
 
 EVALUATION = {"validation": "v", "step": 3, "loss_sum": [1.0], "num_tokens": [1], "num_bytes": [1], "unigram_loss": 2.0}
 RUN = "0123456789abcdef" * 2
@@ -71,3 +75,45 @@ def test_an_export_with_a_curve_that_cannot_be_read_is_refused(storage, tmp_path
     assert not (tmp_path / "x.parquet").exists()
     (problem,) = verify(Storage(storage)).problems
     assert f"{run}/curve.jsonl cannot be read" in problem
+
+
+def test_a_holder_whose_file_cannot_be_read_is_never_taken_over(tmp_path, refuse):
+    path, clock = foreign(tmp_path), Clock()
+    refuse("driver/3.json")
+    timing, before = Timing(clock=clock, pause=clock.pause), path.stat().st_ino
+    for wait in (True, False):
+        held = hold_study(tmp_path, wait=wait, say=print, timing=timing)
+        with pytest.raises(UnreadableError, match=r"3\.json cannot be read: Permission denied"), held:
+            pass
+    assert [entry.stat().st_ino for entry in path.parent.iterdir()] == [before]
+    assert find_holder(tmp_path) == "a driver that cannot be read"
+
+
+def test_a_holder_whose_folder_cannot_be_listed_for_a_moment_goes_on(tmp_path, monkeypatch):
+    timing, told = Timing(beat_seconds=0.02, stale_seconds=60.0), []
+
+    def unlisted(folder):
+        told.append(folder)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with hold_study(tmp_path, wait=True, say=print, timing=timing):
+        (path,) = (tmp_path / "driver").iterdir()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "listdir", unlisted)
+            while len(told) < 2:
+                threading.Event().wait(0.01)
+        before = path.read_bytes()
+        while path.read_bytes() == before:
+            threading.Event().wait(0.01)
+
+
+@pytest.mark.parametrize("words", [("run", FEATURES, "--local"), ("import", "EXPORT"), ("status", NAME)])
+def test_a_study_folder_that_cannot_be_listed_is_told_in_one_line(storage, tmp_path, verb, refuse, words):
+    assert verb("export", NAME, "--storage", storage, "--out", tmp_path / "EXPORT")[0] == 0
+    before = contents(storage)
+    refuse(f"studies/{NAME}/driver")
+    words = [tmp_path / "EXPORT" if word == "EXPORT" else word for word in words]
+    status, _, told = verb(*words, "--storage", storage)
+    assert (status, f"studies/{NAME}/driver cannot be read: Permission denied" in told) == (3, True), told
+    assert len(told.splitlines()) == 1
+    assert contents(storage) == before
