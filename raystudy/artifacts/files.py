@@ -130,6 +130,11 @@ def names_in(folder: Path) -> list[str]:
         raise unreadable(folder, error) from error
 
 
+def json_files(folder: Path) -> list[Path]:
+    """The files `*.json` in `folder`, sorted by name; raises as `names_in`."""
+    return [folder / name for name in sorted(names_in(folder)) if name.endswith(".json")]
+
+
 def unreadable(path: Path, error: OSError) -> UnreadableError:
     """The error for something that is there and cannot be read."""
     return UnreadableError(f"{path} cannot be read: {error.strerror}. Check the storage and the rights there")

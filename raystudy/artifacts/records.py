@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.damage import Look, look, set_aside
-from raystudy.artifacts.files import read_json, unreadable, write_bytes, write_json
+from raystudy.artifacts.files import json_files, names_in, read_json, unreadable, write_bytes, write_json
 from raystudy.artifacts.weights import weights_path
 from raystudy.errors import StorageError, UnreadableError
 from raystudy.specs.base import canonical_json, digest
@@ -68,10 +68,9 @@ class RunLedger:
         return self.root / "runs" / run_id
 
     def started(self) -> set[str]:
-        """Ids of all runs that have been started here: those with a spec or a result."""
-        names = ("spec.json", "result.json")
-        folders = (self.root / "runs").glob("*/")
-        return {folder.name for folder in folders if any((folder / name).exists() for name in names)}
+        """Ids of all runs that have been started here: those with a spec or a result; raises UnreadableError."""
+        folders = names_in(self.root / "runs")
+        return {name for name in folders if not {"spec.json", "result.json"}.isdisjoint(names_in(self.folder(name)))}
 
     def read(self, run_id: str, validation: Iterable[str] = (), run: Run | None = None) -> Record | None:
         """The record of a finished, diverged or out-of-memory run, else None.
@@ -185,7 +184,7 @@ class RunLedger:
     def read_evaluations(self, run_id: str) -> list[dict[str, Any]]:
         """All evaluations of a run; a torn or foreign one is told and left out."""
         found = []
-        for path in sorted((self.folder(run_id) / "eval").glob("*.json")):
+        for path in json_files(self.folder(run_id) / "eval"):
             seen = look(path)
             try:
                 value = read_json(path)
@@ -227,7 +226,7 @@ class RunLedger:
         return attempts
 
     def _attempt_paths(self, run_id: str) -> list[Path]:
-        paths = (self.folder(run_id) / "attempts").glob("*.json")
+        paths = json_files(self.folder(run_id) / "attempts")
         return sorted((path for path in paths if path.stem.isdigit()), key=lambda path: int(path.stem))
 
 

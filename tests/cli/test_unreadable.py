@@ -117,3 +117,22 @@ def test_a_study_folder_that_cannot_be_listed_is_told_in_one_line(storage, tmp_p
     assert (status, f"studies/{NAME}/driver cannot be read: Permission denied" in told) == (3, True), told
     assert len(told.splitlines()) == 1
     assert contents(storage) == before
+
+
+@pytest.mark.parametrize("end", ["runs", f"runs/{RUN}"])
+def test_a_lock_is_not_written_where_it_cannot_be_seen_which_runs_were_started(tmp_path, verb, refuse, end):
+    folder = tmp_path / "runs" / RUN
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text("{}")
+    (tmp_path / "runs" / "a-file").write_text("")
+    assert Storage(tmp_path).runs.started() == {RUN}
+    refuse(end)
+    status, _, told = verb("lock", FEATURES, "--storage", tmp_path)
+    assert (status, f"{end} cannot be read: Permission denied" in told) == (3, True), told
+    assert not (tmp_path / "studies").exists()
+
+
+def test_evaluations_that_cannot_be_listed_are_not_left_out(ledger, refuse):
+    refuse("/eval")
+    with pytest.raises(UnreadableError, match="eval cannot be read: Permission denied"):
+        ledger.read_evaluations(RUN)
