@@ -192,7 +192,7 @@ def _study(storage: Storage, item: Item, found: Verification) -> None:
 
 def _json_files(folder: Path) -> Iterator[Path]:
     # Those that have a reader of their own are read by it.
-    known = ("study.json", "lock.json", "comparison.json")
+    known = ("study.json", "lock.json", "comparison.json", "frozen.json")
     yield from (path for path in sorted(folder.glob("*.json")) if path.name not in known)
 
 

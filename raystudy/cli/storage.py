@@ -12,7 +12,7 @@ from raystudy.artifacts.verification import verify
 from raystudy.cli.options import add_json, add_storage, print_table, put_json, wants_only_json
 from raystudy.errors import SpecError, StorageError
 from raystudy.execute.driver_lock import hold_study
-from raystudy.study.storage_use import CONVENTION, Usage, read_usage
+from raystudy.study.storage_use import CONVENTION, Usage, frozen_problems, read_usage
 
 _MOST_LISTED = 20  # items that prune names one by one
 _ACTIONS = {
@@ -134,6 +134,7 @@ def _ask(unused: Sequence[Item]) -> bool:
 
 def _verify(options: argparse.Namespace, storage: Storage) -> int:
     found = verify(storage)
+    found.problems += frozen_problems(storage)
     if not wants_only_json(options):
         for problem in found.problems:
             print(problem)

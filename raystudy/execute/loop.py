@@ -16,8 +16,8 @@ from raystudy.artifacts.storage import Storage, StudyFolder
 from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.driver_lock import hold_study
-from raystudy.execute.frozen_data import build_data
-from raystudy.execute.inputs import mend_inputs
+from raystudy.execute.frozen_data import build_data, mend_data
+from raystudy.execute.leak_check import with_leaks
 from raystudy.execute.local import Executor, num_cores
 from raystudy.execute.progress import Progress
 from raystudy.execute.resolving import new_shards_refused, resolve_again, tell_changes
@@ -149,10 +149,11 @@ class _Driver:
             if not again:
                 raise new_shards_refused(data, before, after, self._slots)
             tell_changes(data, before, after, self._slots, self.progress)
-        self._frozen, self._inputs = data.freeze(chosen), data.now
+        self._frozen = data.freeze(chosen)
+        self._inputs = with_leaks(data.now, study, self.storage, self.progress)
         if self._frozen != frozen:
             self.folder.write_frozen(self._frozen.as_plain())
-        self.folder.write_study(self.loaded, asdict(data.now))
+        self.folder.write_study(self.loaded, asdict(self._inputs))
 
     def read(self) -> StudyState:
         """The state as the records say now; what rules it resolves is frozen before anything rests on it."""
@@ -203,7 +204,7 @@ class _Driver:
                 self.progress.say(f"failed: {run}: {report.cause}")
                 self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
                 if report.damaged:
-                    mend_inputs(Path(report.damaged), self.loaded.spec, self.storage, self._inputs, self.progress)
+                    mend_data(Path(report.damaged), self.loaded, self.storage, self._frozen, self.progress)
             else:
                 self.launch.num_made += 1
         return failed

@@ -77,6 +77,7 @@ def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]
         "truth_guards": guards(state, truth.runs, state.primary_metric, truth.edges),
         "missing": missing,
         "leaked": _leaks(state),
+        "looked_for_leaks": state.inputs.leaked is not None,
         "contradictions": contradictions(state, truth, candidates),
         **confirmatory(state, lock, is_complete=not missing),
     }
@@ -110,7 +111,7 @@ def _leaks(state: StudyState) -> list[dict[str, Any]]:
     return [
         {"recipe": recipe, "validation": name, "share": share}
         for recipe in state.recipes
-        for name, share in state.inputs.leaked.get(recipe, {}).items()
+        for name, share in (state.inputs.leaked or {}).get(recipe, {}).items()
     ]
 
 

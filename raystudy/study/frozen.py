@@ -106,8 +106,5 @@ def read_plain(value: Any) -> Frozen:
             rules[str(name)] = FrozenRule(float(rule["lr"]), rule["edge"], basis, str(rule["words"]))
         data = {str(name): FrozenData(**item) for name, item in value["data"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StorageError(
-            f"frozen.json of a study must hold what it has frozen in format {FORMAT}, but is damaged ({error}). "
-            f"Restore it, or remove it to resolve everything anew"
-        ) from error
+        raise StorageError(f"it is foreign ({error})") from error
     return Frozen(rules, data)

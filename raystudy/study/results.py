@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from raystudy.artifacts.storage import Storage, StudyFolder, locate_storage, open_storage
 from raystudy.artifacts.study_lock import read_lock
-from raystudy.errors import StorageError
+from raystudy.errors import StorageError, UnreadableError
 from raystudy.specs.study import StudySpec
+from raystudy.study.frozen import FORMAT as FROZEN_FORMAT
 from raystudy.study.frozen import Frozen, FrozenRule, read_plain
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.state import PRIMARY_METRIC, StudyInputs, StudyState
@@ -41,8 +42,21 @@ def read_records(
 
 
 def read_frozen(folder: StudyFolder) -> Frozen:
-    """What the study in `folder` has frozen; nothing where it has not run."""
-    return read_plain(folder.read_frozen())
+    """What the study in `folder` has frozen; nothing where it has not run.
+
+    Raises:
+        UnreadableError: the file cannot be read.
+        StorageError: it is torn, or something else.
+    """
+    try:
+        return read_plain(folder.read_frozen())
+    except UnreadableError:
+        raise
+    except StorageError as error:
+        raise StorageError(
+            f"{folder.path / 'frozen.json'} must hold what the study has frozen (format {FROZEN_FORMAT}): {error}. "
+            f"Restore it, or remove it to resolve learning rates and data anew"
+        ) from error
 
 
 def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
@@ -52,7 +66,7 @@ def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
             dict(stored["shards"]),
             dict(stored["validation"]),
             int(stored["vocabulary"]),
-            dict(stored.get("leaked", {})),
+            None if stored.get("leaked") is None else dict(stored["leaked"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError("a study on storage must hold the digests of its shards. Run the study again") from error

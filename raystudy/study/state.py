@@ -27,13 +27,14 @@ Value = TypeVar("Value")
 class StudyInputs:
     """Digests that stand for a study's data: shards by recipe, validation sets by name; vocabulary size.
 
-    `leaked`: share of a validation set's documents that a recipe holds too, by recipe and set, where it is too much.
+    `leaked`: share of a validation set's documents that a recipe holds too, by recipe and set, where it is too much;
+    None where it was not looked for.
     """
 
     shards: Mapping[str, str]
     validation: Mapping[str, str]
     vocabulary: int
-    leaked: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    leaked: Mapping[str, Mapping[str, float]] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class StudyState:
     def leaked_sets(self, recipe: str, metric: str) -> list[str]:
         """Validation sets behind `metric` of which the recipe holds text."""
         chosen = metric.partition("/")[2]
-        return [name for name in self.inputs.leaked.get(recipe, {}) if chosen in ("", name)]
+        return [name for name in (self.inputs.leaked or {}).get(recipe, {}) if chosen in ("", name)]
 
     def unigram_loss(self, wanted: WantedRun, metric: str) -> float:
         """The unigram floor of the run's recipe; NaN where it is not known."""

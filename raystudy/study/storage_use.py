@@ -17,7 +17,7 @@ from raystudy.artifacts.shards import shard_folder
 from raystudy.artifacts.storage import Storage, StudyFolder
 from raystudy.artifacts.usage import Item, inventory, pointer_target
 from raystudy.errors import RaystudyError
-from raystudy.study.results import StudyResults
+from raystudy.study.results import StudyResults, read_frozen
 from raystudy.study.waves import make_wave
 
 FORMAT = "raystudy-usage/1"
@@ -171,3 +171,15 @@ def _shards_of(run: Item) -> str | None:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
+
+
+def frozen_problems(storage: Storage) -> list[str]:
+    """A line for every study whose frozen rates and shards are not what was written."""
+    problems = []
+    for item in inventory(storage.root):
+        if item.kind == "studies":
+            try:
+                read_frozen(StudyFolder(storage.root, item.name))
+            except RaystudyError as error:
+                problems.append(str(error))
+    return problems

@@ -146,6 +146,8 @@ def _flags(comparison: Mapping[str, Any], concerned: list[Any]) -> str:
         for guard, text in words.items()
         if comparison["truth_guards"].get(guard)
     ]
+    if comparison.get("looked_for_leaks") is False:
+        parts.append("validation text was not looked for in the recipes")
     return f"; beware: {'; '.join(parts)}" if parts else ""
 
 
