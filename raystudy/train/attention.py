@@ -15,12 +15,13 @@ def rotary_table(context: int, width: int, base: float) -> Tensor:
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate the first dimensions of x [batch, heads, length, head width] by `table` [2, context, half of them].
 
-    Dimension i is paired with the one half of the rotated width further on, as in GPT-NeoX.
+    Dimension i is paired with the one half of the rotated width further on, as in GPT-NeoX. Worked out in the table's
+    precision, given back in that of x.
     """
-    cosine, sine = table[:, : x.shape[-2]].to(x.dtype)
+    cosine, sine = table[:, : x.shape[-2]]
     half = cosine.shape[-1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine, rest), dim=-1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine, rest), dim=-1).to(x.dtype)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:

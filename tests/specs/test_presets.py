@@ -14,6 +14,7 @@ from raystudy.specs.schema import file_schema
 from raystudy.specs.study import StudyDecoder
 from raystudy.specs.yaml_file import parse_yaml
 from raystudy.study.state import StudyInputs, StudyState
+from tests.conftest import ROOT
 from tests.planted import write_study
 from tests.specs.test_study_file import STUDY, problems
 
@@ -115,3 +116,9 @@ def test_a_vocabulary_larger_than_a_shard_can_hold_is_refused(tmp_path):
         write_tokens(tmp_path, [], [], 2**16 + 1, 0)
     with pytest.raises(ValueError, match="less than or equal to 65536"):
         ResolvedDecoder(kind="decoder", layers=1, width=8, heads=1, context=8, vocabulary=2**16 + 1)
+
+
+def test_the_documentation_names_every_preset_and_every_field():
+    text = (ROOT / "docs" / "training.md").read_text()
+    for name in [*PRESETS, *DecoderSpec.model_fields]:
+        assert f"`{name}`" in text or f"{name}:" in text, name

@@ -8,11 +8,15 @@ import torch
 import transformers
 from torch.nn import functional
 
+from raystudy.artifacts.shards import open_tokens, open_view
 from raystudy.errors import DataError
 from raystudy.specs.model import DecoderSpec, count_parameters
 from raystudy.specs.presets import PRESETS
-from raystudy.specs.run import ResolvedDecoder
+from raystudy.specs.run import NUMERICS, ResolvedDecoder, TrainRun
+from raystudy.specs.training import AdamW, RunSettings, WarmupStableDecay
 from raystudy.train.decoder import Decoder
+from raystudy.train.evaluation import ValidationDocuments, evaluate
+from raystudy.train.run import load_weights, train
 from raystudy.train.transformers_families import family_of
 from raystudy.train.transformers_format import from_transformers, model_files
 
@@ -216,3 +220,25 @@ def test_an_exported_folder_is_loaded_by_transformers_and_gives_the_same_logits(
 def test_a_model_that_no_architecture_holds_is_refused_with_what_is_in_the_way(preset, own, expected):
     with pytest.raises(DataError, match=expected):
         family_of(a_spec(preset, **own))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_learns_sees_no_later_token_and_its_kept_weights_are_the_model(name, shard_storage):
+    storage, view, validation = shard_storage
+    shard = open_tokens(storage, validation)
+    documents = {validation: ValidationDocuments(shard.documents(), shard.document_bytes.tolist())}
+    schedule = WarmupStableDecay(kind="wsd", warmup=0.1, decay=0.2)
+    settings = RunSettings(steps=60, batch_sequences=4, lr=1e-2, schedule=schedule, optimizer=AdamW(), clip=1.0)
+    run = TrainRun(kind="train", shards=view, model=FAMILIES[name][0], settings=settings, seed=0, numerics=NUMERICS)
+    outcome = train(run, open_view(storage, view), documents)
+    assert outcome.status == "finished"
+    assert outcome.final[validation].nats_per_token < outcome.unigram[validation] - 0.2
+    kept = load_weights(run, outcome.weights)
+    again = evaluate(kept, documents[validation], CONTEXT, "cpu")
+    np.testing.assert_array_equal(again.loss_sum, outcome.final[validation].loss_sum)
+    tokens = a_batch()
+    changed = torch.cat((tokens[:, :10], (tokens[:, 10:] + 1) % VOCABULARY), dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(kept(tokens)[:, :10], kept(changed)[:, :10])
+        torch.testing.assert_close(kept(tokens)[:, :10], kept(tokens[:, :10]))
+        assert not torch.allclose(kept(tokens)[:, 10:], kept(changed)[:, 10:], atol=1e-2)
