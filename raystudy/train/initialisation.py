@@ -3,7 +3,8 @@
 Standard deviations of matrices, all normal with mean zero; d is the width, L the number of layers, and "residual" are
 the projections back to the residual stream:
 
-    gpt2      0.02; residual 0.02 / sqrt(2 L)   Radford et al. 2019, section 2.3, and the code released with it
+    gpt2      0.02; residual 0.02 / sqrt(2 L) (Radford et al. 2019, section 2.3): as GPT-2 is in transformers; the code
+              released with the paper has 0.01 for positions
     gpt-neox  sqrt(2 / (5 d)) (Nguyen & Salazar, arXiv 1910.05895); residual 2 / (L sqrt(d)) (Wang & Komatsuzaki's
               GPT-J): Black et al., arXiv 2204.06745, section 2.3, and Pythia's configurations
     opt       0.006; residual 0.006 / sqrt(2 L)   Zhang et al., arXiv 2205.01068, section 2.2
