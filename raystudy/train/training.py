@@ -57,7 +57,7 @@ class Training:
         settings, context = self._run.settings, self._run.model.context
         lr = settings.lr * lr_factor(settings.schedule, self.step, settings.steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
         first = self.step * settings.batch_sequences
         batch = read_batch(self._view, self.stream, first, settings.batch_sequences, context)
         tokens = torch.from_numpy(batch).to(self._device)
