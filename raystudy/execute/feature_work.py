@@ -13,7 +13,7 @@ from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.synthetic import open_synthetic
 from raystudy.artifacts.weights import read_weights, write_weights
 from raystudy.errors import RaystudyError, StorageError
-from raystudy.specs.run import FeaturesRun, ProbeRun
+from raystudy.specs.run import FeaturesProbe, FeaturesRun
 from raystudy.specs.synthetic import SyntheticData
 from raystudy.study.synthetic import gradient_alignment, moments
 
@@ -21,8 +21,11 @@ UNIT = "squared error"
 
 
 def make_feature_runs(
-    runs: Sequence[FeaturesRun | ProbeRun], storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]
-) -> Iterator[tuple[FeaturesRun | ProbeRun, str, float]]:
+    runs: Sequence[FeaturesRun | FeaturesProbe],
+    storage: Storage,
+    validation: Mapping[str, str],
+    about: Mapping[str, Any],
+) -> Iterator[tuple[FeaturesRun | FeaturesProbe, str, float]]:
     """Make every run that has no record; yields each with its status and seconds, when its record is written.
 
     `validation` maps a set's digest to its name; `about` is the provenance that all records share.
@@ -35,7 +38,7 @@ def make_feature_runs(
             if isinstance(run, FeaturesRun) and record.status == "finished":
                 _evaluate_kept(run, storage, validation, held, about)
             yield run, record.status, 0.0
-        elif isinstance(run, ProbeRun):
+        elif isinstance(run, FeaturesProbe):
             _probe(run, storage, validation, about)
             yield run, "finished", 0.0
         else:
@@ -82,7 +85,7 @@ def _train(
         yield run, outcome.status, outcome.seconds
 
 
-def _probe(run: ProbeRun, storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]) -> None:
+def _probe(run: FeaturesProbe, storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]) -> None:
     started_at = _now()
     storage.runs.write_spec(run)
     data, held = (open_synthetic(storage.root, digest) for digest in (run.shards, run.validation))

@@ -6,7 +6,7 @@ The worker writes the record itself, so that a finished run is safe whatever the
 import platform
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from raystudy.artifacts.storage import Storage
 from raystudy.errors import DamagedError, RaystudyError, UnwritableError
 from raystudy.execute.decoder_work import Workplace, make_decoder_run
 from raystudy.execute.feature_work import make_feature_runs, numpy_versions
-from raystudy.specs.run import FeaturesRun, ProbeRun, Run, TrainRun, read_run
+from raystudy.execute.probe_work import TextProbe, make_probes
+from raystudy.specs.run import FeaturesProbe, FeaturesRun, ProbeRun, Run, TrainRun, read_run
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def do_task(task: Task) -> list[RunReport]:
     """
     specs = task.specs()
     reports = [_report(task, run) for run in specs if isinstance(run, TrainRun)]
-    return [*reports, *_report_features(task, [run for run in specs if not isinstance(run, TrainRun)])]
+    reports += _report_probes(task, [run for run in specs if isinstance(run, TextProbe)])
+    return [*reports, *_report_features(task, [r for r in specs if isinstance(r, FeaturesRun | FeaturesProbe)])]
 
 
 def _report(task: Task, run: TrainRun) -> RunReport:
@@ -84,12 +86,23 @@ def _report(task: Task, run: TrainRun) -> RunReport:
     return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started)
 
 
-def _report_features(task: Task, runs: list[FeaturesRun | ProbeRun]) -> list[RunReport]:
+def _report_probes(task: Task, runs: list[TextProbe]) -> list[RunReport]:
     storage = Storage(Path(task.storage))
     storage.runs.mends = True
+    return _report_made(runs, make_probes(runs, Workplace(storage, task.validation, task.device, _about(task, {}))))
+
+
+def _report_features(task: Task, runs: list[FeaturesRun | FeaturesProbe]) -> list[RunReport]:
+    storage = Storage(Path(task.storage))
+    storage.runs.mends = True
+    return _report_made(runs, make_feature_runs(runs, storage, task.validation, _about(task, numpy_versions())))
+
+
+def _report_made(runs: Sequence[Run], made: Iterable[tuple[Run, str, float]]) -> list[RunReport]:
+    """Reports of runs that are made together; those left when one fails have failed."""
     left, reports = {run.run_id: run for run in runs}, []
     try:
-        for run, status, seconds in make_feature_runs(runs, storage, task.validation, _about(task, numpy_versions())):
+        for run, status, seconds in made:
             del left[run.run_id]
             reports.append(RunReport(run.run_id, status, run.num_tokens, seconds))
     except Exception as error:
