@@ -10,12 +10,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from raystudy.artifacts.records import Record
 from raystudy.artifacts.study_lock import Lock
 from raystudy.specs.base import digest
+from raystudy.specs.protocol import Protocol
 from raystudy.specs.study import StudySpec
 from raystudy.study.state import StudyState
 from raystudy.study.waves import make_wave
+
+_PROTOCOL: TypeAdapter[Protocol] = TypeAdapter(Protocol)
 
 
 def registered_content(study: StudySpec) -> dict[str, Any]:
@@ -32,10 +37,15 @@ def registered_content(study: StudySpec) -> dict[str, Any]:
 
 
 def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of what differs, candidates by name, such as `candidates.reduced`."""
+    """Names of what differs, candidates by name, such as `candidates.reduced`.
+
+    A setting that a protocol has gained since the lock, left at its default, is no difference.
+    """
     changed: list[str] = []
     for part in sorted({*locked, *now}):
-        before, after = locked.get(part), now.get(part)
+        before, after = (
+            _protocols(p) if part in ("truth", "candidates") else p for p in (locked.get(part), now.get(part))
+        )
         if digest(before) == digest(after):
             continue
         if part == "candidates" and isinstance(before, dict) and isinstance(after, dict):
@@ -44,6 +54,18 @@ def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         else:
             changed.append(part)
     return changed
+
+
+def _protocols(named: Any) -> Any:
+    """Protocols by name as checked specs, where they can be; a spec's digest leaves defaults out."""
+    return {name: _checked(protocol) for name, protocol in named.items()} if isinstance(named, dict) else named
+
+
+def _checked(protocol: Any) -> Any:
+    try:
+        return _PROTOCOL.validate_json(json.dumps(protocol))
+    except ValidationError:
+        return protocol
 
 
 def confirmatory(state: StudyState, lock: Lock | None, *, is_complete: bool) -> dict[str, Any]:
