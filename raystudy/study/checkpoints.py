@@ -37,7 +37,7 @@ def checkpoint_weights(state: StudyState, at: Checkpoint, recipe: str, seed: int
         row = scored.scores[state.primary_metric].restrict([source]).values
         if np.isposinf(row).all():
             return Unavailable(is_diverged=True)
-        return Unavailable(f"every point of the sweep of {at.protocol!r} on {source!r}")
+        return Unavailable(f"every point of the sweeps of {at.protocol!r}")
     run, record = runs[0].run, state.record(runs[0])
     if record is None:
         return Unavailable(f"the runs of {at.protocol!r}")

@@ -115,10 +115,11 @@ class _DecoderProbes(ProtocolKind):
 
     def detail(self, seed: int, validation: str = "") -> str:
         """What tells probes of one recipe and model apart, in words."""
-        at = self._settings.at
-        where = f"at {at.protocol}" if isinstance(at, Checkpoint) else "at initialisation"
-        lr, step = (at.lr, at.step) if isinstance(at, Checkpoint) else (None, None)
-        parts = [where + (f"@{lr:g}" if lr else "") + (f" step {step}" if step else ""), f"seed {seed}"]
+        at, where = self._settings.at, "at initialisation"
+        if isinstance(at, Checkpoint):
+            rung, step = f"@{at.lr:g}" if at.lr else "", f" step {at.step}" if at.step else ""
+            where = f"at {at.protocol}{rung}{step}" + (f" on {at.recipe}" if at.recipe else "")
+        parts = [where, f"seed {seed}"]
         return ", ".join([*parts, validation] if validation else parts)
 
 
