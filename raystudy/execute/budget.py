@@ -1,13 +1,14 @@
 """What one launch may spend: a number of runs, device time. Chooses which runs of a wave may start now.
 
 Knows nothing of how runs are made. Device time of a run: the seconds it took (reading and evaluating included) times
-the devices it holds; what runs ahead will take is guessed from those of the same model that have ended.
+the devices it holds; what runs ahead will take is guessed from those of the same model and kind that have ended.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raystudy.errors import SpecError
+from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import Resources
 from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
 from raystudy.study.state import StudyState, WantedRun
@@ -43,12 +44,12 @@ class Spending:
         self._num_at_once = num_at_once
         self.num_started = 0
         self.device_seconds = 0.0
-        self._seconds: dict[str, list[float]] = {}  # of ended runs, by model
+        self._seconds: dict[tuple[str, str], list[float]] = {}  # of ended runs, by what they are like
 
     def ended(self, run: WantedRun, seconds: float) -> None:
         """A run has ended, or failed, after so many seconds."""
         self.device_seconds += seconds * self._devices
-        self._seconds.setdefault(run.model, []).append(seconds)
+        self._seconds.setdefault(_like(run), []).append(seconds)
 
     def affordable(self, todo: Sequence[WantedRun], state: StudyState) -> list[WantedRun]:
         """The first runs of `todo` that may start now; all where there is no limit, none where it is reached.
@@ -70,7 +71,7 @@ class Spending:
         chosen: list[WantedRun] = []
         num_untimed = 0
         for run in todo if left > 0 else ():
-            seconds = self._timed(run.model, state)
+            seconds = self._timed(run, state)
             num_untimed += not seconds
             guess = sum(seconds) / len(seconds) if seconds else run.flops / ASSUMED_FLOPS_PER_SECOND
             taken += guess * self._devices
@@ -80,9 +81,10 @@ class Spending:
             chosen.append(run)
         return chosen
 
-    def _timed(self, model: str, state: StudyState) -> list[float]:
-        """Seconds of the runs of `model` that ended in this launch, else of those on record."""
-        return self._seconds.get(model) or state.once(("seconds", model), lambda: recorded_seconds(state, model))
+    def _timed(self, run: WantedRun, state: StudyState) -> list[float]:
+        """Seconds of the runs like `run` that ended in this launch, else of those on record."""
+        like = _like(run)
+        return self._seconds.get(like) or state.once(("seconds", like), lambda: recorded_seconds(state, like))
 
     def words(self) -> str:
         """The limits, for a message."""
@@ -93,7 +95,12 @@ class Spending:
         return " and ".join(parts)
 
 
-def recorded_seconds(state: StudyState, model: str) -> list[float]:
-    """Seconds of the recorded runs of `model` that this study wants."""
-    records = [state.record(run) for run in make_wave(state).wanted.values() if run.model == model]
+def _like(run: WantedRun) -> tuple[str, str]:
+    """The same for runs that take about as long: model and, of a probe, its kind."""
+    return run.model, run.run.probe if isinstance(run.run, ProbeRun) else ""
+
+
+def recorded_seconds(state: StudyState, like: tuple[str, str]) -> list[float]:
+    """Seconds of the recorded runs of one model, or of its probes of one kind, that this study wants."""
+    records = [state.record(run) for run in make_wave(state).wanted.values() if _like(run) == like]
     return [record.device_seconds for record in records if record is not None]

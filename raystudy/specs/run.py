@@ -69,7 +69,7 @@ class FeaturesRun(_Identified):
 class KeptWeights(Spec):
     """The weights that a run left after `step` steps."""
 
-    run_id: str
+    run_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     step: int = Field(ge=1)
 
 
@@ -77,6 +77,7 @@ class ProbeRun(_Identified):
     """One measurement without training a model of its own; what probes of all kinds share."""
 
     kind: Literal["probe"]
+    probe: str
     shards: str
     numerics: int
 

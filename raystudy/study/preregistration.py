@@ -37,35 +37,29 @@ def registered_content(study: StudySpec) -> dict[str, Any]:
 
 
 def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of what differs, candidates by name, such as `candidates.reduced`.
-
-    A setting that a protocol has gained since the lock, left at its default, is no difference.
-    """
+    """Names of what differs, candidates by name, such as `candidates.reduced`."""
     changed: list[str] = []
     for part in sorted({*locked, *now}):
-        before, after = (
-            _protocols(p) if part in ("truth", "candidates") else p for p in (locked.get(part), now.get(part))
-        )
+        before, after = locked.get(part), now.get(part)
         if digest(before) == digest(after):
             continue
         if part == "candidates" and isinstance(before, dict) and isinstance(after, dict):
             names = sorted({*before, *after})
-            changed += [f"{part}.{name}" for name in names if digest(before.get(name)) != digest(after.get(name))]
+            changed += [f"{part}.{name}" for name in names if _meant(before.get(name)) != _meant(after.get(name))]
+        elif part == "truth" and isinstance(before, dict) and isinstance(after, dict):
+            meant = [{name: _meant(spec) for name, spec in truth.items()} for truth in (before, after)]
+            changed += [part] if meant[0] != meant[1] else []
         else:
             changed.append(part)
     return changed
 
 
-def _protocols(named: Any) -> Any:
-    """Protocols by name as checked specs, where they can be; a spec's digest leaves defaults out."""
-    return {name: _checked(protocol) for name, protocol in named.items()} if isinstance(named, dict) else named
-
-
-def _checked(protocol: Any) -> Any:
+def _meant(protocol: Any) -> str:
+    """What a protocol says, whatever fields it could say it with: a lock may be older than some of them."""
     try:
-        return _PROTOCOL.validate_json(json.dumps(protocol))
+        return digest(_PROTOCOL.validate_json(json.dumps(protocol)))
     except ValidationError:
-        return protocol
+        return digest(protocol)
 
 
 def confirmatory(state: StudyState, lock: Lock | None, *, is_complete: bool) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def a_study(**protocols):
     return study_spec(protocols={**PROTOCOLS, **protocols}, recipes=names, comparison={"resamples": 100})
 
 
+GONE = "0" * 32
 SOURCE = {"kind": "embedded", "domains": ["prose"]}
 
 
@@ -174,11 +175,11 @@ def test_weights_that_were_not_kept_are_a_failed_probe_that_says_so(made):
     state, storage, waves = made
     probe = next(run for run in waves[1] if isinstance(run, SharpnessProbe)).model_copy(update={"seed": 5})
     wanted = next(run for run in make_wave(state).wanted.values() if isinstance(run.run, SharpnessProbe))
-    gone = type(wanted)(probe.model_copy(update={"weights": KeptWeights(run_id="gone", step=3)}), "a", "proxy")
+    gone = type(wanted)(probe.model_copy(update={"weights": KeptWeights(run_id=GONE, step=3)}), "a", "proxy")
     (task,) = make_tasks([gone], str(storage.root), {}, "cpu")
     (report,) = do_task(task)
     assert report.status == "failed"
-    assert "must read the weights of run gone after 3 steps" in report.cause
+    assert f"must read the weights of run {GONE} after 3 steps" in report.cause
     torn = type(wanted)(probe, "a", "proxy")
     path = weights_path(storage.runs.folder(probe.weights.run_id), probe.weights.step)
     content = path.read_bytes()

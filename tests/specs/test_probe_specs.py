@@ -1,6 +1,7 @@
 """Probes: what is in their identity, and what a study file may ask of them."""
 
 import pytest
+from pydantic import ValidationError
 
 from raystudy.errors import SpecError
 from raystudy.specs.load import load_study
@@ -44,7 +45,7 @@ def test_a_probe_of_every_kind_comes_back_from_its_json(probe):
 
 
 def test_what_determines_a_measurement_moves_its_id():
-    kept = KeptWeights(run_id="r", step=10)
+    kept = KeptWeights(run_id="0" * 32, step=10)
     changes = [
         {"shards": "y"},
         {"validation": "w"},
@@ -54,7 +55,7 @@ def test_what_determines_a_measurement_moves_its_id():
         {"precision": "fp64"},
         {"weights": kept},
         {"weights": kept.model_copy(update={"step": 11})},
-        {"weights": kept.model_copy(update={"run_id": "s"})},
+        {"weights": kept.model_copy(update={"run_id": "1" * 32})},
         {"model": MODEL.model_copy(update={"width": 16})},
         {"numerics": 2},
     ]
@@ -64,6 +65,12 @@ def test_what_determines_a_measurement_moves_its_id():
         LIKENESS.model_copy(update=c).run_id for c in ({}, {"order": 1}, {"measure": "cross-entropy"}, {"tokens": 9})
     }
     assert len(ids | {ALIGNMENT.run_id}) == len(changes) + 1 + 3 + 4
+
+
+@pytest.mark.parametrize("run_id", ["../x", "", "0" * 31, "G" * 32])
+def test_kept_weights_are_of_a_run_and_no_path(run_id):
+    with pytest.raises(ValidationError):
+        KeptWeights(run_id=run_id, step=1)
 
 
 def test_tokens_and_passes_of_a_probe_are_counted():

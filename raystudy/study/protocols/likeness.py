@@ -47,4 +47,5 @@ class Likeness(ProtocolKind):
             validation=state.inputs.validation[validation],
             numerics=PROBE_NUMERICS,
         )
-        return WantedRun(probe, recipe, "", f"{self.spec.measure}, order {self.spec.order}, {validation}")
+        detail = f"{self.spec.measure}, order {self.spec.order}, {validation}"
+        return WantedRun(probe, recipe, "", detail=detail)

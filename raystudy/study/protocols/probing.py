@@ -46,8 +46,13 @@ class _DecoderProbes(ProtocolKind):
         self._settings = spec
 
     @abstractmethod
-    def probes(self, state: StudyState, recipe: str, seed: int, weights: Weights) -> list[WantedRun]:
+    def named(self, state: StudyState, recipe: str, seed: int, weights: Weights) -> list[WantedRun]:
         """The probes of one recipe and seed, one or one for each validation set."""
+
+    def probes(self, state: StudyState, recipe: str, seed: int, weights: Weights) -> list[WantedRun]:
+        """The same, named once for a state."""
+        key = ("probes", self.name, recipe, seed, weights)
+        return state.once(key, lambda: self.named(state, recipe, seed, weights))
 
     @abstractmethod
     def by_set(self, state: StudyState) -> dict[str, FloatArray]:
@@ -149,7 +154,7 @@ class GradientAlignment(_DecoderProbes):
         runs = self.demand(state).runs
         return [Scored(self.name, self.spec.kind, scores, all_runs=runs, model=self.spec.model)]
 
-    def probes(self, state: StudyState, recipe: str, seed: int, weights: Weights) -> list[WantedRun]:
+    def named(self, state: StudyState, recipe: str, seed: int, weights: Weights) -> list[WantedRun]:
         """One for each validation set, in the study's order."""
         common = self.common(state, recipe, seed, weights)
         return [
@@ -157,7 +162,7 @@ class GradientAlignment(_DecoderProbes):
                 AlignmentProbe.model_validate({**common, "probe": "decoder-gradient-alignment", "validation": digest}),
                 recipe,
                 self.spec.model,
-                self.detail(seed, name),
+                detail=self.detail(seed, name),
             )
             for name, digest in state.inputs.validation.items()
         ]
@@ -186,7 +191,7 @@ class GradientAlignment(_DecoderProbes):
             validation=state.inputs.validation[validation],
             numerics=FEATURES_NUMERICS,
         )
-        return WantedRun(probe, recipe, self.spec.model, validation)
+        return WantedRun(probe, recipe, self.spec.model, detail=validation)
 
     def _exact_by_set(self, state: StudyState) -> dict[str, FloatArray]:
         """[recipe, 1], NaN where the probe has no record."""
@@ -206,12 +211,12 @@ class Sharpness(_DecoderProbes):
         super().__init__(name, spec)
         self.spec = spec
 
-    def probes(self, state: StudyState, recipe: str, seed: int, weights: Weights) -> list[WantedRun]:
+    def named(self, state: StudyState, recipe: str, seed: int, weights: Weights) -> list[WantedRun]:
         """One."""
         limits = {"iterations": self.spec.iterations, "tolerance": self.spec.tolerance}
         common = self.common(state, recipe, seed, weights)
         probe = SharpnessProbe.model_validate({**common, "probe": "sharpness", **limits})
-        return [WantedRun(probe, recipe, self.spec.model, self.detail(seed))]
+        return [WantedRun(probe, recipe, self.spec.model, detail=self.detail(seed))]
 
     def by_set(self, state: StudyState) -> dict[str, FloatArray]:
         """The sharpness under the name of every validation set."""

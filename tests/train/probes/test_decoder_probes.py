@@ -199,3 +199,15 @@ def test_weights_that_are_no_numbers_are_a_diverged_probe_and_no_error(data):
     broken = {name: p.detach().numpy() * np.nan for name, p in Decoder(SMALL, seed=0).named_parameters()}
     found = measure_probes(probes(view.digest, digest), view, documents, broken)
     assert [(m.status, m.rows) for m in found] == [("diverged", []), ("diverged", [])]
+
+
+@pytest.mark.gpu
+def test_a_gpu_measures_what_the_cpu_does(data):
+    view, documents = data
+    (digest,) = documents
+    pair = probes(view.digest, digest, precision="fp64")
+    for cpu, gpu in zip(
+        *(measure_probes(pair, view, documents, None, device) for device in ("cpu", "cuda")), strict=True
+    ):
+        for own, other in zip(cpu.rows, gpu.rows, strict=True):
+            assert own.value == pytest.approx(other.value, rel=1e-6, abs=1e-9), own.name
