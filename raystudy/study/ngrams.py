@@ -23,7 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 
 MAX_ORDER = 3  # three token ids of 16 bits fit one key
 _BITS = 16
-_WINDOW = 4096  # tokens read at once of a source that is too large to be read whole
+_WINDOW = 256  # tokens read in one place of a source that is not read whole
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _pieces(source: ViewSource, most: int) -> list[TokenArray]:
     """The source's tokens where they are at most `most`, else evenly spread windows of them."""
     if source.num_tokens <= most:
         return [source.read_tokens(0, source.num_tokens)]
-    length = min(_WINDOW, source.num_tokens)
+    length = min(_WINDOW, max(most, MAX_ORDER), source.num_tokens)
     starts = np.linspace(0, source.num_tokens - length, max(most // length, 1)).astype(np.int64)
     return [source.read_tokens(start, length) for start in starts.tolist()]
 
