@@ -50,7 +50,7 @@ def stub_work(seconds: float) -> Work:
             result = {"status": "finished", "spec": run.model_dump(mode="json"), "metrics": rows}
             ledger.write_result(run.run_id, {**result, "seconds": {"total": total}, "provenance": {"stub": True}})
             took = time.perf_counter() - started
-            reports.append(RunReport(run.run_id, "finished", run.num_tokens, took, is_training=True))
+            reports.append(RunReport(run.run_id, "finished", run.num_tokens, took, is_made=True))
         return reports
 
     return work

@@ -103,7 +103,13 @@ class ViewSource:
     def read_windows(self, indices: IntArray, context: int) -> TokenArray:
         """Windows number `indices` [count], each below `windows(context)`, as uint16 [count, context + 1]."""
         starts = np.asarray(indices, dtype=np.int64) * context
-        places = starts[:, None] + np.arange(context + 1)
+        return self._read(starts[:, None] + np.arange(context + 1))
+
+    def read_tokens(self, first: int, count: int) -> TokenArray:
+        """Tokens first .. first + count - 1 of the documents, one after another, as uint16 [count]."""
+        return self._read(np.arange(first, first + count))
+
+    def _read(self, places: IntArray) -> TokenArray:
         own_places = places + self._shifts[np.searchsorted(self._ends, places, side="right")]
         if len(self._tokens) == 1:
             return np.asarray(self._tokens[0][own_places], dtype=np.uint16)

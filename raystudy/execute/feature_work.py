@@ -6,7 +6,6 @@ All members of a task on one recipe are trained together; each leaves a record o
 import datetime
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,29 +14,19 @@ from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.synthetic import open_synthetic
 from raystudy.artifacts.weights import read_weights, write_weights
 from raystudy.errors import RaystudyError, StorageError
-from raystudy.specs.run import FeaturesRun, ProbeRun
+from raystudy.execute.made import Made
+from raystudy.specs.run import FeaturesProbe, FeaturesRun
 from raystudy.specs.synthetic import SyntheticData
 from raystudy.study.synthetic import gradient_alignment, moments
 
 UNIT = "squared error"
 
 
-@dataclass(frozen=True)
-class Made:
-    """How a run of a task has ended: its record's status, or the `error` that came instead.
-
-    `seconds`: what it took now; `is_training`: it was trained in them.
-    """
-
-    run: FeaturesRun | ProbeRun
-    status: str
-    seconds: float = 0.0
-    is_training: bool = False
-    error: Exception | None = None
-
-
 def make_feature_runs(
-    runs: Sequence[FeaturesRun | ProbeRun], storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]
+    runs: Sequence[FeaturesRun | FeaturesProbe],
+    storage: Storage,
+    validation: Mapping[str, str],
+    about: Mapping[str, Any],
 ) -> Iterator[Made]:
     """Make every run that has no record, then evaluate those that lack only that; yields each when it has ended.
 
@@ -46,7 +35,7 @@ def make_feature_runs(
     """
     held = {digest: open_synthetic(storage.root, digest) for digest in validation}
     todo: dict[str, list[FeaturesRun]] = {}
-    others: list[FeaturesRun | ProbeRun] = []
+    others: list[FeaturesRun | FeaturesProbe] = []
     for run in runs:
         try:
             if isinstance(run, FeaturesRun) and storage.runs.read(run.run_id, run=run) is None:
@@ -62,7 +51,7 @@ def make_feature_runs(
             for run, status, seconds in _train(members, storage, validation, held, about):
                 del left[run.run_id]
                 told += seconds
-                yield Made(run, status, seconds, is_training=True)
+                yield Made(run, status, seconds, is_made=True)
         except Exception as error:
             share = max(0.0, time.perf_counter() - started - told) / len(left)
             yield from (Made(run, "failed", share, error=error) for run in left.values())
@@ -76,7 +65,7 @@ def make_feature_runs(
 
 
 def _finish(
-    run: FeaturesRun | ProbeRun,
+    run: FeaturesRun | FeaturesProbe,
     storage: Storage,
     validation: Mapping[str, str],
     held: Mapping[str, SyntheticData],
@@ -84,7 +73,7 @@ def _finish(
 ) -> str:
     """Make a probe that has no record, or evaluate the kept head of a finished run; the status."""
     record = storage.runs.read(run.run_id, run=run)
-    if isinstance(run, ProbeRun):
+    if isinstance(run, FeaturesProbe):
         if record is None:
             _probe(run, storage, validation, about)
         return "finished" if record is None else record.status
@@ -133,7 +122,7 @@ def _train(
         yield run, outcome.status, outcome.seconds
 
 
-def _probe(run: ProbeRun, storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]) -> None:
+def _probe(run: FeaturesProbe, storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]) -> None:
     started_at = _now()
     storage.runs.write_spec(run)
     data, held = (open_synthetic(storage.root, digest) for digest in (run.shards, run.validation))

@@ -194,7 +194,7 @@ class _Driver:
         failed = []
         for report in executor.run(tasks):
             run = by_id[report.run_id]
-            self._spending.ended(run, report.seconds, is_training=report.is_training)
+            self._spending.ended(run, report.seconds, is_made=report.is_made)
             self.progress.ended(report.status, report.num_tokens, run.flops)
             if report.is_unwritable:
                 raise UnwritableError(report.cause)

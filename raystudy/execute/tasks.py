@@ -5,8 +5,9 @@ To place a task costs some tenths of a second with Ray, so runs shorter than tha
 
 from collections.abc import Mapping, Sequence
 
+from raystudy.execute.probe_work import together
 from raystudy.execute.work import Task
-from raystudy.specs.run import TrainRun
+from raystudy.specs.run import AlignmentProbe, SharpnessProbe, TrainRun
 from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
 from raystudy.study.state import WantedRun
 
@@ -17,8 +18,8 @@ _STEP_SECONDS = 3e-3  # of one step beside its FLOPs, as small models take on a 
 
 
 def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, str], device: str) -> list[Task]:
-    """Tasks in the order of their first runs: neighbouring short runs of a decoder share one (see `_packs`), and
-    random-feature runs on one recipe."""
+    """Tasks in the order of their first runs: neighbouring short runs of a decoder share one (see `_packs`), as do
+    random-feature runs and likeness on one recipe, and a decoder's probes that differ in validation set alone."""
     groups: dict[tuple[str, int], list[WantedRun]] = {}
     counts: dict[str, int] = {}
     for pack in _packs([run for run in todo if isinstance(run.run, TrainRun)]):
@@ -26,9 +27,10 @@ def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, st
     for run in todo:
         if isinstance(run.run, TrainRun):
             continue
-        place = counts.get(run.run.shards, 0)
-        counts[run.run.shards] = place + 1
-        groups.setdefault((run.run.shards, place // MOST_TOGETHER), []).append(run)
+        shared = together(run.run) if isinstance(run.run, AlignmentProbe | SharpnessProbe) else run.run.shards
+        place = counts.get(shared, 0)
+        counts[shared] = place + 1
+        groups.setdefault((shared, place // MOST_TOGETHER), []).append(run)
     return [
         Task(
             tuple(member.run.model_dump_json() for member in members),

@@ -6,7 +6,7 @@ The worker writes the record itself, so that a finished run is safe whatever the
 import platform
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from raystudy.artifacts.storage import Storage
 from raystudy.errors import DamagedError, RaystudyError, UnwritableError
 from raystudy.execute.decoder_work import Workplace, make_decoder_run
 from raystudy.execute.feature_work import make_feature_runs, numpy_versions
-from raystudy.specs.run import FeaturesRun, ProbeRun, Run, TrainRun, read_run
+from raystudy.execute.made import Made
+from raystudy.execute.probe_work import TextProbe, make_probes
+from raystudy.specs.run import FeaturesProbe, FeaturesRun, ProbeRun, Run, TrainRun, read_run
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Task:
 class RunReport:
     """How a run ended: its record's status, or "failed" with the first cause.
 
-    `seconds`: the time it took on its device now; `is_training`: these are those of a training from start to end.
+    `seconds`: the time it took on its device now; `is_made`: these are those of a training from start to end.
     `is_unwritable`: the storage cannot be written, so that trying on is of no use. `damaged`: the path of shards that
     are not what was written, which the driver makes anew.
     """
@@ -62,7 +64,7 @@ class RunReport:
     cause: str = ""
     is_unwritable: bool = False
     damaged: str = ""
-    is_training: bool = False
+    is_made: bool = False
 
 
 def do_task(task: Task) -> list[RunReport]:
@@ -72,7 +74,8 @@ def do_task(task: Task) -> list[RunReport]:
     """
     specs = task.specs()
     reports = [_report(task, run) for run in specs if isinstance(run, TrainRun)]
-    return [*reports, *_report_features(task, [run for run in specs if not isinstance(run, TrainRun)])]
+    reports += _report_probes(task, [run for run in specs if isinstance(run, TextProbe)])
+    return [*reports, *_report_features(task, [r for r in specs if isinstance(r, FeaturesRun | FeaturesProbe)])]
 
 
 def _report(task: Task, run: TrainRun) -> RunReport:
@@ -83,22 +86,33 @@ def _report(task: Task, run: TrainRun) -> RunReport:
         status, is_made = make_decoder_run(run, Workplace(storage, task.validation, task.device, _about(task, {})))
     except Exception as error:
         return _failed(run.run_id, error, time.perf_counter() - started)
-    seconds, is_training = time.perf_counter() - started, is_made and status in ("finished", "diverged")
-    return RunReport(run.run_id, status, run.num_tokens, seconds, is_training=is_training)
+    is_timing = is_made and status in ("finished", "diverged")
+    return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started, is_made=is_timing)
 
 
-def _report_features(task: Task, runs: list[FeaturesRun | ProbeRun]) -> list[RunReport]:
+def _report_probes(task: Task, runs: list[TextProbe]) -> list[RunReport]:
     storage = Storage(Path(task.storage))
     storage.runs.mends = True
+    return _report_made(runs, make_probes(runs, Workplace(storage, task.validation, task.device, _about(task, {}))))
+
+
+def _report_features(task: Task, runs: list[FeaturesRun | FeaturesProbe]) -> list[RunReport]:
+    storage = Storage(Path(task.storage))
+    storage.runs.mends = True
+    return _report_made(runs, make_feature_runs(runs, storage, task.validation, _about(task, numpy_versions())))
+
+
+def _report_made(runs: Sequence[Run], ends: Iterable[Made]) -> list[RunReport]:
+    """Reports of runs that are made together; those left when one fails have failed."""
     left, reports, started = {run.run_id: run for run in runs}, [], time.perf_counter()
     try:
-        for made in make_feature_runs(runs, storage, task.validation, _about(task, numpy_versions())):
+        for made in ends:
             run = left.pop(made.run.run_id)
             if made.error is not None:
                 reports.append(_failed(run.run_id, made.error, made.seconds))
             else:
                 told = (run.run_id, made.status, run.num_tokens, made.seconds)
-                reports.append(RunReport(*told, is_training=made.is_training))
+                reports.append(RunReport(*told, is_made=made.is_made))
     except Exception as error:
         seconds = max(0.0, time.perf_counter() - started - sum(report.seconds for report in reports))
         reports += [_failed(run_id, error, seconds / len(left)) for run_id in left]

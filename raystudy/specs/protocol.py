@@ -112,11 +112,54 @@ class LrLadderProtocol(_Repeated):
     space: SearchSpace
 
 
-class GradientAlignmentProtocol(Spec):
-    """No training: the inner product of training and validation gradient at initialisation; the larger the better."""
+class Checkpoint(Spec):
+    """The weights of a run of another protocol: for each recipe those of its own run, or for all those on `recipe`.
+
+    The run is that of the probe's seed; of a `tuned` protocol the one at the recipe's best learning rate.
+    """
+
+    protocol: Name
+    lr: LearningRate | None = Field(default=None, description="the rung of an lr-ladder; others have their own")
+    step: int | None = Field(default=None, ge=1, description="weights kept after so many steps; default: the last")
+    recipe: Name | None = None
+
+
+class _ProbeProtocol(_Repeated):
+    model: Name
+    at: Literal["initialisation"] | Checkpoint = Field(
+        default="initialisation", description="the weights at which it is measured"
+    )
+    preconditioned: bool = Field(default=False, description="as Adam sees gradients and curvature")
+    batches: int = Field(default=8, ge=2, le=2**20, description="fixed batches of the recipe that are read")
+    batch_tokens: int | None = Field(default=None, ge=1, lt=2**53, description="default: those of the training")
+    precision: Literal["fp32", "fp64"] = "fp32"
+
+
+class GradientAlignmentProtocol(_ProbeProtocol):
+    """No training of its own: does a small step on the recipe lower validation loss? The larger the better.
+
+    Of random-feature models an exact expectation at initialisation, to which only `model` belongs.
+    """
 
     kind: Literal["gradient-alignment"]
-    model: Name
+    measure: Literal["inner-product", "cosine"] = "inner-product"
+
+
+class SharpnessProtocol(_ProbeProtocol):
+    """No training of its own: largest eigenvalue of the Hessian of the recipe's loss; the flatter the better."""
+
+    kind: Literal["sharpness"]
+    iterations: int = Field(default=40, ge=1, le=2**20, description="most products with the Hessian")
+    tolerance: float = Field(default=1e-3, gt=0, lt=1, description="relative residual at which it ends sooner")
+
+
+class LikenessProtocol(Spec):
+    """No training, no model: how like a validation set the recipe's n-grams are; the liker the better."""
+
+    kind: Literal["likeness"]
+    order: int = Field(default=1, ge=1, le=3, description="1: unigrams, 2: bigrams, 3: trigrams")
+    measure: Literal["cross-entropy", "cosine"] = "cross-entropy"
+    tokens: int = Field(default=2**24, ge=1, lt=2**53, description="most tokens of a recipe that are counted")
 
 
 KnownScores = Annotated[dict[Name, Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
@@ -146,6 +189,8 @@ Protocol = Annotated[
     | StandardLrProtocol
     | LrLadderProtocol
     | GradientAlignmentProtocol
+    | SharpnessProtocol
+    | LikenessProtocol
     | KnownProtocol
     | TableProtocol,
     Field(discriminator="kind"),

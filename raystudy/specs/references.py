@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from raystudy.specs.probe_references import probe_problems
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
 _RECIPE_LISTS = ("recipes", "baselines")
@@ -15,7 +16,7 @@ _RECIPE_LISTS = ("recipes", "baselines")
 
 def reference_problems(document: YamlDocument) -> list[Problem]:
     """Every broken reference of the study in `document`."""
-    rules = (_recipes, _kinds, _domains, _protocols, _truth, _contrast, _primary_metric, _models)
+    rules = (_recipes, _kinds, _domains, _protocols, probe_problems, _truth, _contrast, _primary_metric, _models)
     return [problem for rule in rules for problem in rule(document)]
 
 
@@ -114,9 +115,6 @@ def _protocols(document: YamlDocument) -> Iterator[Problem]:
         if scores == "best-achievable" and not isinstance(document.data.get("synthetic"), dict):
             rule = "the best achievable loss must be known, but only that of synthetic recipes is"
             yield _problem(document, (*path, "scores"), rule, "Give the scores, recipe by recipe")
-        if protocol.get("kind") == "gradient-alignment" and not isinstance(document.data.get("synthetic"), dict):
-            rule = "gradient alignment can be measured on random-feature models only in this version of raystudy"
-            yield _problem(document, path, rule, "Leave the protocol out")
         if "@" in name:
             yield _problem(document, path, f"the name of a protocol must not hold '@', but got {name!r}")
 

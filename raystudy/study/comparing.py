@@ -205,11 +205,15 @@ def guards(
 
 
 def cost(state: StudyState, runs: Sequence[WantedRun]) -> dict[str, float]:
-    """What a protocol takes, tuning included; device-seconds as measured on whatever device ran it."""
+    """What a protocol takes, tuning included; device-seconds as measured on whatever device ran it.
+
+    Tokens are those trained on or, by a probe, read: as its record says, where it has one.
+    """
     records = [record for run in runs if (record := state.record(run)) is not None]
+    read = {record.run_id: int(record.result.get("num_tokens", 0)) for record in records}
     return {
         "num_runs": len(runs),
-        "tokens": sum(run.run.num_tokens for run in runs),
+        "tokens": sum(read.get(run.run_id) or run.run.num_tokens for run in runs),
         "flops": float(sum(run.flops for run in runs)),
         "device_seconds": sum(record.device_seconds for record in records),
     }

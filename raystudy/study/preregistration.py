@@ -77,7 +77,7 @@ def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             continue
         if part == "candidates" and isinstance(before, dict) and isinstance(after, dict):
             names = sorted({*before, *after})
-            changed += [f"{part}.{name}" for name in names if digest(before.get(name)) != digest(after.get(name))]
+            changed += [f"{part}.{name}" for name in names if before.get(name) != after.get(name)]
         else:
             changed.append(part)
     return changed

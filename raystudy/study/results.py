@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from raystudy.artifacts.storage import Storage, StudyFolder, locate_storage, open_storage
 from raystudy.artifacts.study_lock import read_lock
 from raystudy.errors import StorageError, UnreadableError
+from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import StudySpec
 from raystudy.study.frozen import FORMAT as FROZEN_FORMAT
 from raystudy.study.frozen import Frozen, FrozenRule, read_plain
@@ -106,6 +107,20 @@ class StudyResults:
             if record is not None:
                 row |= {"seconds": record.device_seconds, **record.result.get("moved", {})}
             rows.append(row)
+        return _frame(rows)
+
+    @cached_property
+    def probes(self) -> pd.DataFrame:
+        """What probes measured, one row per number: run_id, recipe, model, probe, detail, seed, name, dataset_name,
+        value, unit, direction. Standard errors and residuals are rows of their own."""
+        rows = []
+        for run_id, wanted in make_wave(self.state).wanted.items():
+            record = self.state.record(wanted)
+            if record is None or not isinstance(wanted.run, ProbeRun):
+                continue
+            about: dict[str, Any] = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model}
+            about |= {"probe": wanted.run.probe, "detail": wanted.detail, "seed": wanted.seed}
+            rows += [{**about, **row} for row in record.result["metrics"]]
         return _frame(rows)
 
     @cached_property

@@ -13,7 +13,19 @@ import numpy as np
 
 from raystudy.artifacts.records import Record
 from raystudy.specs.model import training_flops_per_token
-from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRun, ResolvedDecoder, Run, TrainRun
+from raystudy.specs.run import (
+    FEATURES_NUMERICS,
+    NUMERICS,
+    AlignmentProbe,
+    FeaturesProbe,
+    FeaturesRun,
+    LikenessProbe,
+    ProbeRun,
+    ResolvedDecoder,
+    Run,
+    SharpnessProbe,
+    TrainRun,
+)
 from raystudy.specs.study import StudyFeatures, StudySpec
 from raystudy.specs.training import SgdSettings, resolve_settings
 from raystudy.study.frozen import FrozenRule
@@ -39,11 +51,12 @@ class StudyInputs:
 
 @dataclass(frozen=True)
 class WantedRun:
-    """A run and the names a person knows it by."""
+    """A run and the names a person knows it by; `detail` tells probes of one recipe and model apart."""
 
     run: Run
     recipe: str
     model: str
+    detail: str = ""
 
     @cached_property
     def run_id(self) -> str:
@@ -57,19 +70,23 @@ class WantedRun:
 
     @property
     def seed(self) -> int | None:
-        """Seed; None for a probe."""
-        return None if isinstance(self.run, ProbeRun) else self.run.seed
+        """Seed; None for a probe that has none."""
+        return None if isinstance(self.run, FeaturesProbe | LikenessProbe) else self.run.seed
 
     @property
     def flops(self) -> float:
-        """Training FLOPs: for a random-feature model 6 a sample and feature, forward and backward."""
-        if isinstance(self.run, TrainRun):
-            return training_flops_per_token(self.run.model, self.run.model.vocabulary) * self.run.num_tokens
+        """FLOPs of all forward and backward passes: for a random-feature model 6 a sample and feature."""
+        if isinstance(self.run, LikenessProbe):
+            return 0.0
+        if isinstance(self.run, TrainRun | AlignmentProbe | SharpnessProbe):
+            passes = 1 if isinstance(self.run, TrainRun) else self.run.passes
+            per_token = training_flops_per_token(self.run.model, self.run.model.vocabulary)
+            return per_token * self.run.num_tokens * passes
         return 6.0 * self.run.model.features * self.run.num_tokens
 
     def __str__(self) -> str:
         if isinstance(self.run, ProbeRun):
-            return f"{self.recipe} | {self.model} | {self.run.probe}"
+            return " | ".join(part for part in (self.recipe, self.model, self.run.probe, self.detail) if part)
         return f"{self.recipe} | {self.model} | lr {self.lr:g} | seed {self.seed}"
 
 
@@ -151,29 +168,18 @@ class StudyState:
                 seed=0,
                 numerics=FEATURES_NUMERICS,
             )
-        decoder, vocabulary = spec.shape, self.inputs.vocabulary
         return TrainRun(
             kind="train",
             shards="",
-            model=ResolvedDecoder(**decoder.model_dump(), vocabulary=vocabulary),
-            settings=resolve_settings(self.study.settings_of(model), decoder, vocabulary, lr),
+            model=self.decoder(model),
+            settings=resolve_settings(self.study.settings_of(model), spec.shape, self.inputs.vocabulary, lr),
             seed=0,
             numerics=NUMERICS,
         )
 
-    def want_alignment(self, model: str, recipe: str, validation: str) -> WantedRun:
-        """The measurement of gradient alignment of `model` at initialisation, on one validation set."""
-        spec = self.study.models[model]
-        assert isinstance(spec, StudyFeatures)
-        probe = ProbeRun(
-            kind="probe",
-            probe="gradient-alignment",
-            shards=self.inputs.shards[recipe],
-            model=spec.shape,
-            validation=self.inputs.validation[validation],
-            numerics=FEATURES_NUMERICS,
-        )
-        return WantedRun(probe, recipe, model)
+    def decoder(self, model: str) -> ResolvedDecoder:
+        """The decoder called `model` with the size of its vocabulary."""
+        return ResolvedDecoder(**self.study.decoder(model).shape.model_dump(), vocabulary=self.inputs.vocabulary)
 
     def grid(self, model: str, recipes: Iterable[str], lrs: Iterable[float], seeds: Iterable[int]) -> list[WantedRun]:
         """All runs of a model over recipes x learning rates x seeds."""

@@ -59,7 +59,7 @@ def test_a_trial_that_dies_costs_the_time_since_it_was_started(tmp_path):
     reporter.on_trial_error(iteration=1, trials=[trial], trial=trial)
     task_id, cause = ended.get_nowait()
     (report,) = _died(task, cause, started)
-    assert (task_id, report.status, report.is_training) == (run.run_id, "failed", False)
+    assert (task_id, report.status, report.is_made) == (run.run_id, "failed", False)
     assert 50.0 <= report.seconds < 100.0
 
 

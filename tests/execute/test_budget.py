@@ -25,7 +25,7 @@ def a_state(recorded=0, seconds=0.0, status="finished"):
     return StudyState(study, inputs, records), runs[recorded:]
 
 
-def spend(hours, state, todo, seconds, *, is_training):
+def spend(hours, state, todo, seconds, *, is_made):
     """The sizes of the batches until nothing is let go, every run of which takes `seconds`; and what was spent."""
     spending = Spending(Budget(max_device_hours=hours), Resources(cpus_per_run=1), num_at_once=2)
     sizes = []
@@ -33,13 +33,13 @@ def spend(hours, state, todo, seconds, *, is_training):
         sizes.append(len(chosen))
         todo = todo[len(chosen) :]
         for run in chosen:
-            spending.ended(run, seconds, is_training=is_training)
+            spending.ended(run, seconds, is_made=is_made)
     return sizes, spending.device_seconds
 
 
 def test_runs_that_die_are_counted_and_show_nothing_of_what_a_training_takes():
     state, todo = a_state()
-    sizes, spent = spend(0.1, state, todo, 100.0, is_training=False)
+    sizes, spent = spend(0.1, state, todo, 100.0, is_made=False)
     assert sizes == [2, 2]
     assert spent == 400.0, "no more beyond the limit than the runs that go on at once"
 
@@ -48,16 +48,16 @@ def test_evaluations_do_not_make_trainings_look_short():
     state, todo = a_state(recorded=6, seconds=600.0)
     spending = Spending(Budget(max_device_hours=1), Resources(cpus_per_run=1), num_at_once=2)
     for run in spending.affordable(todo, state):
-        spending.ended(run, 0.1, is_training=False)
+        spending.ended(run, 0.1, is_made=False)
     assert len(spending.affordable(todo, state)) == 2
 
 
 def test_quick_trainings_of_a_launch_do_not_bring_the_guess_under_what_is_on_record():
     state, todo = a_state(recorded=6, seconds=600.0)
-    sizes, spent = spend(1, state, todo, 10.0, is_training=True)
+    sizes, spent = spend(1, state, todo, 10.0, is_made=True)
     assert max(sizes) == 3
     assert spent <= HOUR - 590.0
-    slow, _ = spend(1, state, todo, 1000.0, is_training=True)
+    slow, _ = spend(1, state, todo, 1000.0, is_made=True)
     assert slow == [3], "of trainings that take longer than those on record no fourth fits"
 
 

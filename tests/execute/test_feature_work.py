@@ -74,10 +74,10 @@ def test_a_training_that_fails_names_only_what_was_trained_with_it_and_has_not_e
     reports = do(tmp_path, runs, [validation])
     assert [reports[run.run_id].status for run in runs] == ["finished", "failed", "failed", "finished"]
     assert reports[runs[1].run_id].cause == "ValueError: planted"
-    assert [reports[run.run_id].is_training for run in runs] == [True, False, False, True]
+    assert [reports[run.run_id].is_made for run in runs] == [True, False, False, True]
     assert reports[runs[1].run_id].seconds == reports[runs[2].run_id].seconds > 0.0
     again = do(tmp_path, [*runs[:1], a_probe(ours, validation)], [validation])
-    assert [(report.is_training, report.seconds > 0.0) for report in again.values()] == [(False, True)] * 2
+    assert [(report.is_made, report.seconds > 0.0) for report in again.values()] == [(False, True)] * 2
 
 
 def test_a_dead_worker_costs_its_task_the_time_it_had_gone_on(tmp_path, shards):
@@ -86,7 +86,7 @@ def test_a_dead_worker_costs_its_task_the_time_it_had_gone_on(tmp_path, shards):
     do(tmp_path, runs[:1], [validation])
     task = Task(tuple(run.model_dump_json() for run in runs), str(tmp_path), {validation: "v"})
     reports = failed_reports(task, "died", seconds=100.0)
-    assert [(report.status, report.seconds, report.is_training) for report in reports] == [
+    assert [(report.status, report.seconds, report.is_made) for report in reports] == [
         ("finished", 25.0, False),
         *[("failed", 25.0, False)] * 3,
     ]

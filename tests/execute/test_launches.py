@@ -79,12 +79,12 @@ def test_runs_are_let_go_only_while_they_fit_into_the_device_time_left():
     state = StudyState(study, inputs_of(study), {})
     todo = [run for run in make_wave(state).todo if run.model == "target"]
     spending = Spending(Budget(max_device_hours=1), Resources(cpus_per_run=2), num_at_once=4)
-    spending.ended(todo[0], 300.0, is_training=True)  # 600 device-seconds of 3,600; five more such runs fit
+    spending.ended(todo[0], 300.0, is_made=True)  # 600 device-seconds of 3,600; five more such runs fit
     sizes = []
     while chosen := spending.affordable(todo, state):
         sizes.append(len(chosen))
         for run in chosen:
-            spending.ended(run, 300.0, is_training=True)
+            spending.ended(run, 300.0, is_made=True)
     assert sizes == [4, 1]
     assert spending.device_seconds == 3600.0
 

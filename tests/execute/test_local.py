@@ -76,12 +76,12 @@ def test_a_failure_comes_back_with_its_cause_and_leaves_no_result(tasks, tmp_pat
 
 
 def test_a_new_validation_set_costs_an_evaluation_of_kept_weights_and_no_training(tasks, tmp_path):
-    assert [(report.status, report.is_training) for report in do_task(tasks[0])] == [("finished", True)]
+    assert [(report.status, report.is_made) for report in do_task(tasks[0])] == [("finished", True)]
     _, other = make_shards(tmp_path, seed=1)
     run_id = tasks[0].task_id
     before = (tmp_path / "runs" / run_id / "result.json").read_bytes()
     more = Task(tasks[0].runs, str(tmp_path), {**tasks[0].validation, other: "other"})
-    assert [(report.status, report.is_training) for report in do_task(more)] == [("finished", False)]
+    assert [(report.status, report.is_made) for report in do_task(more)] == [("finished", False)]
     assert (tmp_path / "runs" / run_id / "result.json").read_bytes() == before
     record = Storage(tmp_path).runs.read(run_id, [other])
     assert record.metric("loss", other) > 0
