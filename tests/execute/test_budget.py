@@ -63,15 +63,19 @@ def test_quick_trainings_of_a_launch_do_not_bring_the_guess_under_what_is_on_rec
 
 @pytest.mark.parametrize(("status", "num"), [("finished", 6), ("diverged", 6), ("out-of-memory", 0)])
 def test_only_trainings_that_went_to_an_end_are_timings(status, num):
-    assert len(recorded_seconds(a_state(6, 5.0, status)[0], "target")) == num
+    assert len(recorded_seconds(a_state(6, 5.0, status)[0], ("target", ""))) == num
 
 
-def test_probes_on_record_are_no_timings():
+def test_probes_on_record_are_timings_of_probes_alone():
     protocols = {**study_spec().model_dump(mode="json", exclude_unset=True)["protocols"]}
     protocols["alignment"] = {"kind": "gradient-alignment", "model": "target"}
     study = synthetic_spec(protocols=protocols)
     inputs = inputs_of(study)
     wanted = make_wave(StudyState(study, inputs, {})).wanted.values()
-    records = {run.run_id: record_of(run, 1.0, inputs) for run in wanted}
-    assert any(run.lr is None and run.model == "target" for run in wanted)
-    assert set(recorded_seconds(StudyState(study, inputs, records), "target")) == {2.0}
+    records = {
+        run.run_id: replace(record_of(run, 1.0, inputs), result={"seconds": {"total": 7.0 if run.lr is None else 2.0}})
+        for run in wanted
+    }
+    state = StudyState(study, inputs, records)
+    assert set(recorded_seconds(state, ("target", ""))) == {2.0}
+    assert set(recorded_seconds(state, ("target", "gradient-alignment"))) == {7.0}

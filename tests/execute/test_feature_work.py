@@ -10,7 +10,7 @@ from raystudy.artifacts.synthetic import write_synthetic
 from raystudy.execute import feature_work
 from raystudy.execute.work import Task, do_task, failed_reports
 from raystudy.specs.model import RandomFeaturesSpec
-from raystudy.specs.run import FEATURES_NUMERICS, FeaturesRun, ProbeRun
+from raystudy.specs.run import FEATURES_NUMERICS, FeaturesProbe, FeaturesRun
 from raystudy.specs.synthetic import Domain, SyntheticDomains, mixture
 from raystudy.specs.training import SgdSettings
 
@@ -33,7 +33,7 @@ def a_run(shards, seed=0, steps=20):
 
 def a_probe(shards, validation):
     about = {"kind": "probe", "probe": "gradient-alignment", "model": MODEL, "numerics": FEATURES_NUMERICS}
-    return ProbeRun(shards=shards, validation=validation, **about)
+    return FeaturesProbe(shards=shards, validation=validation, **about)
 
 
 def do(root, runs, validation):
