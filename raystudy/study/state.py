@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raystudy.artifacts.records import Record
+from raystudy.specs.epochs import match_tokens
 from raystudy.specs.model import training_flops_per_token
 from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRun, ResolvedDecoder, Run, TrainRun
 from raystudy.specs.study import StudyFeatures, StudySpec
@@ -151,7 +152,7 @@ class StudyState:
                 numerics=FEATURES_NUMERICS,
             )
         decoder, vocabulary = spec.shape, self.inputs.vocabulary
-        return TrainRun(
+        run = TrainRun(
             kind="train",
             shards="",
             model=ResolvedDecoder(**decoder.model_dump(), vocabulary=vocabulary),
@@ -159,6 +160,8 @@ class StudyState:
             seed=0,
             numerics=NUMERICS,
         )
+        longer = match_tokens(self.study, model, vocabulary, run.num_tokens)
+        return run.model_copy(update={"settings": run.settings.model_copy(update={"match_tokens": longer})})
 
     def want_alignment(self, model: str, recipe: str, validation: str) -> WantedRun:
         """The measurement of gradient alignment of `model` at initialisation, on one validation set."""
