@@ -169,6 +169,7 @@ def _about(state: StudyState, candidate: Scored, metric: str) -> dict[str, Any]:
         "ladder": candidate.ladder,
         "lr": candidate.lr,
         "lr_rule": candidate.lr_rule,
+        **({"settings": dict(candidate.changes)} if candidate.changes else {}),
         "runs_per_score": scores.runs_per_score or scores.values.shape[1],
         "num_seeds": scores.values.shape[1],
         "mean_loss": _mean(state.loss(run, metric) for run in chosen),
@@ -222,7 +223,14 @@ def _premise(state: StudyState) -> dict[str, Any] | None:
     names = headline(state)
     losses = np.stack([truth.sweep(state, recipe).losses for recipe in names])
     settings = state.study.comparison
-    return premise(losses, list(truth.lrs(state)), names, seed=settings.seed, resamples=settings.resamples)
+    points = truth.grid(state).points
+    # Where points are more than learning rates, they stand in the order of the sweep.
+    order = list(truth.lrs(state)) if truth.spec.space.is_plain else [float(place) for place in range(len(points))]
+    found = premise(losses, order, names, seed=settings.seed, resamples=settings.resamples)
+    if truth.spec.space.is_plain or found["best_fixed_lr"] is None:
+        return found
+    fixed = points[int(found["best_fixed_lr"])]
+    return {**found, "best_fixed_lr": fixed.lr, "best_fixed_settings": fixed.settings}
 
 
 def _contrast(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> dict[str, Any] | None:

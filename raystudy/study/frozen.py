@@ -11,6 +11,7 @@ from typing import Any
 
 from raystudy.errors import StorageError
 from raystudy.specs.base import digest
+from raystudy.specs.point import Changes
 
 FORMAT = "raystudy-frozen/1"
 
@@ -53,12 +54,16 @@ class RuleBasis:
 
 @dataclass(frozen=True)
 class FrozenRule:
-    """A learning rate once resolved. `edge`: low or high, where the sweep behind it ended on its grid's edge."""
+    """A learning rate once resolved, with the other settings of the point it is from.
+
+    `edge`: low or high, where the sweep behind it ended on its grid's edge.
+    """
 
     lr: float
     edge: str | None
     basis: RuleBasis
     words: str = ""
+    changes: Changes = ()
 
 
 def find_frozen(rules: Mapping[str, FrozenRule], basis: RuleBasis) -> FrozenRule | None:
@@ -103,7 +108,8 @@ def read_plain(value: Any) -> Frozen:
         for name, rule in value["rules"].items():
             parts: Any = {key: tuple(p) if isinstance(p, list) else p for key, p in rule["basis"].items()}
             basis = RuleBasis(**parts)
-            rules[str(name)] = FrozenRule(float(rule["lr"]), rule["edge"], basis, str(rule["words"]))
+            changes = tuple((str(axis), value) for axis, value in rule.get("changes", ()))
+            rules[str(name)] = FrozenRule(float(rule["lr"]), rule["edge"], basis, str(rule["words"]), changes)
         data = {str(name): FrozenData(**item) for name, item in value["data"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StorageError(

@@ -36,14 +36,22 @@ def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     changed: list[str] = []
     for part in sorted({*locked, *now}):
         before, after = locked.get(part), now.get(part)
-        if digest(before) == digest(after):
+        if digest(_given(before)) == digest(_given(after)):
             continue
         if part == "candidates" and isinstance(before, dict) and isinstance(after, dict):
             names = sorted({*before, *after})
-            changed += [f"{part}.{name}" for name in names if digest(before.get(name)) != digest(after.get(name))]
+            pairs = {name: (_given(before.get(name)), _given(after.get(name))) for name in names}
+            changed += [f"{part}.{name}" for name, pair in pairs.items() if digest(pair[0]) != digest(pair[1])]
         else:
             changed.append(part)
     return changed
+
+
+def _given(value: Any) -> Any:
+    """`value` without what is null or false: settings that a lock of an earlier version could not hold."""
+    if isinstance(value, dict):
+        return {key: _given(item) for key, item in value.items() if item is not None and item is not False}
+    return [_given(item) for item in value] if isinstance(value, list) else value
 
 
 def confirmatory(state: StudyState, lock: Lock | None, *, is_complete: bool) -> dict[str, Any]:
