@@ -68,7 +68,7 @@ def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]
         "success": settings.success,
         "generator_seed": settings.seed,
         "resamples": settings.resamples,
-        "conventions": {"direction": f"every metric is a loss in {state.unit}: lower is better", **CONVENTIONS},
+        "conventions": {"direction": f"every metric is a loss in {state.unit}: lower is better", **_conventions(state)},
         "recipes": [_recipe_row(recipe) for recipe in state.study.recipes],
         "comparisons": _entries(state, truth, candidates),
         "premise": _premise(state),
@@ -213,6 +213,17 @@ def cost(state: StudyState, runs: Sequence[WantedRun]) -> dict[str, float]:
         "flops": float(sum(run.flops for run in runs)),
         "device_seconds": sum(record.device_seconds for record in records),
     }
+
+
+def _conventions(state: StudyState) -> dict[str, str]:
+    """What the page says of how it counts; a truth that sweeps more than learning rates says so."""
+    truth = protocols_of(state.study)[state.study.truth]
+    if not isinstance(truth, Tuned) or truth.spec.space.is_plain:
+        return CONVENTIONS
+    tuned = CONVENTIONS["tuned"].replace("learning rates swept", f"points swept ({', '.join(truth.spec.space.axes)})")
+    if truth.spec.space.tokens is not None:
+        tuned += "; token budgets are swept too, so that it is the lowest over budgets"
+    return {**CONVENTIONS, "tuned": tuned}
 
 
 def _premise(state: StudyState) -> dict[str, Any] | None:
