@@ -106,7 +106,7 @@ def premise_sentences(premise: Mapping[str, Any] | None) -> list[str]:
     sentences = []
     best, value = premise["best_fixed_lr"], premise["spearman"]["value"]
     others = settings(premise.get("best_fixed_settings"))
-    point, noun = ", ".join((lr(best), *others)), "point" if others else "learning rate"
+    noun, point = ("point", ", ".join((f"LR {lr(best)}", *others))) if others else ("learning rate", lr(best))
     if best is not None:
         agrees = "has no defined rank correlation with" if value is None else "has a Spearman correlation of"
         figure = "" if value is None else f" {number(value)} {_bounds(premise['spearman'])} with"

@@ -63,7 +63,6 @@ def repeat_lines(found: Sequence[Repeat]) -> list[str]:
     if len(found) > len(worst):
         lines.append(f"{len(found) - len(worst)} more sources are read more than once, less often than these")
     if any(max(repeat.epochs.values()) > 1.05 * min(repeat.epochs.values()) for repeat in found):
-        lines.append(
-            "models repeat these data unlike each other; `match_epochs: target` under `training:` changes that"
-        )
+        most = max(worst[0].epochs, key=lambda model: worst[0].epochs[model])
+        lines.append(f"`match_epochs: {most}` in `training:` makes shorter runs repeat their data as often as {most!r}")
     return lines

@@ -165,7 +165,7 @@ def test_what_will_repeat_is_told_before_anything_runs_for_each_source_and_model
     assert json.dumps([repeat.as_dict() for repeat in found])
     lines = repeat_lines(found)
     assert lines[0] == "recipe 'a' holds too few tokens: source 's' is read 28 times by 'target', 8 times by 'proxy'"
-    assert "match_epochs" in lines[1]
+    assert lines[1].startswith("`match_epochs: target` in `training:`")
     matched = study_spec(models=MODELS, training=MATCHING)
     wanted = make_wave(StudyState(matched, inputs_of(matched), {})).wanted.values()
     (same,) = repeats(wanted, {"a": [size]})
