@@ -1,9 +1,12 @@
 """Search spaces in a study file: what is refused, and in which words."""
 
+import re
+
 import pytest
 
 from raystudy.errors import SpecError
 from raystudy.specs.load import load_study
+from raystudy.specs.yaml_file import parse_yaml
 from tests.study.test_points import space_of
 
 BAD = {
@@ -43,3 +46,14 @@ def test_a_space_refuses_what_it_cannot_give():
     ):
         with pytest.raises(ValueError, match=words):
             space_of(space)
+
+
+def test_the_spaces_in_the_docs_are_right(root):
+    section = (
+        (root / "docs" / "training.md").read_text().partition("## Sweeping other settings")[2].partition("\n## ")[0]
+    )
+    grid, random = (
+        space_of(parse_yaml(block, "docs").data) for block in re.findall(r"```yaml\n(.*?)```", section, re.S)
+    )
+    assert len(grid.points()) == 5 * 2 * 2
+    assert len(random.points()) == 24
