@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raystudy.report.page import render_page
 from raystudy.specs.point import Point
@@ -18,6 +20,7 @@ from raystudy.study.state import StudyState
 from raystudy.study.sweep import Sweep
 from raystudy.study.waves import make_wave
 from tests.planted import RECIPES, inputs_of, planted_state, study_spec
+from tests.study.test_extension import completed
 
 LR = {"grid": [1e-3, 1e-2, 1e-1]}
 GRID = {"lr": LR, "weight_decay": {"grid": [0.03, 0.1, 0.3]}, "batch_tokens": {"grid": [32, 64, 128]}}
@@ -45,9 +48,9 @@ def bowl(lr=1e-2, decay=0.1, batch=64):
     """Lowest at one learning rate, weight decay and batch; the same for all recipes but for their level."""
 
     def loss(run):
-        settings = run.run.settings
-        away = np.log10(run.lr / lr) ** 2 + np.log10((settings.optimizer.weight_decay + 1e-9) / decay) ** 2
-        away += np.log2(settings.batch_sequences * 8 / batch) ** 2
+        own = run.run.settings
+        away = np.log10(run.lr / lr) ** 2 + np.log10((own.optimizer.weight_decay + 1e-9) / decay) ** 2
+        away += np.log2(own.batch_sequences * 8 / batch) ** 2
         draw = np.random.default_rng(list(run.run_id.encode())).normal(0, 1e-4)
         return float(TUNED[run.recipe] + 0.1 * away + draw)
 
@@ -184,10 +187,30 @@ def test_a_grid_goes_on_along_the_learning_rate_at_all_values_of_the_others_with
     assert protocols_of(study)["truth"].lrs(only_decay) == (1e-3, 1e-2, 1e-1), "other axes do not go on"
 
 
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 10**6))
+def test_any_order_of_completion_wants_the_same_points(draw):
+    """Losses at random (a tenth diverge), runs completed one at a time in a random order, and all at once."""
+    some = [recipe.model_dump(mode="json") for recipe in study_spec().recipes][:2]
+    known = {"kind": "known", "scores": {"a": 1.0, "b": 2.0}}
+    study = swept_study({"lr": {"grid": [1e-3, 1e-2]}, "weight_decay": {"grid": [0, 0.1]}}, known, recipes=some)
+
+    def loss(run):
+        value = np.random.default_rng([draw, *run.run_id.encode()]).uniform()
+        return float("inf") if value < 0.1 else 4.0 + value
+
+    generator = np.random.default_rng(draw)
+    wanted, _ = completed(study, loss, lambda todo: todo[generator.integers(len(todo))])
+    assert wanted == set(planted_state(loss, study).records)
+    assert len(wanted) in {2 * 2 * rates for rates in range(2, 7)}
+
+
 def test_a_plan_counts_the_tokens_of_every_budget_that_is_swept():
-    study = swept_study({"lr": {"grid": [1e-2]}, "tokens": {"grid": [640, 1280, 6400]}})
+    study = swept_study({"lr": {"grid": [1e-2, 1e-1]}, "tokens": {"grid": [640, 1280, 6400]}})
     plan = make_plan(StudyState(study, inputs_of(study), {}), slots=1)
-    assert plan.total.tokens == (640 + 1280 + 6400) * len(RECIPES)
+    one_rate = (640 + 1280 + 6400) * len(RECIPES)
+    assert plan.total.tokens == 2 * one_rate
+    assert plan.extension.tokens == 4 * one_rate
     conventions = compare_study(planted_state(lambda run: TUNED[run.recipe], study))["conventions"]
     assert "lowest over budgets" in conventions["tuned"]
 
