@@ -4,20 +4,22 @@ A source's epochs are its weight's share of a run's samples over the windows tha
 the model's context; what follows the last whole window is not read.
 """
 
+import math
+
+from raystudy.specs.base import round_significant
 from raystudy.specs.run import TrainRun
 from raystudy.specs.study import StudySpec
-from raystudy.specs.training import resolve_settings
+from raystudy.specs.training import RunSettings, resolve_settings
 
+_ROUNDING = 1e-5  # relative; more than a share may be off, since an identity holds six digits
 TARGET = "target"  # in `match_epochs`, where no model is called so: the truth's model
 
 
-def windows_read(num_windows: int, run: TrainRun) -> int:
-    """How many of a source's `num_windows` windows `run` reads: all, or, where it matches the epochs of a longer run,
-    the same share of them that its tokens are of that run's; rounded up."""
-    longer = run.settings.match_tokens
-    if longer is None or longer <= run.num_tokens:
+def windows_read(num_windows: int, settings: RunSettings) -> int:
+    """How many of a source's `num_windows` windows a run reads: all, or the share of its settings, rounded up."""
+    if settings.windows_share is None:
         return num_windows
-    return -(-num_windows * run.num_tokens // longer)
+    return max(1, math.ceil(num_windows * settings.windows_share * (1 - _ROUNDING)))
 
 
 def expected_epochs(weight: float, num_tokens: int, run: TrainRun) -> float:
@@ -26,7 +28,7 @@ def expected_epochs(weight: float, num_tokens: int, run: TrainRun) -> float:
     num_windows = (num_tokens - 1) // run.model.context
     if num_windows < 1:
         return 0.0
-    return weight * run.settings.steps * run.settings.batch_sequences / windows_read(num_windows, run)
+    return weight * run.settings.steps * run.settings.batch_sequences / windows_read(num_windows, run.settings)
 
 
 def matched_model(study: StudySpec, model: str) -> str | None:
@@ -37,14 +39,20 @@ def matched_model(study: StudySpec, model: str) -> str | None:
     return named
 
 
-def match_tokens(study: StudySpec, model: str, vocabulary: int, own_tokens: int) -> int | None:
-    """Tokens of the run whose epochs a run of `model` over `own_tokens` tokens matches; None if it is no longer.
+def windows_share(study: StudySpec, model: str, vocabulary: int, own_tokens: int) -> float | None:
+    """The share of each source that a run of `model` over `own_tokens` tokens reads: its tokens over those of the run
+    whose epochs it matches. None for all, where that run is no longer.
 
-    A model that is matched may itself match a longer one: then that one's count.
+    A model that is matched may itself match a longer one, and so read a share: then that one's tokens count.
     """
+    longer = _longer(study, model, vocabulary, own_tokens)
+    return None if longer is None else round_significant(own_tokens / longer)
+
+
+def _longer(study: StudySpec, model: str, vocabulary: int, own_tokens: int) -> int | None:
     named = matched_model(study, model)
     if named is None:
         return None
     settings = resolve_settings(study.settings_of(named), study.decoder(named).shape, vocabulary, lr=1.0)
     tokens = settings.steps * settings.batch_sequences * study.decoder(named).context
-    return (match_tokens(study, named, vocabulary, tokens) or tokens) if tokens > own_tokens else None
+    return (_longer(study, named, vocabulary, tokens) or tokens) if tokens > own_tokens else None

@@ -9,11 +9,12 @@ from raystudy.specs.point import Point
 from raystudy.specs.protocol import LearningRateRule
 from raystudy.specs.space import SearchSpace
 from raystudy.specs.study import StudyFeatures, StudySpec
-from raystudy.specs.training import TrainingOverride, TrainingSettings
+from raystudy.specs.training import TrainingOverride, TrainingSettings, resolve_settings
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
 _OF_OPTIMIZER = ("weight_decay", "beta1", "beta2")
 _OF_SCHEDULE = ("warmup",)
+_ANY_VOCABULARY = 2  # it has no say in what is asked here
 
 
 def settings_at(settings: TrainingSettings, point: Point) -> TrainingSettings:
@@ -38,7 +39,10 @@ def _changed(spec: Any, part: str, own: dict[str, float]) -> Any:
     lacking = [axis for axis in own if axis not in fields]
     if lacking:
         raise ValueError(f"{lacking[0]} can be swept where the {part} has it, but {spec.kind!r} has none")
-    return type(spec)(**{**{name: getattr(spec, name) for name in fields}, **own})
+    in_steps = {
+        f"{axis}_steps": None for axis in own if f"{axis}_steps" in fields
+    }  # the swept share stands in its place
+    return type(spec)(**{**{name: getattr(spec, name) for name in fields}, **in_steps, **own})
 
 
 def space_problems(study: StudySpec, document: YamlDocument) -> Iterator[Problem]:
@@ -75,13 +79,11 @@ def _message(study: StudySpec, model: str, point: Point) -> str:
     """Why the model cannot be trained at this point; empty where it can."""
     try:
         settings = settings_at(study.settings_of(model), point)
+        resolve_settings(settings, study.decoder(model).shape, _ANY_VOCABULARY, point.lr)
     except ValidationError as error:
         return error.errors()[0]["msg"].removeprefix("Value error, ")
     except ValueError as error:
         return str(error)
-    context = study.decoder(model).context
-    if settings.batch_tokens % context:
-        return f"batch_tokens must be a multiple of context, but got {settings.batch_tokens} and {context}"
     return ""
 
 

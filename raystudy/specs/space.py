@@ -225,7 +225,7 @@ class SearchSpace(Spec):
                 rules = " or ".join(repr(rule) for rule in allowed)
                 raise ValueError(f"an axis of {kind} has {rules}, but got {axis.rules[0]!r} for {name}")
             _check_limits(name, axis)
-        if self.random is not None and "extend" in self.lr.model_fields_set:
+        if self.random is not None and self.lr.extend != LearningRateAxis.model_fields["extend"].default:
             raise ValueError("only a grid goes on beyond its edge, but got extend for a random space; leave it out")
         count = math.prod(len(axis.values()) for axis in self.axes.values()) if self.random is None else 1
         if count > _MOST_POINTS:

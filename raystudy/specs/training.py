@@ -119,8 +119,8 @@ class RunSettings(Spec):
     schedule: Schedule
     optimizer: AdamW
     clip: float | None
-    match_tokens: Count | None = Field(
-        default=None, description="sources repeat as often as in a run of this many tokens; null: all windows are read"
+    windows_share: float | None = Field(
+        default=None, gt=0, lt=1, description="how much of each source is read, so that it repeats; null: all of it"
     )
 
 

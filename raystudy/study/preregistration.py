@@ -10,12 +10,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from raystudy.artifacts.records import Record
 from raystudy.artifacts.study_lock import Lock
 from raystudy.specs.base import digest
+from raystudy.specs.protocol import Protocol
 from raystudy.specs.study import StudySpec
 from raystudy.study.state import StudyState
 from raystudy.study.waves import make_wave
+
+_PROTOCOL: TypeAdapter[Protocol] = TypeAdapter(Protocol)
 
 
 def registered_content(study: StudySpec) -> dict[str, Any]:
@@ -36,22 +41,25 @@ def differences(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     changed: list[str] = []
     for part in sorted({*locked, *now}):
         before, after = locked.get(part), now.get(part)
-        if digest(_given(before)) == digest(_given(after)):
+        if digest(before) == digest(after):
             continue
         if part == "candidates" and isinstance(before, dict) and isinstance(after, dict):
             names = sorted({*before, *after})
-            pairs = {name: (_given(before.get(name)), _given(after.get(name))) for name in names}
-            changed += [f"{part}.{name}" for name, pair in pairs.items() if digest(pair[0]) != digest(pair[1])]
+            changed += [f"{part}.{name}" for name in names if _meant(before.get(name)) != _meant(after.get(name))]
+        elif part == "truth" and isinstance(before, dict) and isinstance(after, dict):
+            meant = [{name: _meant(spec) for name, spec in truth.items()} for truth in (before, after)]
+            changed += [part] if meant[0] != meant[1] else []
         else:
             changed.append(part)
     return changed
 
 
-def _given(value: Any) -> Any:
-    """`value` without what is null or false: settings that a lock of an earlier version could not hold."""
-    if isinstance(value, dict):
-        return {key: _given(item) for key, item in value.items() if item is not None and item is not False}
-    return [_given(item) for item in value] if isinstance(value, list) else value
+def _meant(protocol: Any) -> str:
+    """What a protocol says, whatever fields it could say it with: a lock may be older than some of them."""
+    try:
+        return digest(_PROTOCOL.validate_json(json.dumps(protocol)))
+    except ValidationError:
+        return digest(protocol)
 
 
 def confirmatory(state: StudyState, lock: Lock | None, *, is_complete: bool) -> dict[str, Any]:

@@ -38,12 +38,12 @@ def repeats(runs: Iterable[WantedRun], sources: Mapping[str, Sequence[SourceSize
     Of such a source the epochs at every model are given, below one too, so that proxy and target can be compared.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
-    seen: set[tuple[str, str, int, int | None]] = set()
+    seen: set[tuple[str, str, int, float | None]] = set()
     for wanted in runs:
         run = wanted.run
         if not isinstance(run, TrainRun):
             continue
-        key = (wanted.recipe, wanted.model, run.num_tokens, run.settings.match_tokens)
+        key = (wanted.recipe, wanted.model, run.num_tokens, run.settings.windows_share)
         if key in seen:
             continue
         seen.add(key)

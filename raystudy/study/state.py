@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raystudy.artifacts.records import Record
-from raystudy.specs.epochs import match_tokens
+from raystudy.specs.epochs import windows_share
 from raystudy.specs.model import training_flops_per_token
 from raystudy.specs.point import Changes, Point, changes_in_words, point_of
 from raystudy.specs.point_settings import settings_at
@@ -169,8 +169,8 @@ class StudyState:
             seed=0,
             numerics=NUMERICS,
         )
-        longer = match_tokens(self.study, model, vocabulary, run.num_tokens)
-        return run.model_copy(update={"settings": run.settings.model_copy(update={"match_tokens": longer})})
+        share = windows_share(self.study, model, vocabulary, run.num_tokens)
+        return run.model_copy(update={"settings": run.settings.model_copy(update={"windows_share": share})})
 
     def want_alignment(self, model: str, recipe: str, validation: str) -> WantedRun:
         """The measurement of gradient alignment of `model` at initialisation, on one validation set."""

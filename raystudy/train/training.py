@@ -29,7 +29,7 @@ class Training:
         self.model = Decoder(run.model, run.seed).to(device)
         self.initial_weights = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
         windows = [source.windows(run.model.context) for source in view.sources]
-        reads = [windows_read(count, run) for count in windows]
+        reads = [windows_read(count, run.settings) for count in windows]
         self.stream = SampleStream([source.weight for source in view.sources], windows, run.seed, reads)
         self._optimizer = build_optimizer(self.model, run.settings.optimizer, run.settings.lr)
         self.curve: list[dict[str, float]] = []

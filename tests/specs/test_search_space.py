@@ -17,7 +17,7 @@ BAD = {
     "beta2={grid: [0.9, 1.0]}": "beta2 must be at least 0 and under 1, but got 1",
     "warmup={grid: [1.5]}": "warmup must be at least 0 and at most 1, but got 1.5",
     "batch_tokens={grid: [64.5]}": "batch_tokens must be whole numbers",
-    "batch_tokens={grid: [256, 100]}": "batch_tokens must be a multiple of context, but got 100 and 32",
+    "batch_tokens={grid: [256, 100]}": "a multiple of the model's context, but got 100 and context 32",
     "warmup={grid: [0.1, 0.9]}": r"model 'target': warmup \+ decay <= 1 must hold, but got 0.9 \+ 0.2",
     "random={points: 5}": "an axis of a random space has 'choice' or 'uniform' or 'log_uniform', but got 'grid' for lr",
     "weigth_decay={grid: [0.1]}": "Did you mean 'weight_decay'",

@@ -5,10 +5,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import raystudy.train.training
 from raystudy.artifacts.shards import SourceSize, ViewSource, open_view, source_sizes
 from raystudy.errors import SpecError
+from raystudy.specs.base import round_significant
 from raystudy.specs.epochs import expected_epochs, windows_read
 from raystudy.specs.load import load_study
 from raystudy.specs.run import NUMERICS, ResolvedDecoder, TrainRun
@@ -64,8 +67,8 @@ def test_with_match_epochs_a_short_run_repeats_each_source_as_often_as_the_long_
     storage, view, _ = shard_storage
     data = open_view(storage, view)
     long = a_run(view, steps=512)
-    short = a_run(view, steps=64, context=context, match_tokens=long.num_tokens)
-    free = short.model_copy(update={"settings": short.settings.model_copy(update={"match_tokens": None})})
+    short = a_run(view, steps=64, context=context, windows_share=64 * context / (512 * 8))
+    free = short.model_copy(update={"settings": short.settings.model_copy(update={"windows_share": None})})
     target, proxy, unmatched = (train(run, data, {}).epochs for run in (long, short, free))
     assert min(target) > 3
     for source, size in enumerate(source_sizes(storage, view)):
@@ -89,25 +92,35 @@ def test_epochs_in_a_record_are_those_that_training_reads(shard_storage, monkeyp
 
     monkeypatch.setattr(ViewSource, "read_windows", counting)
     data = open_view(storage, view)
-    run = a_run(view, steps=90, match_tokens=4 * 90 * 4 * 8)
+    run = a_run(view, steps=90, windows_share=0.25)
     epochs = train(run, data, {}).epochs
     for source, told in zip(data.sources, epochs, strict=True):
-        lent = windows_read(source.windows(8), run)
+        lent = windows_read(source.windows(8), run.settings)
         read_once = times[source.name]
         assert len(read_once) == lent < source.windows(8) / 3
         assert told == sum(read_once.values()) / lent
         assert set(read_once.values()) <= {int(told), int(told) + 1}
 
 
-def test_a_run_as_long_as_the_one_it_matches_reads_all_windows(shard_storage, monkeypatch):
+def test_a_run_without_a_share_lends_all_windows_and_the_smallest_share_one_of_each_source(shard_storage, monkeypatch):
     storage, view, _ = shard_storage
     seen = []
     real = raystudy.train.training.SampleStream
     monkeypatch.setattr(raystudy.train.training, "SampleStream", lambda *given: seen.append(given) or real(*given))
-    train(a_run(view, steps=2, match_tokens=2 * 4 * 8), open_view(storage, view), {})
-    train(a_run(view, steps=2, match_tokens=2 * 4 * 8 * 10**9), open_view(storage, view), {})
+    train(a_run(view, steps=2), open_view(storage, view), {})
+    train(a_run(view, steps=2, windows_share=1e-9), open_view(storage, view), {})
     assert seen[0][3] == seen[0][1]
     assert seen[1][3] == [1, 1], "at least one window of each source"
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000), st.integers(1, 40))
+@settings(deadline=None)
+def test_a_share_of_the_windows_is_rounded_up_and_exact_where_it_is_a_whole_number(tokens, more, times):
+    longer = tokens + more
+    settings_at_share = a_run("x", 1, windows_share=round_significant(tokens / longer)).settings
+    assert windows_read(times * longer, settings_at_share) == times * tokens
+    read, exact = windows_read(10**7, settings_at_share), 10**7 * tokens / longer
+    assert abs(read - exact) <= 1 + 2e-5 * exact
 
 
 def test_match_epochs_changes_the_runs_of_the_shorter_model_alone():
@@ -116,7 +129,7 @@ def test_match_epochs_changes_the_runs_of_the_shorter_model_alone():
     before, after = ([state.want(model, "a", 1e-2, 0).run for model in MODELS] for state in states)
     assert before[1].run_id == after[1].run_id
     assert before[0].run_id != after[0].run_id
-    assert after[0].settings.match_tokens == 35 * 64
+    assert after[0].settings.windows_share == round(10 / 35, 6)
     # A model's own setting goes before the study's, and naming itself means all windows.
     own = {**MODELS, "proxy": {**MODELS["proxy"], "training": {"match_epochs": "proxy"}}}
     itself = study_spec(models=own, training=MATCHING)
@@ -131,7 +144,7 @@ def test_a_model_that_matches_one_that_matches_the_target_repeats_as_the_target_
     for chosen in (models, back):
         study = study_spec(models=chosen)
         run = StudyState(study, inputs_of(study), {}).want("proxy", "a", 1e-2, 0).run
-        assert run.settings.match_tokens == 35 * 64
+        assert run.settings.windows_share == round(5 / 35, 6)
 
 
 def test_target_stands_for_the_truths_model_where_no_model_is_called_so():
@@ -139,7 +152,9 @@ def test_target_stands_for_the_truths_model_where_no_model_is_called_so():
     truth = {"kind": "tuned", "model": "big", "space": {"lr": {"grid": [1e-2]}}}
     low = {"kind": "reduced-lr", "model": "proxy", "lr": 1e-3}
     study = study_spec(models=renamed, training=MATCHING, protocols={"truth": truth, "low": low}, comparison={})
-    assert StudyState(study, inputs_of(study), {}).want("proxy", "a", 1e-3, 0).run.settings.match_tokens == 35 * 64
+    assert StudyState(study, inputs_of(study), {}).want("proxy", "a", 1e-3, 0).run.settings.windows_share == round(
+        10 / 35, 6
+    )
 
 
 def test_a_study_file_that_matches_no_model_is_refused(root):
