@@ -46,7 +46,8 @@ def windows_share(study: StudySpec, model: str, vocabulary: int, own_tokens: int
     A model that is matched may itself match a longer one, and so read a share: then that one's tokens count.
     """
     longer = _longer(study, model, vocabulary, own_tokens)
-    return None if longer is None else round_significant(own_tokens / longer)
+    share = 1.0 if longer is None else round_significant(own_tokens / longer)
+    return share if share < 1 else None
 
 
 def _longer(study: StudySpec, model: str, vocabulary: int, own_tokens: int) -> int | None:

@@ -130,6 +130,11 @@ def test_match_epochs_changes_the_runs_of_the_shorter_model_alone():
     assert before[1].run_id == after[1].run_id
     assert before[0].run_id != after[0].run_id
     assert after[0].settings.windows_share == round(10 / 35, 6)
+    # To six digits the same budget, which is how much an identity holds: all windows.
+    near = {**MODELS, "proxy": {**MODELS["proxy"], "training": {"tokens": 64 * (10**9 - 1)}}}
+    near["target"] = {**MODELS["target"], "training": {"tokens": 64 * 10**9}}
+    close = study_spec(models=near, training=MATCHING)
+    assert StudyState(close, inputs_of(close), {}).want("proxy", "a", 1e-2, 0).run.settings.windows_share is None
     # A model's own setting goes before the study's, and naming itself means all windows.
     own = {**MODELS, "proxy": {**MODELS["proxy"], "training": {"match_epochs": "proxy"}}}
     itself = study_spec(models=own, training=MATCHING)
