@@ -70,7 +70,7 @@ def _resolve(state: StudyState, model: str, rule: LearningRateRule, protocol_see
     seeds, on = rule.seeds or protocol_seeds, "all recipes" if rule.best_on_average else f"baseline {rule.baseline!r}"
     grid = extended_grid(state, model, recipes, rule.space, seeds)
     runs = state.grid(model, recipes, grid.points, seeds)
-    sweeps = [read_sweep(state, model, recipe, grid.points, seeds, None, rule.space) for recipe in recipes]
+    sweeps = [read_sweep(state, model, recipe, grid.points, seeds, space=rule.space) for recipe in recipes]
     sweep = average_sweep(sweeps)
     basis = _basis(state, model, rule, recipes, seeds)
     fresh, reason = None, f"the sweep of {model!r} on {on}"

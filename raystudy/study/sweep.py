@@ -122,6 +122,7 @@ def read_sweep(
     points: Sequence[Point | float],
     seeds: Sequence[int],
     metric: str | None = None,
+    *,
     space: SearchSpace | None = None,
 ) -> Sweep:
     """The sweep of `model` on `recipe`, as far as its records go; on the study's primary metric unless told."""

@@ -38,7 +38,7 @@ class Tuned(ProtocolKind):
     def sweep(self, state: StudyState, recipe: str, metric: str | None = None) -> Sweep:
         """One recipe's sweep; on the study's primary metric unless told."""
         points = self.grid(state).points
-        return read_sweep(state, self.spec.model, recipe, points, self.spec.seeds, metric, self.spec.space)
+        return read_sweep(state, self.spec.model, recipe, points, self.spec.seeds, metric, space=self.spec.space)
 
     def scored(self, state: StudyState) -> list[Scored]:
         """One protocol: each recipe at its own best point."""
