@@ -182,6 +182,25 @@ def open_view_parts(root: Path, digest: str) -> list[Selected]:
     return [Selected(open_tokens(root, part["shard"], verify=False), np.load(folder / part["kept"])) for part in parts]
 
 
+@dataclass(frozen=True)
+class SourceSize:
+    """What a view says of one of its sources: its share of the samples, and how many tokens it holds."""
+
+    name: str
+    weight: float
+    num_tokens: int
+
+
+def source_sizes(root: Path, digest: str) -> list[SourceSize]:
+    """The sources of the view called `digest`, from its manifest alone.
+
+    Raises:
+        DataError: it is missing, or its manifest is not what was written.
+    """
+    rows = _open(shard_folder(root, digest), "view", verify=False)["sources"]
+    return [SourceSize(row["name"], row["weight"], row["tokens"]) for row in rows]
+
+
 def digest_by_manifest(manifest: Mapping[str, Any]) -> str:
     """The digest that the manifest of any kind of shards stands for; raises KeyError or TypeError for another one."""
     if manifest["kind"] == "tokens":

@@ -8,13 +8,16 @@ from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.artifacts.weights import weights_path
 from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, tell_damage, wants_only_json
 from raystudy.execute.frozen_data import find_data
+from raystudy.execute.inputs import sizes_of_sources
 from raystudy.execute.local import num_cores
 from raystudy.execute.resolving import named
 from raystudy.specs.load import load_study
 from raystudy.specs.run import ProbeRun
 from raystudy.study.plan import Plan, lacking_evaluations, make_plan
+from raystudy.study.repeats import repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
 from raystudy.study.state import WantedRun
+from raystudy.study.waves import make_wave
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +37,7 @@ def call(options: argparse.Namespace) -> int:
     workers = loaded.spec.resources.workers
     slots = num_cores() if workers is None else max(workers, 1)
     plan = make_plan(state, slots)
+    repeated = repeats(make_wave(state).wanted.values(), sizes_of_sources(state.inputs, storage))
     tell_damage(storage)
     to_evaluate = lacking_evaluations(state)
     to_retrain = [str(run) for run in to_evaluate if not _has_weights(storage, run)]
@@ -45,8 +49,11 @@ def call(options: argparse.Namespace) -> int:
         )
     if not wants_only_json(options):
         _print(plan)
+        for line in repeat_lines(repeated):
+            print(line)
         _print_evaluations(len(to_evaluate), to_retrain)
-    put_json(options, {**plan.as_dict(), "to_evaluate": len(to_evaluate), "to_retrain": to_retrain})
+    more = {"to_evaluate": len(to_evaluate), "to_retrain": to_retrain, "repeated": [row.as_dict() for row in repeated]}
+    put_json(options, {**plan.as_dict(), **more})
     return 0
 
 

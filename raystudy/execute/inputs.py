@@ -1,6 +1,7 @@
 """Builds what a study reads (recipes' shards, validation sets) or finds it built, and gives the digests."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TypeVar
 
 from raystudy.artifacts.damage import Look, look, set_aside
 from raystudy.artifacts.sealed import verify_again
-from raystudy.artifacts.shards import shards_read_by
+from raystudy.artifacts.shards import SourceSize, shards_read_by, source_sizes
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.synthetic import open_synthetic, write_synthetic
 from raystudy.errors import DamagedError, DataError, MissingPackageError
@@ -182,6 +183,16 @@ def _write_synthetic(study: StudySpec, storage: Storage, progress: Progress) -> 
     shards = {r.name: mending(partial(write, data_of(study, r)), progress) for r in study.all_recipes}
     sets = {name: mending(partial(write, validation_data(study, name)), progress) for name in study.validation}
     return StudyInputs(shards, sets, 0)
+
+
+def sizes_of_sources(inputs: StudyInputs, storage: Storage) -> dict[str, list[SourceSize]]:
+    """The sources of every recipe of text that is built and can be read, by recipe."""
+    found = {}
+    for recipe, digest in inputs.shards.items():
+        if not digest.startswith(UNBUILT):
+            with suppress(DataError):  # damage is told where shards are looked for
+                found[recipe] = source_sizes(storage.root, digest)
+    return found
 
 
 def text_recipes(study: StudySpec) -> list[TextRecipe]:

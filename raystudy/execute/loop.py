@@ -17,6 +17,7 @@ from raystudy.errors import BudgetError, IncompleteError, StorageError, Unwritab
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.frozen_data import build_data, mend_data
+from raystudy.execute.inputs import sizes_of_sources
 from raystudy.execute.leak_check import with_leaks
 from raystudy.execute.local import Executor, num_cores
 from raystudy.execute.progress import Progress
@@ -25,6 +26,7 @@ from raystudy.execute.tasks import make_tasks
 from raystudy.specs.load import LoadedStudy
 from raystudy.study.frozen import Frozen
 from raystudy.study.lr_rules import drift, newly_resolved
+from raystudy.study.repeats import repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
 from raystudy.study.state import StudyInputs, StudyState, WantedRun
 from raystudy.study.waves import make_wave, waiting_lines
@@ -104,6 +106,9 @@ def run_study(
             progress.say(line)
         driver.tell_drift(state)
         wave = make_wave(state)
+        if wave.todo:
+            for line in repeat_lines(repeats(wave.wanted.values(), sizes_of_sources(state.inputs, storage))):
+                progress.say(line)
         if not is_clean:
             remove_leftovers(storage.root, folder.path, wave.wanted)
         driver.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raystudy.errors import SpecError
+from raystudy.specs.point_settings import space_problems
 from raystudy.specs.presets import expand_presets
 from raystudy.specs.references import reference_problems
 from raystudy.specs.study import StudySpec
@@ -72,7 +73,10 @@ def _validate(document: YamlDocument) -> StudySpec | None:
             document.problems.extend(problems_of(error, StudySpec, document))
             if not _drop_unknown_keys(error, data):
                 break
-    document.problems.extend(reference_problems(document))
+    references = reference_problems(document)
+    document.problems.extend(references)
+    if spec is not None and not references:
+        document.problems.extend(space_problems(spec, document))
     return spec
 
 

@@ -22,6 +22,7 @@ class LearningRateRule(Spec):
     `{ratio: 0.1, best_on_average: true, space: S}`: 0.1 x the learning rate with the lowest mean loss over all
     recipes that are no controls, among those at which every run is finite.
     With `model: M` the sweep is made with model M: a learning rate carried over from another model or budget.
+    Of a space with more axes the learning rate of the best point counts; its other settings only `with_settings`.
     """
 
     absolute: LearningRate | None = None
@@ -31,6 +32,7 @@ class LearningRateRule(Spec):
     model: Name | None = Field(default=None, description="of the sweep; default: the protocol's own")
     space: SearchSpace | None = None
     seeds: Seeds | None = Field(default=None, description="seeds of the baseline sweep; default: the protocol's")
+    with_settings: bool = Field(default=False, description="take the other settings of the sweep's best point too")
 
     @model_validator(mode="before")
     @classmethod
@@ -42,7 +44,7 @@ class LearningRateRule(Spec):
     def _one_rule(self) -> "LearningRateRule":
         if self.absolute is not None:
             relative = (self.ratio, self.baseline, self.model, self.space, self.seeds)
-            if self.best_on_average or any(part is not None for part in relative):
+            if self.best_on_average or self.with_settings or any(part is not None for part in relative):
                 raise ValueError("an absolute learning rate goes with no ratio, baseline, model, space or seeds")
         elif self.ratio is None or self.space is None or (self.baseline is None and not self.best_on_average):
             raise ValueError(
@@ -105,11 +107,24 @@ class StandardLrProtocol(_SingleRate):
 
 
 class LrLadderProtocol(_Repeated):
-    """One candidate per learning rate of the space, named `<name>@<lr>`."""
+    """One candidate per learning rate of the space, named `<name>@<lr>`; other axes have one value each."""
 
     kind: Literal["lr-ladder"]
     model: Name
     space: SearchSpace
+
+    @model_validator(mode="after")
+    def _one_point_a_rate(self) -> "LrLadderProtocol":
+        points = self.space.points()
+        swept = [axis for axis in self.space.axes if axis != "lr" and len({p.settings[axis] for p in points}) > 1]
+        if swept:
+            raise ValueError(
+                f"an lr-ladder must have one point per learning rate, but got several values of {', '.join(swept)}; "
+                f"give each value a ladder of its own"
+            )
+        if len({point.lr for point in points}) < len(points):
+            raise ValueError("an lr-ladder must have one point per learning rate, but a rate is drawn twice")
+        return self
 
 
 class Checkpoint(Spec):

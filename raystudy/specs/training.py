@@ -7,11 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raystudy.specs.base import Spec
+from raystudy.specs.base import Name, Spec
 from raystudy.specs.model import DecoderSpec, count_parameters
 from raystudy.specs.space import LearningRate
 
 _BUDGETS = ("steps", "tokens", "tokens_per_parameter")
+_MATCH_EPOCHS = (
+    "a model, or `target` for the truth's: a shorter run reads a part of each source, and repeats it as often as that "
+    "model's run does"
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, lt=2**53)]  # what a JSON number holds exactly
@@ -63,6 +67,7 @@ class TrainingSettings(Spec):
     schedule: Schedule = WarmupStableDecay(kind="wsd")
     optimizer: AdamW = AdamW()
     clip: Clip | None = Field(default=1.0, description="largest gradient norm; null: no clipping")
+    match_epochs: Name | None = Field(default=None, description=_MATCH_EPOCHS)
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainingSettings":
@@ -92,6 +97,7 @@ class TrainingOverride(Spec):
     schedule: Schedule | None = None
     optimizer: AdamW | None = None
     clip: Clip | None = None
+    match_epochs: Name | None = Field(default=None, description=_MATCH_EPOCHS)
 
     @model_validator(mode="after")
     def _at_most_one_budget(self) -> "TrainingOverride":
@@ -113,6 +119,9 @@ class RunSettings(Spec):
     schedule: Schedule
     optimizer: AdamW
     clip: float | None
+    windows_share: float | None = Field(
+        default=None, gt=0, lt=1, description="how much of each source is read, so that it repeats; null: all of it"
+    )
 
 
 class FeatureTraining(Spec):

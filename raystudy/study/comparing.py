@@ -68,7 +68,7 @@ def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]
         "success": settings.success,
         "generator_seed": settings.seed,
         "resamples": settings.resamples,
-        "conventions": {"direction": f"every metric is a loss in {state.unit}: lower is better", **CONVENTIONS},
+        "conventions": {"direction": f"every metric is a loss in {state.unit}: lower is better", **_conventions(state)},
         "recipes": [_recipe_row(recipe) for recipe in state.study.recipes],
         "comparisons": _entries(state, truth, candidates),
         "premise": _premise(state),
@@ -170,6 +170,7 @@ def _about(state: StudyState, candidate: Scored, metric: str) -> dict[str, Any]:
         "ladder": candidate.ladder,
         "lr": candidate.lr,
         "lr_rule": candidate.lr_rule,
+        **({"settings": dict(candidate.changes)} if candidate.changes else {}),
         "runs_per_score": scores.runs_per_score or scores.values.shape[1],
         "num_seeds": scores.values.shape[1],
         "mean_loss": _mean(state.loss(run, metric) for run in chosen),
@@ -219,6 +220,17 @@ def cost(state: StudyState, runs: Sequence[WantedRun]) -> dict[str, float]:
     }
 
 
+def _conventions(state: StudyState) -> dict[str, str]:
+    """What the page says of how it counts; a truth that sweeps more than learning rates says so."""
+    truth = protocols_of(state.study)[state.study.truth]
+    if not isinstance(truth, Tuned) or truth.spec.space.is_plain:
+        return CONVENTIONS
+    tuned = CONVENTIONS["tuned"].replace("learning rates swept", f"points swept ({', '.join(truth.spec.space.axes)})")
+    if truth.spec.space.tokens is not None:
+        tuned += "; token budgets are swept too, so that it is the lowest over budgets"
+    return {**CONVENTIONS, "tuned": tuned}
+
+
 def _premise(state: StudyState) -> dict[str, Any] | None:
     """Does tuning reorder the recipes here? Only a tuned truth can say."""
     truth = protocols_of(state.study)[state.study.truth]
@@ -227,7 +239,14 @@ def _premise(state: StudyState) -> dict[str, Any] | None:
     names = headline(state)
     losses = np.stack([truth.sweep(state, recipe).losses for recipe in names])
     settings = state.study.comparison
-    return premise(losses, list(truth.lrs(state)), names, seed=settings.seed, resamples=settings.resamples)
+    points = truth.grid(state).points
+    # Where points are more than learning rates, they stand in the order of the sweep.
+    order = list(truth.lrs(state)) if truth.spec.space.is_plain else [float(place) for place in range(len(points))]
+    found = premise(losses, order, names, seed=settings.seed, resamples=settings.resamples)
+    if truth.spec.space.is_plain or found["best_fixed_lr"] is None:
+        return found
+    fixed = points[int(found["best_fixed_lr"])]
+    return {**found, "best_fixed_lr": fixed.lr, "best_fixed_settings": fixed.settings}
 
 
 def _contrast(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raystudy.errors import StorageError
 from raystudy.specs.base import digest
+from raystudy.specs.point import Changes
 
 FORMAT = "raystudy-frozen/1"
 
@@ -57,12 +58,16 @@ class RuleBasis:
 
 @dataclass(frozen=True)
 class FrozenRule:
-    """A learning rate once resolved. `edge`: low or high, where the sweep behind it ended on its grid's edge."""
+    """A learning rate once resolved, with the other settings of the point it is from.
+
+    `edge`: low or high, where the sweep behind it ended on its grid's edge.
+    """
 
     lr: float
     edge: str | None
     basis: RuleBasis
     words: str = ""
+    changes: Changes = ()
 
 
 def find_frozen(rules: Mapping[str, FrozenRule], basis: RuleBasis) -> FrozenRule | None:

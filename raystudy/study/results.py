@@ -101,6 +101,7 @@ class StudyResults:
             record = self.state.record(wanted)
             row: dict[str, Any] = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model}
             row |= {"lr": wanted.lr, "seed": wanted.seed, "tokens": wanted.run.num_tokens}
+            row |= {f"swept_{axis}": value for axis, value in wanted.changes}
             row |= {"status": "missing" if record is None else record.status}
             row |= {metric: self.state.loss(wanted, metric) for metric in self.state.metrics}
             row |= {"unigram_loss": self.state.unigram_loss(wanted, PRIMARY_METRIC)}

@@ -12,7 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raystudy.artifacts.records import Record
+from raystudy.specs.epochs import windows_share
 from raystudy.specs.model import training_flops_per_token
+from raystudy.specs.point import Changes, Point, changes_in_words, point_of
+from raystudy.specs.point_settings import settings_at
 from raystudy.specs.run import (
     FEATURES_NUMERICS,
     NUMERICS,
@@ -57,6 +60,7 @@ class WantedRun:
     recipe: str
     model: str
     detail: str = ""
+    changes: Changes = ()  # what its point of a search space changes beside the learning rate
 
     @cached_property
     def run_id(self) -> str:
@@ -87,7 +91,8 @@ class WantedRun:
     def __str__(self) -> str:
         if isinstance(self.run, ProbeRun):
             return " | ".join(part for part in (self.recipe, self.model, self.run.probe, self.detail) if part)
-        return f"{self.recipe} | {self.model} | lr {self.lr:g} | seed {self.seed}"
+        point = ", ".join([f"lr {self.lr:g}", *changes_in_words(self.changes)])
+        return f"{self.recipe} | {self.model} | {point} | seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,10 @@ class StudyState:
     records: Mapping[str, Record]
     frozen: Mapping[str, FrozenRule] = field(default_factory=dict)
     # What was worked out from study and inputs alone, kept: runs by what they are asked by, and their common parts.
-    _runs: dict[tuple[str, str, float, int], WantedRun] = field(default_factory=dict, compare=False, repr=False)
-    _templates: dict[tuple[str, float], TrainRun | FeaturesRun] = field(default_factory=dict, compare=False, repr=False)
+    _runs: dict[tuple[str, str, float | Point, int], WantedRun] = field(default_factory=dict, compare=False, repr=False)
+    _templates: dict[tuple[str, float | Point], TrainRun | FeaturesRun] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def with_records(self, records: Mapping[str, Record]) -> "StudyState":
         """The same study with other records; the runs named so far keep their names."""
@@ -143,48 +150,56 @@ class StudyState:
         """The mean over validation sets, then one metric per set."""
         return [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]
 
-    def want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:
-        """The run of `model` on `recipe` at one learning rate and seed."""
-        named = self._runs.get((model, recipe, lr, seed))
+    def want(self, model: str, recipe: str, point: float | Point, seed: int) -> WantedRun:
+        """The run of `model` on `recipe` at one point of a search space, or a bare learning rate, and one seed."""
+        key = point.key if isinstance(point, Point) else point
+        named = self._runs.get((model, recipe, key, seed))
         if named is None:
-            named = self._runs[model, recipe, lr, seed] = self._want(model, recipe, lr, seed)
+            named = self._runs[model, recipe, key, seed] = self._want(model, recipe, key, seed)
         return named
 
-    def _want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:
-        if (model, lr) not in self._templates:
-            self._templates[model, lr] = self._template(model, lr)
+    def _want(self, model: str, recipe: str, key: float | Point, seed: int) -> WantedRun:
+        point = point_of(key)
+        if (model, key) not in self._templates:
+            self._templates[model, key] = self._template(model, point)
         own = {"shards": self.inputs.shards[recipe], "seed": seed}
-        return WantedRun(self._templates[model, lr].model_copy(update=own), recipe, model)
+        return WantedRun(self._templates[model, key].model_copy(update=own), recipe, model, changes=point.changes)
 
-    def _template(self, model: str, lr: float) -> TrainRun | FeaturesRun:
-        """A run of a model at a learning rate, whose shape and settings all its runs share; shards and seed differ."""
+    def _template(self, model: str, point: Point) -> TrainRun | FeaturesRun:
+        """A run of a model at a point, whose shape and settings all its runs share; shards and seed differ."""
         spec = self.study.models[model]
         if isinstance(spec, StudyFeatures):
+            assert not point.changes, "the study's check has made sure that only learning rates are swept"
             return FeaturesRun(
                 kind="train-features",
                 shards="",
                 model=spec.shape,
-                settings=SgdSettings(**spec.training.model_dump(), lr=lr),
+                settings=SgdSettings(**spec.training.model_dump(), lr=point.lr),
                 seed=0,
                 numerics=FEATURES_NUMERICS,
             )
-        return TrainRun(
+        settings = settings_at(self.study.settings_of(model), point)
+        run = TrainRun(
             kind="train",
             shards="",
             model=self.decoder(model),
-            settings=resolve_settings(self.study.settings_of(model), spec.shape, self.inputs.vocabulary, lr),
+            settings=resolve_settings(settings, spec.shape, self.inputs.vocabulary, point.lr),
             seed=0,
             numerics=NUMERICS,
         )
+        share = windows_share(self.study, model, self.inputs.vocabulary, run.num_tokens)
+        return run.model_copy(update={"settings": run.settings.model_copy(update={"windows_share": share})})
 
     def decoder(self, model: str) -> ResolvedDecoder:
         """The decoder called `model` with the size of its vocabulary."""
         return ResolvedDecoder(**self.study.decoder(model).shape.model_dump(), vocabulary=self.inputs.vocabulary)
 
-    def grid(self, model: str, recipes: Iterable[str], lrs: Iterable[float], seeds: Iterable[int]) -> list[WantedRun]:
-        """All runs of a model over recipes x learning rates x seeds."""
-        rates, draws = tuple(lrs), tuple(seeds)
-        return [self.want(model, recipe, lr, seed) for recipe in recipes for lr in rates for seed in draws]
+    def grid(
+        self, model: str, recipes: Iterable[str], points: Iterable[float | Point], seeds: Iterable[int]
+    ) -> list[WantedRun]:
+        """All runs of a model over recipes x points (or bare learning rates) x seeds."""
+        chosen, draws = tuple(points), tuple(seeds)
+        return [self.want(model, recipe, point, seed) for recipe in recipes for point in chosen for seed in draws]
 
     def record(self, wanted: WantedRun) -> Record | None:
         """The record of a wanted run, or None while it has none."""

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from raystudy.artifacts.shards import RecipeView
+from raystudy.specs.epochs import windows_read
 from raystudy.specs.run import TrainRun
 from raystudy.train.decoder import Decoder
 from raystudy.train.optimizer import build_optimizer
@@ -27,11 +28,9 @@ class Training:
         self._run, self._view, self._device = run, view, device
         self.model = Decoder(run.model, run.seed).to(device)
         self.initial_weights = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        self.stream = SampleStream(
-            [source.weight for source in view.sources],
-            [source.windows(run.model.context) for source in view.sources],
-            run.seed,
-        )
+        windows = [source.windows(run.model.context) for source in view.sources]
+        reads = [windows_read(count, run.settings) for count in windows]
+        self.stream = SampleStream([source.weight for source in view.sources], windows, run.seed, reads)
         self._optimizer = build_optimizer(self.model, run.settings.optimizer, run.settings.lr)
         self.curve: list[dict[str, float]] = []
         self.step = 0  # steps taken

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from raystudy.compare.scores import Scores
 from raystudy.specs.base import digest
+from raystudy.specs.point import Changes
 from raystudy.study.state import StudyState, WantedRun
 
 
@@ -42,9 +43,10 @@ def extension_of(sweep: Sequence[WantedRun], most_more: int) -> list[Extension]:
     """What `most_more` learning rates would add to the runs of a sweep; nothing for none."""
     if not most_more:
         return []
-    num_runs = most_more * len(sweep) // len({run.lr for run in sweep})
-    first, ids = sweep[0], sorted(run.run_id for run in sweep)
-    return [Extension(digest(ids), num_runs, num_runs * first.run.num_tokens, num_runs * first.flops)]
+    ids, num_lrs = sorted(run.run_id for run in sweep), len({run.lr for run in sweep})
+    tokens, flops = sum(run.run.num_tokens for run in sweep), sum(run.flops for run in sweep)
+    num_runs = most_more * len(sweep) // num_lrs
+    return [Extension(digest(ids), num_runs, most_more * tokens // num_lrs, most_more * flops / num_lrs)]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Scored:
     ladder: str | None = None
     lr: float | None = None
     lr_rule: str | None = None
-    edges: Mapping[str, str] = field(default_factory=dict)  # recipe -> low or high
+    edges: Mapping[str, str] = field(default_factory=dict)  # recipe -> low or high, of which axis where there are more
+    changes: Changes = ()  # settings beside `lr` at which all runs are
 
 
 class ProtocolKind(ABC):

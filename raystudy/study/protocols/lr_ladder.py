@@ -17,13 +17,13 @@ class LrLadder(ProtocolKind):
 
     def demand(self, state: StudyState) -> Demand:
         """Recipes x learning rates x seeds."""
-        return Demand(state.grid(self.spec.model, state.recipes, self.spec.space.lr.values(), self.spec.seeds))
+        return Demand(state.grid(self.spec.model, state.recipes, self.spec.space.points(), self.spec.seeds))
 
     def scored(self, state: StudyState) -> list[Scored]:
         """One protocol per learning rate, named `<name>@<lr>`."""
         spec, rungs = self.spec, []
-        for lr in spec.space.lr.values():
-            name = f"{self.name}@{lr:g}"
-            rung = score_at(state, name, spec.kind, spec.model, lr, spec.seeds, spec.runs_per_score)
-            rungs.append(replace(rung, ladder=self.name, lr_rule=f"{lr:g}, absolute"))
+        for point in spec.space.points():
+            name = f"{self.name}@{point.lr:g}"
+            rung = score_at(state, name, spec.kind, spec.model, point, spec.seeds, spec.runs_per_score)
+            rungs.append(replace(rung, ladder=self.name, lr_rule=f"{point.lr:g}, absolute"))
         return rungs

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from raystudy.compare.scores import Scores
+from raystudy.specs.point import Point
 from raystudy.specs.protocol import ReducedLrProtocol, StandardLrProtocol
 from raystudy.study.lr_rules import ResolvedRule, describe_rule, resolve_rule
 from raystudy.study.protocols.base import Demand, ProtocolKind, Scored, Waiting, extension_of
@@ -22,8 +23,8 @@ class SingleLr(ProtocolKind):
         """The baseline sweep behind the rule, then recipes x seeds."""
         resolved = resolve_rule(state, self.spec.model, self.spec.lr, self.spec.seeds)
         extensions = extension_of(resolved.baseline_runs, resolved.most_more)
-        if resolved.lr is not None:
-            runs = state.grid(self.spec.model, state.recipes, [resolved.lr], self.spec.seeds)
+        if resolved.point is not None:
+            runs = state.grid(self.spec.model, state.recipes, [resolved.point], self.spec.seeds)
             return Demand([*resolved.baseline_runs, *runs], (), extensions)
         lr = next(run.lr for run in resolved.baseline_runs if run.lr is not None)
         likely = state.grid(self.spec.model, state.recipes, [lr], self.spec.seeds)
@@ -34,9 +35,9 @@ class SingleLr(ProtocolKind):
         """One protocol once the rule is resolved."""
         spec = self.spec
         resolved = resolve_rule(state, spec.model, spec.lr, spec.seeds)
-        if resolved.lr is None:
+        if resolved.point is None:
             return []
-        scored = score_at(state, self.name, spec.kind, spec.model, resolved.lr, spec.seeds, spec.runs_per_score)
+        scored = score_at(state, self.name, spec.kind, spec.model, resolved.point, spec.seeds, spec.runs_per_score)
         every_run = {run.run_id: run for run in (*resolved.baseline_runs, *scored.all_runs)}
         edges = self._edges(state, resolved)
         return [replace(scored, lr_rule=describe_rule(spec.lr), all_runs=list(every_run.values()), edges=edges)]
@@ -54,13 +55,13 @@ class SingleLr(ProtocolKind):
 
 
 def score_at(
-    state: StudyState, name: str, kind: str, model: str, lr: float, seeds: tuple[int, ...], runs_per_score: int
+    state: StudyState, name: str, kind: str, model: str, point: Point, seeds: tuple[int, ...], runs_per_score: int
 ) -> Scored:
-    """Every recipe's losses at `lr`."""
-    runs = {recipe: state.grid(model, [recipe], [lr], seeds) for recipe in state.recipes}
+    """Every recipe's losses at `point`."""
+    runs = {recipe: state.grid(model, [recipe], [point], seeds) for recipe in state.recipes}
     scores = {}
     for metric in state.metrics:
         rows = [[state.loss(run, metric) for run in runs[recipe]] for recipe in state.recipes]
         scores[metric] = Scores(name, state.recipes, np.array(rows, dtype=np.float64), runs_per_score)
     all_runs = [run for row in runs.values() for run in row]
-    return Scored(name, kind, scores, runs, all_runs, model=model, lr=lr)
+    return Scored(name, kind, scores, runs, all_runs, model=model, lr=point.lr, changes=point.changes)

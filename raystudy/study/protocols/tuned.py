@@ -1,7 +1,7 @@
 """`tuned`: a full sweep per recipe; the score is the loss at the recipe's own best learning rate.
 
-The best learning rate is chosen on the primary metric; every other metric is read from that same model.
-Without selection seeds the minimum of seed means is optimistic, and labelled so.
+Where a space has more axes it is the best point of them all. The best is chosen on the primary metric; every other
+metric is read from that same model. Without selection seeds the minimum of seed means is optimistic, and labelled so.
 """
 
 import numpy as np
@@ -22,30 +22,31 @@ class Tuned(ProtocolKind):
         self.spec = spec
 
     def grid(self, state: StudyState) -> ExtendedGrid:
-        """The learning rates of the sweep, the same for all recipes."""
-        return extended_grid(state, self.spec.model, state.recipes, self.spec.space.lr, self.spec.seeds)
+        """The points of the sweep, the same for all recipes."""
+        return extended_grid(state, self.spec.model, state.recipes, self.spec.space, self.spec.seeds)
 
     def lrs(self, state: StudyState) -> tuple[float, ...]:
         """Its learning rates, as far as results ask for them; ascending."""
         return self.grid(state).lrs
 
     def demand(self, state: StudyState) -> Demand:
-        """Recipes x learning rates x seeds."""
+        """Recipes x points x seeds."""
         grid = self.grid(state)
-        runs = state.grid(self.spec.model, state.recipes, grid.lrs, self.spec.seeds)
+        runs = state.grid(self.spec.model, state.recipes, grid.points, self.spec.seeds)
         return Demand(runs, (), extension_of(runs, grid.most_more))
 
     def sweep(self, state: StudyState, recipe: str, metric: str | None = None) -> Sweep:
         """One recipe's sweep; on the study's primary metric unless told."""
-        return read_sweep(state, self.spec.model, recipe, self.lrs(state), self.spec.seeds, metric)
+        points = self.grid(state).points
+        return read_sweep(state, self.spec.model, recipe, points, self.spec.seeds, metric, space=self.spec.space)
 
     def scored(self, state: StudyState) -> list[Scored]:
-        """One protocol: each recipe at its own best learning rate."""
+        """One protocol: each recipe at its own best point."""
         sweeps = {recipe: self.sweep(state, recipe) for recipe in state.recipes}
         chosen = {recipe: sweep.best if sweep.is_complete else None for recipe, sweep in sweeps.items()}
-        lrs = self.lrs(state)
+        points = self.grid(state).points
         runs = {
-            recipe: state.grid(self.spec.model, [recipe], [lrs[best]], self.spec.seeds)
+            recipe: state.grid(self.spec.model, [recipe], [points[best]], self.spec.seeds)
             for recipe, best in chosen.items()
             if best is not None
         }
