@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raystudy.errors import SpecError
+from raystudy.specs.fit import fit_problems
 from raystudy.specs.references import reference_problems
 from raystudy.specs.study import StudySpec
 from raystudy.specs.validation_messages import data_path, problems_of
@@ -71,6 +72,8 @@ def _validate(document: YamlDocument) -> StudySpec | None:
             if not _drop_unknown_keys(error, data):
                 break
     document.problems.extend(reference_problems(document))
+    if spec is not None and not document.problems:
+        document.problems.extend(fit_problems(spec, document))
     return spec
 
 

@@ -150,13 +150,14 @@ class StudyState:
                 seed=0,
                 numerics=FEATURES_NUMERICS,
             )
-        decoder, vocabulary = spec.shape, self.inputs.vocabulary
+        decoder, vocabulary, training = spec.shape, self.inputs.vocabulary, self.study.settings_of(model)
         return TrainRun(
             kind="train",
             shards="",
             model=ResolvedDecoder(**decoder.model_dump(), vocabulary=vocabulary),
-            settings=resolve_settings(self.study.settings_of(model), decoder, vocabulary, lr),
+            settings=resolve_settings(training, decoder, vocabulary, lr),
             seed=0,
+            precision=training.precision,
             numerics=NUMERICS,
         )
 
