@@ -7,9 +7,9 @@ import platform
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raystudy import __version__
 from raystudy.artifacts.files import NO_ROOM, unwritable
@@ -35,6 +35,8 @@ class Task:
     device: str = "cpu"
     recipe: str = ""
     model: str = ""
+    micro_batch_tokens: int | Literal["auto"] = "auto"
+    checkpoint_minutes: float | None = None
 
     def specs(self) -> list[Run]:
         """The members' specs."""
@@ -50,8 +52,8 @@ class Task:
 class RunReport:
     """How a run ended: its record's status, or "failed" with the first cause.
 
-    `is_unwritable`: the storage cannot be written, so that trying on is of no use. `damaged`: the path of shards that
-    are not what was written, which the driver makes anew.
+    `note`: what a person should know of a run that ended well. `is_unwritable`: the storage cannot be written, so that
+    trying on is of no use. `damaged`: the path of shards that are not what was written, which the driver makes anew.
     """
 
     run_id: str
@@ -61,6 +63,7 @@ class RunReport:
     cause: str = ""
     is_unwritable: bool = False
     damaged: str = ""
+    note: str = ""
 
 
 def do_task(task: Task) -> list[RunReport]:
@@ -78,10 +81,13 @@ def _report(task: Task, run: TrainRun) -> RunReport:
     try:
         storage = Storage(Path(task.storage))
         storage.runs.mends = True
-        status = make_decoder_run(run, Workplace(storage, task.validation, task.device, _about(task, {})))
+        at = Workplace(storage, task.validation, task.device, _about(task, {}))
+        at = replace(at, micro_batch_tokens=task.micro_batch_tokens, checkpoint_minutes=task.checkpoint_minutes)
+        status = make_decoder_run(run, at)
     except Exception as error:
         return _failed(run.run_id, error, time.perf_counter() - started)
-    return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started)
+    note = "; ".join(at.notes)
+    return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started, note=note)
 
 
 def _report_features(task: Task, runs: list[FeaturesRun | ProbeRun]) -> list[RunReport]:

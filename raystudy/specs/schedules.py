@@ -38,7 +38,9 @@ class _Warmed(Spec):
             ValueError: it does not.
         """
         if self.warmup_steps is not None and self.warmup_steps > steps:
-            raise ValueError(f"the schedule must fit into the run, but got {self.warmup_steps} warm-up steps of {steps}")
+            raise ValueError(
+                f"the schedule must fit into the run, but got {self.warmup_steps} warm-up steps of {steps}"
+            )
 
 
 class WarmupStableDecay(_Warmed):

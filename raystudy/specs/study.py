@@ -69,7 +69,9 @@ class Resources(Spec):
     cpus_per_run: float = Field(default=1, gt=0)
     gpus_per_run: float = Field(default=0, ge=0)
     workers: int | None = Field(
-        default=None, ge=0, description="worker processes of --local; default: one per core, or as many as the GPUs hold"
+        default=None,
+        ge=0,
+        description="worker processes of --local; default: one per core, or as many as the GPUs hold",
     )
     micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto",
