@@ -85,7 +85,7 @@ class _StoppedError(Exception):
     pass
 
 
-def stop_after(view, validation, run, folder: Path, step: int) -> None:
+def stop_after(view, validation, run, folder: Path, step: int, device: str = "cpu") -> None:
     """Train until `step` steps have been taken and kept, then fail as a dying worker would."""
 
     class Stopping(Checkpoints):
@@ -96,12 +96,12 @@ def stop_after(view, validation, run, folder: Path, step: int) -> None:
             return taken
 
     with pytest.raises(_StoppedError):
-        train(run, view, validation, "cpu", Means(checkpoints=Stopping(folder, run.run_id, "cpu", 0.0)))
+        train(run, view, validation, device, Means(checkpoints=Stopping(folder, run.run_id, device, 0.0)))
 
 
-def resume(view, validation, run, folder: Path):
-    checkpoints = Checkpoints(folder, run.run_id, "cpu", 1e9)
-    return train(run, view, validation, "cpu", Means(checkpoints=checkpoints)), checkpoints
+def resume(view, validation, run, folder: Path, device: str = "cpu"):
+    checkpoints = Checkpoints(folder, run.run_id, device, 1e9)
+    return train(run, view, validation, device, Means(checkpoints=checkpoints)), checkpoints
 
 
 @pytest.mark.parametrize(
