@@ -51,7 +51,7 @@ def reset_state(seed: int) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         _CLEAR_REFERENCES.write_text("5")

@@ -107,9 +107,11 @@ def _go_on(training: Training, checkpoints: Checkpoints | None) -> float:
         return 0.0
     parts = {"training": training}
     checkpoints.restore(parts)
-    training.after_step = lambda: training.watch.add({
-        "checkpoint": checkpoints.keep_if_due(training.step, parts)
-    })  # fmt: skip
+
+    def keep() -> None:
+        training.watch.add({"checkpoint": checkpoints.keep_if_due(training.step, parts)})
+
+    training.keep = keep
     return training.seconds_before
 
 

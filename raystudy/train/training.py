@@ -32,7 +32,8 @@ _FIXED_TOKENS = 1024  # of the batch on which the change of the logits is measur
 class Training:
     """The training that `run` asks for, on `view`: built at initialisation, taken on by `advance`.
 
-    `after_step` is called after every step. `problem` says what was not finite, where something was not.
+    `keep` is called after every step, when the state can be kept. `problem` says what was not finite, if something was
+    not.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Training:
         self.watch = Stopwatch(device)
         self.curve: list[dict[str, float]] = []
         self.step = 0  # steps taken
-        self.after_step: Callable[[], None] | None = None
+        self.keep: Callable[[], None] | None = None
         self.problem = ""
         self._began = 0.0
         self.seconds_before = 0.0  # what earlier processes took of this run
@@ -80,8 +81,8 @@ class Training:
                     self.problem = f"the training loss was {self.curve[-1]['loss']} at step {self.step}"
                     return False
             self.step += 1
-            if self.after_step is not None:
-                self.after_step()
+            if self.keep is not None:
+                self.keep()
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
             self.problem = f"weights were not finite after step {self.step - 1}"
         return not self.problem
@@ -91,7 +92,7 @@ class Training:
         settings = self._run.settings
         lr = settings.lr * lr_factor(settings.schedule, self.step, settings.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
         self.watch.start()
         batch = self.read_batch(self.step * settings.batch_sequences, settings.batch_sequences)
         self.watch.lap("data")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from raystudy.artifacts.checkpoints import checkpoint_path, read_checkpoint
+from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import RaystudyError, StorageError
 from raystudy.execute.work import Task, do_task
@@ -228,3 +229,13 @@ def test_a_checkpoint_of_a_later_format_is_no_checkpoint_here(tmp_path, monkeypa
         Checkpoints(tmp_path, "a", "cpu", 0.0).keep_if_due(1, {})
     with pytest.raises(StorageError, match="must be a checkpoint of format raystudy-checkpoint/1"):
         read_checkpoint(tmp_path, "a")
+
+
+def test_a_checkpoint_whose_writer_died_after_the_result_is_removed_and_one_in_use_is_not(tmp_path):
+    folders = [tmp_path / "runs" / run_id for run_id in ("done", "going-on")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        Checkpoints(folder, folder.name, "cpu", 0.0).keep_if_due(1, {})
+    (folders[0] / "result.json").write_text("{}")
+    remove_leftovers(tmp_path, tmp_path / "studies" / "s", ["done", "going-on", "absent"])
+    assert [checkpoint_path(folder).exists() for folder in folders] == [False, True]
