@@ -96,3 +96,25 @@ def test_a_real_failed_allocation_is_known_as_one():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert micro_batches.is_out_of_memory(caught.value)
+
+
+def test_parts_taken_before_memory_ended_count_once(data):
+    view, _ = data
+    gradients = []
+    for fails_at in (None, 2):  # the second part of five sequences: the first has left its gradient
+        training = Training(a_batched_run(view), view, "cpu")
+        training.micro_batches.rows = 5
+        forward, calls = training.model.forward, []
+
+        def scarce(tokens, forward=forward, calls=calls, fails_at=fails_at):
+            calls.append(len(tokens))
+            if len(calls) == fails_at:
+                raise MemoryError
+            return forward(tokens)
+
+        training.model.forward = scarce
+        training.micro_batches.backward(training.model, training.read_batch(0, BATCH), "cpu", "fp32")
+        gradients.append([p.grad.clone() for p in training.model.parameters()])
+    assert calls == [5, 5, 3, 3, 3, 1]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
