@@ -10,9 +10,11 @@ from raystudy.artifacts.storage import Storage
 from raystudy.errors import SpecError
 from raystudy.execute.gpus import check_gpus, gpu_places
 from raystudy.execute.local import LocalExecutor
+from raystudy.execute.tasks import make_tasks
 from raystudy.execute.work import Task, do_task
 from raystudy.specs.load import load_study
 from raystudy.specs.study import Resources
+from raystudy.study.state import WantedRun
 from tests.conftest import TINY, make_shards
 from tests.train.test_training import a_run
 
@@ -109,6 +111,14 @@ def test_out_of_memory_is_recorded_with_its_cause_and_a_smaller_micro_batch_is_u
     assert left_to_us.status == "finished"
     made = Storage(tmp_path).runs.read(a_run(view, steps=3).run_id).result["provenance"]
     assert made["micro_batch_sequences"] == 2
+
+
+def test_a_task_takes_its_resources_from_the_study():
+    wanted = WantedRun(a_run("x"), "recipe", "model")
+    (task,) = make_tasks([wanted], "root", {}, Resources(micro_batch_tokens=64, checkpoint_minutes=None))
+    assert (task.device, task.micro_batch_tokens, task.checkpoint_minutes) == ("cpu", 64, None)
+    (task,) = make_tasks([wanted], "root", {}, Resources(gpus_per_run=1))
+    assert (task.device, task.micro_batch_tokens, task.checkpoint_minutes) == ("cuda", "auto", 10)
 
 
 def test_gpus_are_shared_out_to_workers():
