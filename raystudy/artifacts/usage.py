@@ -129,7 +129,9 @@ def _part(kind: str, file: Path) -> str:
         return kind
     if file.parent.name == "eval":
         return "evaluations"
-    return {"curve.jsonl": "curves"}.get(file.name, "weights" if file.name.startswith("weights-") else "records")
+    return {"curve.jsonl": "curves", "checkpoint.safetensors": "checkpoints"}.get(
+        file.name, "weights" if file.name.startswith("weights-") else "records"
+    )
 
 
 def pointer_target(item: Item) -> str | None:

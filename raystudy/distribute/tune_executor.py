@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from raystudy.distribute.connection import connected, import_ray
 from raystudy.distribute.shared_storage import NotSharedError
+from raystudy.execute.gpus import check_gpus
 from raystudy.execute.work import RunReport, Task, do_task, failed_reports
 from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import Resources
@@ -60,6 +61,7 @@ class TuneExecutor:
             nodes = [node for node in ray.nodes() if node["Alive"]]
             if len(nodes) > 1 and not self._is_storage_shared:
                 raise NotSharedError(f"this Ray cluster has {len(nodes)} nodes")
+            check_gpus(self._resources, int(ray.cluster_resources().get("GPU", 0)), "this Ray cluster")
             self._block = max(_MOST_TRIALS, int(_TRIALS_PER_SLOT * self._num_slots(ray.cluster_resources())))
         except BaseException:
             self._open.close()

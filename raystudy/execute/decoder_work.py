@@ -4,12 +4,14 @@ The same for every kind of worker. torch is loaded when something is trained or 
 """
 
 import datetime
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from raystudy.artifacts.checkpoints import remove_checkpoint
 from raystudy.artifacts.shards import RecipeView, TokenShard, open_tokens, open_view
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.weights import read_weights, write_weights
@@ -17,6 +19,7 @@ from raystudy.errors import RaystudyError, StorageError
 from raystudy.specs.run import TrainRun
 
 if TYPE_CHECKING:
+    from raystudy.train.checkpoint import Checkpoints
     from raystudy.train.evaluation import Evaluation, ValidationDocuments
     from raystudy.train.run import Outcome
 
@@ -25,12 +28,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a run is made: `validation` maps a set's digest to its name; `about` is in every record's provenance."""
+    """Where a run is made: `validation` maps a set's digest to its name; `about` is in every record's provenance.
+
+    `notes` takes what a person should know of the run, beside its status.
+    """
 
     storage: Storage
     validation: Mapping[str, str]
     device: str
     about: Mapping[str, Any]
+    micro_batch_tokens: int | Literal["auto"] = "auto"
+    checkpoint_minutes: float | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def make_decoder_run(run: TrainRun, at: Workplace) -> tuple[str, bool]:
@@ -48,27 +57,40 @@ def make_decoder_run(run: TrainRun, at: Workplace) -> tuple[str, bool]:
 
 
 def _train(run: TrainRun, at: Workplace, documents: "Documents") -> str:
-    from raystudy.train.run import train
+    from raystudy.train.micro_batches import is_out_of_memory
+    from raystudy.train.run import Means, train
 
     runs, started_at = at.storage.runs, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     runs.write_spec(run)
     try:
-        outcome = train(run, _view(at.storage.root, run.shards), documents, at.device)
+        means = Means(at.micro_batch_tokens, _checkpoints(run, at))
+        outcome = train(run, _view(at.storage.root, run.shards), documents, at.device, means)
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate" in str(error)):
+        if not is_out_of_memory(error):
             raise
         result = _result(run, "out-of-memory", [], {"total": 0.0}, _provenance(at, started_at))
-        runs.write_result(run.run_id, result)
+        runs.write_result(run.run_id, {**result, "cause": f"{type(error).__name__}: {error}"})
         return "out-of-memory"
     runs.write_curve(run.run_id, outcome.curve)
     if outcome.status == "finished":
         write_weights(runs.folder(run.run_id), run.settings.steps, outcome.weights)
     for digest, evaluation in outcome.final.items():
         _write_evaluation(run, at, digest, evaluation, outcome.unigram[digest])
-    result = _result(run, outcome.status, _metrics(at, outcome), outcome.seconds, _provenance(at, started_at))
+    at.notes.extend([means.checkpoints.note] if means.checkpoints and means.checkpoints.note else [])
+    provenance = {**_provenance(at, started_at), **outcome.made, "notes": list(at.notes)}
+    result = _result(run, outcome.status, _metrics(at, outcome), outcome.seconds, provenance)
     details = {"moved": outcome.moved, "epochs_per_source": outcome.epochs, "data_order": outcome.data_order}
-    runs.write_result(run.run_id, {**result, **details})
+    runs.write_result(run.run_id, {**result, **details, **({"cause": outcome.cause} if outcome.cause else {})})
+    remove_checkpoint(runs.folder(run.run_id))
     return outcome.status
+
+
+def _checkpoints(run: TrainRun, at: Workplace) -> "Checkpoints | None":
+    from raystudy.train.checkpoint import Checkpoints
+
+    if at.checkpoint_minutes is None:
+        return None
+    return Checkpoints(at.storage.runs.folder(run.run_id), run.run_id, at.device, 60 * at.checkpoint_minutes)
 
 
 def _result(
@@ -85,7 +107,7 @@ def _result(
 
 
 def _metrics(at: Workplace, outcome: "Outcome") -> list[dict[str, Any]]:
-    """Rows of name, dataset, value, unit, direction. A diverged run's losses that are not finite are left out."""
+    """Rows of name, dataset, value, unit, direction. Losses that are not finite, as of a diverged run, are left out."""
     rows = []
     for digest, name in at.validation.items():
         values = [("initial-loss", outcome.initial[digest].nats_per_token, "nats per token")]
@@ -103,6 +125,7 @@ def _metrics(at: Workplace, outcome: "Outcome") -> list[dict[str, Any]]:
                 "direction": "lower-is-better",
             }
             for metric, value, unit in values
+            if math.isfinite(value)
         ]
     return rows
 
@@ -149,6 +172,11 @@ def _evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents") -> None
     floors = unigram_floors(_view(at.storage.root, run.shards), lacking)
     model = load_weights(run, arrays, at.device)
     for digest, evaluation in evaluate_all(model, run, lacking, at.device).items():
+        if not math.isfinite(evaluation.nats_per_token):
+            raise RaystudyError(
+                f"the loss of run {run.run_id} on {at.validation[digest]} must be finite, but is "
+                f"{evaluation.nats_per_token}: its weights are no use there. Leave that validation set out"
+            )
         _write_evaluation(run, at, digest, evaluation, floors[digest])
 
 

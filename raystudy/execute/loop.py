@@ -35,7 +35,10 @@ MAX_FAILURES = 3  # of one run in one launch
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
 )
-OUT_OF_MEMORY = "out of memory. Lower batch_tokens or the model, or use a larger device, and remove the run's folder"
+OUT_OF_MEMORY = (
+    "out of memory. Lower resources.micro_batch_tokens (`auto` has tried down to one sequence), the context or the "
+    "model, or use a larger device; then remove the run's folder"
+)
 
 
 @dataclass
@@ -193,14 +196,15 @@ class _Driver:
     def _execute(self, todo: list[WantedRun], executor: Executor) -> list[WantedRun]:
         """Execute one wave; returns the runs that failed."""
         validation = {digest: name for name, digest in self._inputs.validation.items()}
-        device = "cuda" if self.loaded.spec.resources.gpus_per_run > 0 else "cpu"
-        tasks = make_tasks(todo, str(self.storage.root), validation, device)
+        tasks = make_tasks(todo, str(self.storage.root), validation, self.loaded.spec.resources)
         by_id = {run.run_id: run for run in todo}
         failed = []
         for report in executor.run(tasks):
             run = by_id[report.run_id]
             self._spending.ended(run, report.seconds, is_made=report.is_made)
             self.progress.ended(report.status, report.num_tokens, run.flops)
+            if report.note:
+                self.progress.say(f"{run}: {report.note}")
             if report.is_unwritable:
                 raise UnwritableError(report.cause)
             if report.status == "failed":

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from raystudy.execute.probe_work import together
 from raystudy.execute.work import Task
 from raystudy.specs.run import AlignmentProbe, SharpnessProbe, TrainRun
+from raystudy.specs.study import Resources
 from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
 from raystudy.study.state import WantedRun
 
@@ -17,7 +18,7 @@ FEWEST_TASKS = 50  # a wave is not cut into fewer tasks than this to save placin
 _STEP_SECONDS = 3e-3  # of one step beside its FLOPs, as small models take on a CPU core; only an estimate
 
 
-def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, str], device: str) -> list[Task]:
+def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, str], resources: Resources) -> list[Task]:
     """Tasks in the order of their first runs: neighbouring short runs of a decoder share one (see `_packs`), as do
     random-feature runs and likeness on one recipe, and a decoder's probes that differ in validation set alone."""
     groups: dict[tuple[str, int], list[WantedRun]] = {}
@@ -36,9 +37,11 @@ def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, st
             tuple(member.run.model_dump_json() for member in members),
             root,
             validation,
-            device,
+            resources.device,
             members[0].recipe,
             members[0].model,
+            resources.micro_batch_tokens,
+            resources.checkpoint_minutes,
         )
         for members in groups.values()
     ]

@@ -7,9 +7,9 @@ import platform
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raystudy import __version__
 from raystudy.artifacts.files import NO_ROOM, unwritable
@@ -37,6 +37,8 @@ class Task:
     device: str = "cpu"
     recipe: str = ""
     model: str = ""
+    micro_batch_tokens: int | Literal["auto"] = "auto"
+    checkpoint_minutes: float | None = None
 
     def specs(self) -> list[Run]:
         """The members' specs."""
@@ -52,9 +54,9 @@ class Task:
 class RunReport:
     """How a run ended: its record's status, or "failed" with the first cause.
 
-    `seconds`: the time it took on its device now; `is_made`: these are those of a training from start to end.
+    `seconds`: the time it took on its device now; `is_made`: the run was made in them, from start to end.
     `is_unwritable`: the storage cannot be written, so that trying on is of no use. `damaged`: the path of shards that
-    are not what was written, which the driver makes anew.
+    are not what was written, which the driver makes anew. `note`: what a person should know of a run that ended well.
     """
 
     run_id: str
@@ -65,6 +67,7 @@ class RunReport:
     is_unwritable: bool = False
     damaged: str = ""
     is_made: bool = False
+    note: str = ""
 
 
 def do_task(task: Task) -> list[RunReport]:
@@ -83,11 +86,13 @@ def _report(task: Task, run: TrainRun) -> RunReport:
     try:
         storage = Storage(Path(task.storage))
         storage.runs.mends = True
-        status, is_made = make_decoder_run(run, Workplace(storage, task.validation, task.device, _about(task, {})))
+        at = Workplace(storage, task.validation, task.device, _about(task, {}))
+        at = replace(at, micro_batch_tokens=task.micro_batch_tokens, checkpoint_minutes=task.checkpoint_minutes)
+        status, is_made = make_decoder_run(run, at)
     except Exception as error:
         return _failed(run.run_id, error, time.perf_counter() - started)
-    is_timing = is_made and status in ("finished", "diverged")
-    return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started, is_made=is_timing)
+    told = (run.run_id, status, run.num_tokens, time.perf_counter() - started)
+    return RunReport(*told, is_made=is_made and status in ("finished", "diverged"), note="; ".join(at.notes))
 
 
 def _report_probes(task: Task, runs: list[TextProbe]) -> list[RunReport]:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raystudy.errors import SpecError
+from raystudy.specs.fit import fit_problems
 from raystudy.specs.point_settings import space_problems
 from raystudy.specs.presets import expand_presets
 from raystudy.specs.references import reference_problems
@@ -73,9 +74,10 @@ def _validate(document: YamlDocument) -> StudySpec | None:
             document.problems.extend(problems_of(error, StudySpec, document))
             if not _drop_unknown_keys(error, data):
                 break
-    references = reference_problems(document)
-    document.problems.extend(references)
-    if spec is not None and not references:
+    document.problems.extend(reference_problems(document))
+    if spec is not None and not document.problems:
+        document.problems.extend(fit_problems(spec, document))
+    if spec is not None and not document.problems:
         document.problems.extend(space_problems(spec, document))
     return spec
 

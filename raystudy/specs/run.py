@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter
 
 from raystudy.specs.base import Spec, digest
 from raystudy.specs.model import DecoderSpec, RandomFeaturesSpec
-from raystudy.specs.training import RunSettings, SgdSettings
+from raystudy.specs.training import Precision, RunSettings, SgdSettings
 
 NUMERICS = 1  # rises only when the golden-loss test changes: runs before and after are then not the same
 FEATURES_NUMERICS = 1  # the same for random-feature models
@@ -39,7 +39,7 @@ class TrainRun(_Identified):
     settings: RunSettings
     seed: int
     engine: Literal["torch"] = "torch"
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     numerics: int
 
     @property

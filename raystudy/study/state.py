@@ -178,13 +178,14 @@ class StudyState:
                 seed=0,
                 numerics=FEATURES_NUMERICS,
             )
-        settings = settings_at(self.study.settings_of(model), point)
+        training = self.study.settings_of(model)
         run = TrainRun(
             kind="train",
             shards="",
             model=self.decoder(model),
-            settings=resolve_settings(settings, spec.shape, self.inputs.vocabulary, point.lr),
+            settings=resolve_settings(settings_at(training, point), spec.shape, self.inputs.vocabulary, point.lr),
             seed=0,
+            precision=training.precision,
             numerics=NUMERICS,
         )
         share = windows_share(self.study, model, self.inputs.vocabulary, run.num_tokens)

@@ -63,6 +63,14 @@ def test_a_trial_that_dies_costs_the_time_since_it_was_started(tmp_path):
     assert 50.0 <= report.seconds < 100.0
 
 
+def test_gpus_that_the_cluster_has_not_are_refused_and_not_waited_for(tmp_path, tiny_storage, ray_cluster, cli):
+    storage = copy_inputs(tiny_storage, tmp_path / "storage")
+    done = cli("run", TINY, "--storage", storage, "--set", "resources.gpus_per_run=1", timeout=200, **ray_cluster)
+    assert done.returncode == 2, done.stderr
+    assert "this Ray cluster must have the 1 GPUs that resources.gpus_per_run asks for, but has 0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_killed_driver_and_its_own_cluster_lose_no_finished_run_and_repeat_none(tmp_path, tiny_storage, own_ray, cli):
     storage = copy_inputs(tiny_storage, tmp_path / "storage")
     driver = launch_driver(storage, **own_ray)

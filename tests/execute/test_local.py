@@ -144,15 +144,15 @@ def test_out_of_memory_ends_a_run_without_a_score_and_the_launch_says_so(tmp_pat
     storage = copy_inputs(tiny_storage, tmp_path / "storage")
     real = raystudy.train.run.train
 
-    def starved(run, view, validation, device="cpu"):
+    def starved(run, *others):
         if run.model.width == 32 and run.seed == 1:
             raise MemoryError
-        return real(run, view, validation, device)
+        return real(run, *others)
 
     monkeypatch.setattr(raystudy.train.run, "train", starved)
     overrides = ["models.target.training.steps=2", "training.steps=2"]
     launch = run_study(load_study(TINY, overrides), Storage(storage), InlineExecutor, Progress(io.StringIO()))
-    with pytest.raises(IncompleteError, match="out of memory"):
+    with pytest.raises(IncompleteError, match=r"out of memory. Lower resources\.micro_batch_tokens"):
         launch.raise_if_incomplete()
     comparison = StudyResults(Storage(storage), Storage(storage).study("tiny")).comparison_json
     assert comparison["verdict"]["outcome"] == "blocked"

@@ -251,12 +251,13 @@ def test_a_frozen_rule_keeps_its_settings_and_drift_tells_where_they_would_be_ot
 def test_a_lock_made_before_there_were_other_axes_is_still_kept():
     study = study_spec()
     now = registered_content(study)
-    before = json.loads(json.dumps(now))
-    spaces = [before["truth"]["truth"]["space"], before["candidates"]["ladder"]["space"]]
+    written = {name: spec.model_dump(mode="json") for name, spec in study.protocols.items()}  # defaults and all
+    spaces = [written["truth"]["space"], written["ladder"]["space"]]
     for space in spaces:
         for axis in ("batch_tokens", "weight_decay", "beta1", "beta2", "warmup", "tokens", "random"):
             del space[axis]
-    del before["candidates"]["reduced"]["lr"]["with_settings"]
+    del written["reduced"]["lr"]["with_settings"]
+    before = {**now, "truth": {"truth": written.pop("truth")}, "candidates": written}
     assert differences(before, now) == []
     spaces[0]["lr"]["grid"] = [1e-3]
     assert differences(before, now) == ["truth"]
