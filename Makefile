@@ -6,7 +6,7 @@ STUDY ?= search_spaces/demo.yaml
 STORAGE ?= raystudy-storage
 RUN_OPTIONS ?=
 
-.PHONY: demo test slow chaos check format schema constraints clean
+.PHONY: demo test slow chaos gpu check format schema constraints clean
 
 demo: .venv/ready
 	@echo "== study $(STUDY): plan"
@@ -26,6 +26,10 @@ slow: .venv/ready
 
 chaos: .venv/ready
 	$(BIN)/python -m tests.slow faults
+
+# Checks that need a CUDA device (and a build of torch for it); leaves a dated result in docs/results.
+gpu: .venv/ready
+	$(BIN)/python -m tests.gpu
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -49,7 +49,8 @@ def stub_work(seconds: float) -> Work:
             total = time.perf_counter() - started
             result = {"status": "finished", "spec": run.model_dump(mode="json"), "metrics": rows}
             ledger.write_result(run.run_id, {**result, "seconds": {"total": total}, "provenance": {"stub": True}})
-            reports.append(RunReport(run.run_id, "finished", run.num_tokens, time.perf_counter() - started))
+            took = time.perf_counter() - started
+            reports.append(RunReport(run.run_id, "finished", run.num_tokens, took, is_made=True))
         return reports
 
     return work

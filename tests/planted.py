@@ -9,11 +9,13 @@ import numpy as np
 from raystudy.artifacts.records import Record
 from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import StudySpec
-from raystudy.study.state import StudyInputs, StudyState, WantedRun
+from raystudy.study.state import StudyInputs, StudyState
+from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave
 
 Loss = Callable[[WantedRun], float]
 RECIPES = ("a", "b", "c", "d", "e", "f", "g", "h")
+MEASURED = (("gradient-alignment", -1), ("preconditioned-gradient-cosine", -1), ("sharpness", 1), ("likeness", 1))
 SPACE = {"lr": {"grid": [1e-3, 1e-2, 1e-1]}}
 
 
@@ -72,7 +74,9 @@ def inputs_of(study: StudySpec) -> StudyInputs:
 def record_of(wanted: WantedRun, loss: float, inputs: StudyInputs, floor: float = 9.0) -> Record:
     """A record that says `loss` on every validation set; an infinite loss is a diverged run."""
     if isinstance(wanted.run, ProbeRun):
-        measured = {(wanted.run.probe, wanted.run.validation): -loss}
+        measured = {
+            (name, getattr(wanted.run, "validation", wanted.run.shards)): sign * loss for name, sign in MEASURED
+        }
         return Record(wanted.run_id, "finished", measured, {"seconds": {"total": 0.0}})
     status = "finished" if np.isfinite(loss) else "diverged"
     metrics = {("unigram-loss", digest): floor for digest in inputs.validation.values()}

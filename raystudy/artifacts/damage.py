@@ -85,10 +85,11 @@ def _rename_to_free(moved: Path, name: Callable[[int], Path]) -> Path:
 def set_torn_json_aside(folder: Path) -> list[str]:
     """Set aside every `*.json` in a study's `folder` that is not JSON; one line for each.
 
-    The preregistration stays: no launch can make it anew, and a study must not come unlocked by damage.
+    The preregistration stays, and so does what is frozen: no launch can make them anew as they were, and a study must
+    come neither unlocked nor unfrozen by damage.
     """
     lines = []
-    for path in sorted(set(folder.glob("*.json")) - {folder / "lock.json"}):
+    for path in sorted(set(folder.glob("*.json")) - {folder / "lock.json", folder / "frozen.json"}):
         seen = look(path)
         try:
             read_json(path)

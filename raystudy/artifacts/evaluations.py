@@ -48,6 +48,13 @@ def evaluation_digest(validation: str, reading: Reading) -> str:
     return digest({"validation": validation, "step": reading.step, "readout": readout})
 
 
+def evaluation_file(run_id: str, evaluation: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the content of an evaluation's file."""
+    reading = reading_of(evaluation)
+    value = {"format": EVALUATION_FORMAT, **evaluation, "readout": plain_readout(reading.readout), "run_id": run_id}
+    return evaluation_digest(evaluation["validation"], reading), value
+
+
 def evaluated_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Metrics by name of a checked evaluation; an infinite loss where the weights had diverged."""
     if evaluation.get("status") == "diverged":

@@ -116,6 +116,25 @@ def read_json(path: Path) -> Any:
         raise unreadable(path, error) from error
 
 
+def names_in(folder: Path) -> list[str]:
+    """The names in `folder`, in any order; none where there is no such folder.
+
+    Raises:
+        UnreadableError: the system does not let it be listed.
+    """
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def json_files(folder: Path) -> list[Path]:
+    """The files `*.json` in `folder`, sorted by name; raises as `names_in`."""
+    return [folder / name for name in sorted(names_in(folder)) if name.endswith(".json")]
+
+
 def unreadable(path: Path, error: OSError) -> UnreadableError:
     """The error for something that is there and cannot be read."""
     return UnreadableError(f"{path} cannot be read: {error.strerror}. Check the storage and the rights there")

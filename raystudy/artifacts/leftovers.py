@@ -1,6 +1,7 @@
 """Removes what writers left half-written when they died: `.writing-<place>-<pid>-<random>` files and folders.
 
-One of a process of this machine is removed once that process is gone; any other once it is a day older than the
+Removes too the checkpoint of a run that has its result: its writer died just before removing it itself. A `.writing-`
+file of a process of this machine is removed once that process is gone; any other once it is a day older than the
 storage's own clock says now. Nothing that a live writer holds is touched.
 """
 
@@ -10,6 +11,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from raystudy.artifacts.checkpoints import checkpoint_path, remove_checkpoint
 from raystudy.artifacts.files import storage_errors, writing_name
 from raystudy.artifacts.processes import is_alive, place_tag
 
@@ -22,6 +24,9 @@ def remove_leftovers(root: Path, study_folder: Path, run_ids: Iterable[str]) -> 
     runs = [root / "runs" / run_id for run_id in run_ids]
     folders = [study_folder, root / "shards", root / "built", *runs]
     folders += [folder / below for folder in runs for below in ("eval", "attempts")]
+    for folder in runs:
+        if checkpoint_path(folder).exists() and (folder / "result.json").exists():
+            remove_checkpoint(folder)
     found = [path for folder in folders for path in _below(folder)]
     if not found:
         return 0

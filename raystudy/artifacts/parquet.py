@@ -178,6 +178,9 @@ def _check_study(path: Path, study: Any) -> None:
         digests = [*inputs["shards"].values(), *inputs["validation"].values()]
         named = set(inputs["shards"]) == {recipe.name for recipe in spec.all_recipes}
         int(inputs["vocabulary"])
+        shares = [share for held in (inputs.get("leaked") or {}).values() for share in held.values()]
+        if not all(isinstance(share, int | float) for share in shares):
+            raise TypeError("a share is no number")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path} must hold a resolved study, but does not. Make the export anew") from error
     if not named or not all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in digests):
@@ -185,7 +188,7 @@ def _check_study(path: Path, study: Any) -> None:
 
 
 def _check_frozen(path: Path, frozen: Any) -> None:
-    """What rules gave is checked by its reader; the digests of data must be digests, since shards lie under them."""
+    """An import reads it before it writes; here the digests of data must be digests, since shards lie under them."""
     try:
         data = {} if frozen is None else frozen["data"]
         digests = [value["shards"] for value in data.values()]

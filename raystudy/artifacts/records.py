@@ -20,16 +20,15 @@ from typing import Any
 
 from raystudy.artifacts.damage import Look, look, set_aside
 from raystudy.artifacts.evaluations import (
-    EVALUATION_FORMAT,
     check_evaluation,
     check_format,
     evaluated_metrics,
     evaluation_digest,
-    plain_readout,
+    evaluation_file,
     reading_of,
 )
-from raystudy.artifacts.files import read_json, write_bytes, write_json
-from raystudy.artifacts.weights import branch_path, weights_path
+from raystudy.artifacts.files import json_files, names_in, read_json, unreadable, write_bytes, write_json
+from raystudy.artifacts.weights import weights_path
 from raystudy.errors import StorageError, UnreadableError
 from raystudy.specs.base import canonical_json
 from raystudy.specs.reading import Reading, Readout
@@ -86,10 +85,9 @@ class RunLedger:
         return self.root / "runs" / run_id
 
     def started(self) -> set[str]:
-        """Ids of all runs that have been started here: those with a spec or a result."""
-        names = ("spec.json", "result.json")
-        folders = (self.root / "runs").glob("*/")
-        return {folder.name for folder in folders if any((folder / name).exists() for name in names)}
+        """Ids of all runs that have been started here: those with a spec or a result; raises UnreadableError."""
+        folders = names_in(self.root / "runs")
+        return {name for name in folders if not {"spec.json", "result.json"}.isdisjoint(names_in(self.folder(name)))}
 
     def read(
         self, run_id: str, validation: Iterable[str] = (), run: Run | None = None, readings: Readings = ()
@@ -155,12 +153,10 @@ class RunLedger:
 
     def put_weights_aside(self, run_id: str, step: int, why: str, readout: Readout | None = None) -> None:
         """Keep torn weights aside, so that they can be made anew."""
-        path = weights_path(self.folder(run_id), step, readout)
-        self._put_aside(path, look(path), why)
+        self.put_file_aside(weights_path(self.folder(run_id), step, readout), why)
 
-    def put_branch_point_aside(self, run_id: str, step: int, why: str) -> None:
-        """Keep aside what no branch can start from, so that it can be made anew."""
-        path = branch_path(self.folder(run_id), step)
+    def put_file_aside(self, path: Path, why: str) -> None:
+        """Keep aside a file of a run that is of no use, so that it can be made anew."""
         self._put_aside(path, look(path), why)
 
     def write_spec(self, run: Run) -> None:
@@ -181,7 +177,9 @@ class RunLedger:
             return [_curve_row(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except (ValueError, RecursionError) as error:
             if self.mends:
                 self._put_aside(path, seen, f"{path} must be a training curve, but is torn or foreign ({error})")
             else:
@@ -193,9 +191,7 @@ class RunLedger:
 
     def write_evaluation(self, run_id: str, evaluation: Mapping[str, Any]) -> None:
         """Write one evaluation; an equal one may be there already."""
-        reading = reading_of(evaluation)
-        name = evaluation_digest(evaluation["validation"], reading)
-        value = {"format": EVALUATION_FORMAT, **evaluation, "readout": plain_readout(reading.readout), "run_id": run_id}
+        name, value = evaluation_file(run_id, evaluation)
         write_json(self.folder(run_id) / "eval" / f"{name}.json", value)
 
     def read_evaluation(self, run_id: str, validation: str, reading: Reading) -> dict[str, Any] | None:
@@ -215,12 +211,14 @@ class RunLedger:
     def read_evaluations(self, run_id: str) -> list[dict[str, Any]]:
         """All evaluations of a run; a torn or foreign one is told and left out."""
         found = []
-        for path in sorted((self.folder(run_id) / "eval").glob("*.json")):
+        for path in json_files(self.folder(run_id) / "eval"):
             seen = look(path)
             try:
                 value = read_json(path)
                 reading = reading_of(value)
                 name = evaluation_digest(value["validation"], reading)
+            except UnreadableError:
+                raise
             except (StorageError, AttributeError, KeyError, TypeError, ValueError) as error:
                 self._put_aside(path, seen, f"{path} must be an evaluation ({error})")
                 continue
@@ -256,7 +254,7 @@ class RunLedger:
         return attempts
 
     def _attempt_paths(self, run_id: str) -> list[Path]:
-        paths = (self.folder(run_id) / "attempts").glob("*.json")
+        paths = json_files(self.folder(run_id) / "attempts")
         return sorted((path for path in paths if path.stem.isdigit()), key=lambda path: int(path.stem))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,6 +61,11 @@ def read_score_table(
     if not rows:
         raise DataError(f"{path} must have rows, but has a header only")
     return rows
+
+
+def table_checksum(path: Path) -> str:
+    """The SHA-256 of a table's file; raises DataError where it cannot be read."""
+    return hashlib.sha256(_bytes_of(path)).hexdigest()
 
 
 def _bytes_of(path: Path) -> bytes:

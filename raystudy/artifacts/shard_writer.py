@@ -11,6 +11,7 @@ import numpy as np
 
 from raystudy.artifacts.sealed import sha256, write_sealed
 from raystudy.artifacts.shards import (
+    MAX_VOCABULARY,
     TOKEN_TYPE,
     IntArray,
     Selected,
@@ -19,6 +20,7 @@ from raystudy.artifacts.shards import (
     tokens_digest,
     view_digest,
 )
+from raystudy.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,16 @@ class SourceDraft:
 def write_tokens(
     root: Path, documents: Sequence[TokenArray], document_bytes: Sequence[int], vocabulary_size: int, end_of_text: int
 ) -> str:
-    """Write a token shard and return its digest; `documents` come without the end-of-text token."""
+    """Write a token shard and return its digest; `documents` come without the end-of-text token.
+
+    Raises:
+        DataError: the vocabulary has ids that the shard's type of number cannot hold.
+    """
+    if vocabulary_size > MAX_VOCABULARY:
+        raise DataError(
+            f"a shard's vocabulary must have at most {MAX_VOCABULARY} tokens, which are kept as {TOKEN_TYPE.name}, but "
+            f"has {vocabulary_size}; choose a smaller tokenizer"
+        )
     offsets = np.zeros(len(documents) + 1, dtype=np.int64)
     np.cumsum([len(document) + 1 for document in documents], out=offsets[1:])
     tokens = np.empty(int(offsets[-1]), dtype=TOKEN_TYPE)

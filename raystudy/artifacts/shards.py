@@ -103,7 +103,13 @@ class ViewSource:
     def read_windows(self, indices: IntArray, context: int) -> TokenArray:
         """Windows number `indices` [count], each below `windows(context)`, as uint16 [count, context + 1]."""
         starts = np.asarray(indices, dtype=np.int64) * context
-        places = starts[:, None] + np.arange(context + 1)
+        return self._read(starts[:, None] + np.arange(context + 1))
+
+    def read_tokens(self, first: int, count: int) -> TokenArray:
+        """Tokens first .. first + count - 1 of the documents, one after another, as uint16 [count]."""
+        return self._read(np.arange(first, first + count))
+
+    def _read(self, places: IntArray) -> TokenArray:
         own_places = places + self._shifts[np.searchsorted(self._ends, places, side="right")]
         if len(self._tokens) == 1:
             return np.asarray(self._tokens[0][own_places], dtype=np.uint16)
@@ -174,6 +180,25 @@ def open_view_parts(root: Path, digest: str) -> list[Selected]:
     folder = shard_folder(root, digest)
     parts = [part for row in _open(folder, "view", verify=False)["sources"] for part in row["parts"]]
     return [Selected(open_tokens(root, part["shard"], verify=False), np.load(folder / part["kept"])) for part in parts]
+
+
+@dataclass(frozen=True)
+class SourceSize:
+    """What a view says of one of its sources: its share of the samples, and how many tokens it holds."""
+
+    name: str
+    weight: float
+    num_tokens: int
+
+
+def source_sizes(root: Path, digest: str) -> list[SourceSize]:
+    """The sources of the view called `digest`, from its manifest alone.
+
+    Raises:
+        DataError: it is missing, or its manifest is not what was written.
+    """
+    rows = _open(shard_folder(root, digest), "view", verify=False)["sources"]
+    return [SourceSize(row["name"], row["weight"], row["tokens"]) for row in rows]
 
 
 def digest_by_manifest(manifest: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What lies on a storage, in items that are used or removed as a whole, with their bytes. Removes items.
 
-Knows nothing of which study uses what.
+An item has a name that raystudy gives, and runs and studies hold at least one file that it writes. Whatever else lies
+there is foreign, and not raystudy's to remove. Knows nothing of which study uses what.
 """
 
 import os
@@ -15,13 +16,29 @@ from pathlib import Path
 from raystudy.artifacts.files import read_json, storage_errors
 from raystudy.errors import StorageError
 
-_LEFT_OVER = re.compile(r"\.writing-.*|.*\.bad-[^.]*")  # torn writes, and what was kept aside
+_HEX = "[0-9a-f]{32}"
+_TORN = rf"\.writing-([0-9a-f]{{8}}-[0-9]+|removed)-{_HEX}|\.aside-{_HEX}"
+_LEFT_OVER = re.compile(rf"{_TORN}|{_HEX}(\.json)?\.bad-[0-9]+")  # torn writes, and what was kept aside
+_LEFT_OVER_INSIDE = re.compile(rf"{_TORN}|[A-Za-z0-9-]+\.(json|jsonl|safetensors)\.bad-[0-9]+")
 _KINDS = {"shards": "shards", "built": "pointers", "runs": "runs", "studies": "studies"}
+_NAMES = {
+    "shards": re.compile(_HEX),
+    "pointers": re.compile(rf"{_HEX}\.json"),
+    "runs": re.compile(_HEX),
+    "studies": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"),
+}
+_HOLDS = {  # one of these, or nothing at all
+    "runs": re.compile(
+        r"(spec|result)\.json|curve\.jsonl|(weights-[0-9]+(-[0-9a-f]{16})?|branch-[0-9]+|checkpoint)\.safetensors"
+        r"|eval|attempts"
+    ),
+    "studies": re.compile(r"(study|lock|frozen|progress|comparison)\.json|study\.yaml|report\.html|driver"),
+}
 
 
 @dataclass(frozen=True)
 class Item:
-    """A folder or file with one use. `kind`: shards, pointers, runs, studies or left-over.
+    """A folder or file with one use. `kind`: shards, pointers, runs, studies, left-over or foreign.
 
     `name` is a digest, a run id or a folder's name. `parts` are the bytes by kind of content, what is left over not
     counted.
@@ -42,14 +59,19 @@ def inventory(root: Path) -> list[Item]:
     """Every item on the storage at `root`; what is left over inside others is an item of its own.
 
     Raises:
-        StorageError: a folder cannot be read.
+        StorageError: a folder cannot be read, or nothing at `root` is raystudy's.
     """
     try:
-        return [
+        items = [
             item for folder, kind in _KINDS.items() for path in _entries(root / folder) for item in _items(kind, path)
         ]
     except OSError as error:
         raise StorageError(f"the storage must be readable, but {error.filename}: {error.strerror}") from error
+    if all(item.kind == "foreign" for item in items):
+        raise StorageError(
+            f"a storage must hold a study, runs or shards of raystudy, but {root} holds none. Name it with --storage"
+        )
+    return items
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -57,14 +79,17 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _items(kind: str, path: Path) -> Iterator[Item]:
-    # A study may well be called `x.bad-1`; no study's folder begins with a dot.
+    # A study may well be called `x.json.bad-1`; no study's folder begins with a dot.
     if _LEFT_OVER.fullmatch(path.name) and (kind != "studies" or path.name.startswith(".")):
-        yield _left_over(path)
+        yield _whole("left-over", path)
+        return
+    if not _is_ours(kind, path):
+        yield _whole("foreign", path)
         return
     parts: Counter[str] = Counter()
     for found in _inside(path):
-        if _LEFT_OVER.fullmatch(found.name) and found != path:
-            yield _left_over(found)
+        if found != path and _LEFT_OVER_INSIDE.fullmatch(found.name):
+            yield _whole("left-over", found)
         else:
             parts[_part(kind, found)] += _size(found)
     yield Item(kind, path.stem if kind == "pointers" else path.name, path, parts)
@@ -76,14 +101,23 @@ def _inside(path: Path) -> Iterator[Path]:
         yield path
         return
     for child in sorted(path.iterdir()):
-        if _LEFT_OVER.fullmatch(child.name):
+        if _LEFT_OVER_INSIDE.fullmatch(child.name):
             yield child
         else:
             yield from _inside(child)
 
 
-def _left_over(path: Path) -> Item:
-    return Item("left-over", path.name, path, Counter({"left over": _size(path)}))
+def _is_ours(kind: str, path: Path) -> bool:
+    if not _NAMES[kind].fullmatch(path.name) or path.is_dir() != (kind != "pointers"):
+        return False
+    if kind not in _HOLDS:
+        return True
+    names = [name for name in os.listdir(path) if not _LEFT_OVER_INSIDE.fullmatch(name)]
+    return not names or any(_HOLDS[kind].fullmatch(name) for name in names)
+
+
+def _whole(kind: str, path: Path) -> Item:
+    return Item(kind, path.name, path, Counter({kind: _size(path)}))
 
 
 def _size(path: Path) -> int:
@@ -98,8 +132,9 @@ def _part(kind: str, file: Path) -> str:
         return kind
     if file.parent.name == "eval":
         return "evaluations"
-    is_weights = file.name.startswith(("weights-", "branch-"))
-    return {"curve.jsonl": "curves"}.get(file.name, "weights" if is_weights else "records")
+    if file.name.startswith(("weights-", "branch-")):
+        return "weights"
+    return {"curve.jsonl": "curves", "checkpoint.safetensors": "checkpoints"}.get(file.name, "records")
 
 
 def pointer_target(item: Item) -> str | None:

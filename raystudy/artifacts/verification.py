@@ -31,14 +31,19 @@ _MOST_HEADER_BYTES = 100_000_000  # of a safetensors header, the format's own bo
 
 @dataclass
 class Verification:
-    """What was wrong, one line each, and how many things of each kind were looked at."""
+    """What was wrong, one line each; how many things of each kind were looked at; what is not raystudy's."""
 
     problems: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
     checked: Counter[str] = field(default_factory=Counter)
 
 
 def verify(storage: Storage) -> Verification:
-    """Check every item of the storage."""
+    """Check every item of the storage.
+
+    Raises:
+        StorageError: it cannot be read, or holds nothing of raystudy's.
+    """
     found = Verification()
     looks: dict[str, Callable[[Storage, Item, Verification], None]] = {
         "shards": _shards,
@@ -47,6 +52,8 @@ def verify(storage: Storage) -> Verification:
         "studies": _study,
     }
     for item in inventory(storage.root):
+        if item.kind == "foreign":
+            found.foreign.append(str(item.path.relative_to(storage.root)))
         if item.kind in looks:
             found.checked[item.kind] += 1
             _attempt(found, item.path, lambda item=item: looks[item.kind](storage, item, found))  # type: ignore[misc]
@@ -90,7 +97,7 @@ def _run(storage: Storage, item: Item, found: Verification) -> None:
         found.checked["results"] += 1
     if curve.exists():
         before = len(storage.runs.damage)
-        storage.runs.read_curve(item.name)  # which tells what is torn, and leaves it out
+        _attempt(found, curve, lambda: storage.runs.read_curve(item.name))  # it tells what is torn, and leaves it out
         found.problems += storage.runs.damage[before:]
     evaluations = sorted((item.path / "eval").glob("*.json"))
     for path in evaluations:
@@ -167,7 +174,7 @@ def _study(storage: Storage, item: Item, found: Verification) -> None:
 
 def _json_files(folder: Path) -> Iterator[Path]:
     # Those that have a reader of their own are read by it.
-    known = ("study.json", "lock.json", "comparison.json")
+    known = ("study.json", "lock.json", "comparison.json", "frozen.json")
     yield from (path for path in sorted(folder.glob("*.json")) if path.name not in known)
 
 

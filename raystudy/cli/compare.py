@@ -7,6 +7,7 @@ from typing import Any
 from raystudy.cli.finished import exit_status, keep_comparison, open_results
 from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, tell_damage, wants_only_json
 from raystudy.cli.score_table import add_table_arguments, check_options, compare_score_table
+from raystudy.specs.point import Point
 from raystudy.study.state import PRIMARY_METRIC
 
 
@@ -71,7 +72,7 @@ def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     flags = [f"{name} {len(recipes)}" for name, recipes in entry["guards"].items() if recipes]
     return (
         entry["candidate"],
-        "-" if entry["lr"] is None else f"{entry['lr']:g}",
+        _point(entry["lr"], entry.get("settings")),
         str(entry["num_recipes"]),
         *_figures(entry),
         _number(entry["mean_loss"]),
@@ -138,7 +139,7 @@ def _print_truth(comparison: Mapping[str, Any]) -> None:
         rows = [
             (
                 row["recipe"],
-                "-" if row["best_lr"] is None else f"{row['best_lr']:g}",
+                _point(row["best_lr"], row.get("best_settings")),
                 _number(row["loss"]),
                 _number(row["unigram_loss"]),
                 row["edge"] or "-",
@@ -147,6 +148,10 @@ def _print_truth(comparison: Mapping[str, Any]) -> None:
         ]
         print_table((f"recipe (truth {comparison['truth']!r})", "best LR", "loss", "floor", "edge"), rows)
         print()
+
+
+def _point(lr: float | None, settings: Mapping[str, float] | None) -> str:
+    return "-" if lr is None else Point(lr, tuple((settings or {}).items())).name
 
 
 def _number(value: float | None) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from raystudy.artifacts.storage import locate_storage
 from raystudy.errors import DataError, IncompleteError, SpecError
-from raystudy.execute.inputs import find_inputs
-from raystudy.specs.load import is_file, load_study
-from raystudy.study.results import StudyResults
+from raystudy.execute.frozen_data import find_data
+from raystudy.execute.resolving import named
+from raystudy.specs.load import LoadedStudy, is_file, load_study
+from raystudy.study.results import StudyResults, read_frozen
 
 # What may change in a study file without asking for other runs than the stored study's.
 _FREE = {"comparison", "resources", "storage", "truth", "protocols", "catalogues", "format"}
@@ -39,20 +40,19 @@ def open_results(options: argparse.Namespace) -> StudyResults:
     if changed:
         raise SpecError(f"{path} has changed since it was last run: {', '.join(changed)}. Run it again first")
     results = StudyResults(storage, folder, loaded.spec)
-    _tell_changed_text(results)
+    _tell_changed_text(loaded, results)
     return results
 
 
-def _tell_changed_text(results: StudyResults) -> None:
+def _tell_changed_text(loaded: LoadedStudy, results: StudyResults) -> None:
     """Say on standard error when own text has changed since the runs; where it cannot be read nothing is said."""
     try:
-        now = find_inputs(results.study, results.storage)
+        changed = find_data(loaded, results.storage, read_frozen(results.folder)).changed
     except DataError:
         return
-    changed = [name for name, digest in now.shards.items() if results.inputs.shards.get(name) != digest]
     if changed:
         print(
-            f"raystudy: the data of {', '.join(changed)} have changed since the runs; these are the old results. "
+            f"raystudy: the data of {named(changed)} have changed since the runs; these are the old results. "
             f"Run the study with --resolve-again for new ones",
             file=sys.stderr,
         )

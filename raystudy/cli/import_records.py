@@ -11,10 +11,12 @@ from raystudy.artifacts.records import RunLedger
 from raystudy.artifacts.storage import StudyFolder, locate_storage
 from raystudy.artifacts.study_lock import lock_path
 from raystudy.cli.options import add_storage, tell_damage
-from raystudy.errors import DataError
+from raystudy.errors import DataError, StorageError
 from raystudy.execute.driver_lock import hold_study
 from raystudy.specs.base import canonical_json
 from raystudy.specs.protocol import TableProtocol
+from raystudy.study.frozen import Frozen, merged, read_plain
+from raystudy.study.results import read_frozen
 
 _MOST_NAMED = 10
 
@@ -28,15 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Import, and say what was new, what was there, and what differs."""
     export = read_export(Path(options.file))
+    imported = _frozen_in(export, options.file)
     storage = locate_storage(options.storage)
     storage.prepare()
     folder = storage.study(export.spec.name)
     with hold_study(folder.path, wait=False, say=print):
         _check_same(folder, export)
+        frozen = _frozen_with(folder, imported)
         storage.runs.mends = True
         told = Counter(import_run(storage.runs, run) for run in export.runs)
         differing = [run.record.run_id for run in export.runs if _differs(storage.runs, run)]
-        _write_study(folder, export)
+        _write_study(folder, export, frozen)
     tell_damage(storage)
     print(f"{export.spec.name}: {told['new']} records imported, {len(export.runs) - told['new']} were there already")
     if differing:
@@ -58,6 +62,25 @@ def _check_same(folder: StudyFolder, export: Export) -> None:
                 f"a study is imported beside none or an equal one of its name, but {folder.path / name} differs. "
                 f"Import into another storage"
             )
+
+
+def _frozen_in(export: Export, shown: str) -> Frozen:
+    """What the exported study has settled; raises DataError where that is something else."""
+    try:
+        return read_plain(export.frozen)
+    except StorageError as error:
+        raise DataError(f"{shown} must hold what the study has frozen, but {error}. Make the export anew") from error
+
+
+def _frozen_with(folder: StudyFolder, imported: Frozen) -> Frozen:
+    """What is settled here and there; raises DataError where the two differ."""
+    both = merged(read_frozen(folder), imported)
+    if both is None:
+        raise DataError(
+            f"what an imported study has settled must be what is settled here, but {folder.path / 'frozen.json'} "
+            f"differs. Import into another storage"
+        )
+    return both
 
 
 def import_run(ledger: RunLedger, exported: ExportedRun) -> str:
@@ -91,11 +114,12 @@ def _differs(ledger: RunLedger, exported: ExportedRun) -> bool:
     return there is None or there.result != exported.record.result
 
 
-def _write_study(folder: StudyFolder, export: Export) -> None:
+def _write_study(folder: StudyFolder, export: Export, frozen: Frozen) -> None:
+    there = folder.read_frozen()
+    if export.frozen is not None and (there is None or read_plain(there) != frozen):
+        folder.write_frozen(frozen.as_plain())
     if read_json(folder.path / "study.json") is None:
         write_bytes(folder.path / "study.yaml", export.text.encode())
-        if export.frozen is not None:
-            write_json(folder.path / "frozen.json", export.frozen, exclusive=True)
         write_json(folder.path / "study.json", export.study)
     if export.lock is not None:
         write_json(lock_path(folder.path), export.lock, exclusive=True)

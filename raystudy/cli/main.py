@@ -25,11 +25,12 @@ VERBS = {
     "lock": "write down, before a study runs, what it will be judged by",
     "report": "write a study's report: one self-contained HTML page",
     "export": "write a study's records to one Parquet file",
+    "export-model": "write a trained model to a folder that transformers loads",
     "import": "put the records of an exported study into a storage",
     "storage": "say what lies on a storage and what is used, remove what is not, check all of it",
     "schema": "print the JSON Schema of a study file, a catalogue or a search space",
 }
-MODULES = {"import": "import_records"}  # `import` is a word of Python's
+MODULES = {"import": "import_records", "export-model": "export_model"}  # what Python allows as names of modules
 
 
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:

@@ -8,14 +8,18 @@ from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.artifacts.weights import weights_path
 from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, tell_damage, wants_only_json
 from raystudy.execute.frozen_data import find_data
+from raystudy.execute.inputs import sizes_of_sources
 from raystudy.execute.local import num_cores
 from raystudy.execute.resolving import named
 from raystudy.specs.load import load_study
 from raystudy.specs.reading import Reading
 from raystudy.specs.run import ProbeRun
 from raystudy.study.plan import Plan, lacking_evaluations, lacking_readings, make_plan
+from raystudy.study.repeats import repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
-from raystudy.study.state import StudyState, WantedRun
+from raystudy.study.state import StudyState
+from raystudy.study.wanted import WantedRun
+from raystudy.study.waves import make_wave
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +39,7 @@ def call(options: argparse.Namespace) -> int:
     workers = loaded.spec.resources.workers
     slots = num_cores() if workers is None else max(workers, 1)
     plan = make_plan(state, slots)
+    repeated = repeats(make_wave(state).wanted.values(), sizes_of_sources(state.inputs, storage))
     tell_damage(storage)
     to_evaluate = lacking_evaluations(state)
     lacking = {str(run): _without_weights(storage, state, run) for run in to_evaluate}
@@ -48,9 +53,11 @@ def call(options: argparse.Namespace) -> int:
         )
     if not wants_only_json(options):
         _print(plan)
+        for line in repeat_lines(repeated):
+            print(line)
         _print_evaluations(len(to_evaluate), to_retrain, for_readings)
     told = {"to_evaluate": len(to_evaluate), "to_retrain": to_retrain, "to_retrain_for_readings": for_readings}
-    put_json(options, {**plan.as_dict(), **told})
+    put_json(options, {**plan.as_dict(), **told, "repeated": [row.as_dict() for row in repeated]})
     return 0
 
 

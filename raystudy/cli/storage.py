@@ -12,7 +12,7 @@ from raystudy.artifacts.verification import verify
 from raystudy.cli.options import add_json, add_storage, print_table, put_json, wants_only_json
 from raystudy.errors import SpecError, StorageError
 from raystudy.execute.driver_lock import hold_study
-from raystudy.study.storage_use import CONVENTION, Usage, read_usage
+from raystudy.study.storage_use import CONVENTION, Usage, frozen_problems, read_usage
 
 _MOST_LISTED = 20  # items that prune names one by one
 _ACTIONS = {
@@ -64,6 +64,8 @@ def _print_usage(usage: dict[str, Any]) -> None:
     for title, row in (("(shared by several)", usage["shared"]), ("(used by none, or left over)", usage["unused"])):
         used.append((title, f"{row['num_runs']}", f"{row['num_shards']}", _size(row["bytes"]), ""))
     print_table(("study, alone", "runs", "shards", "size", "shared besides"), used)
+    if "foreign" in usage["kinds"]:
+        print("foreign: entries that raystudy did not put there; prune leaves them alone")
     for row in usage["studies"]:
         if row["problem"] or row["note"]:
             print(f"{row['name']}: {row['problem'] or row['note']}")
@@ -100,16 +102,22 @@ def _prune(options: argparse.Namespace, storage: Storage) -> int:
 
 def _print_unused(options: argparse.Namespace, usage: Usage, unused: Sequence[Item]) -> None:
     for kind in dict.fromkeys(item.kind for item in unused):
-        mine = [item for item in unused if item.kind == kind]
-        _say(options, f"{kind} that no study uses: {len(mine)}, {_size(sum(item.num_bytes for item in mine))}")
-        for item in mine[:_MOST_LISTED]:
-            _say(options, f"  {item.path.relative_to(usage.root)}  {_size(item.num_bytes)}")
-        if len(mine) > _MOST_LISTED:
-            _say(options, f"  and {len(mine) - _MOST_LISTED} more")
+        _print_items(options, f"{kind} that no study uses", [item for item in unused if item.kind == kind], usage)
+    _print_items(options, "foreign, not raystudy's and left alone", usage.foreign, usage)
     for study in usage.studies:
         if study.note:
             _say(options, f"{study.name}: {study.note}")
     _say(options, CONVENTION if unused else "every item is used by a study")
+
+
+def _print_items(options: argparse.Namespace, title: str, items: Sequence[Item], usage: Usage) -> None:
+    if not items:
+        return
+    _say(options, f"{title}: {len(items)}, {_size(sum(item.num_bytes for item in items))}")
+    for item in items[:_MOST_LISTED]:
+        _say(options, f"  {item.path.relative_to(usage.root)}  {_size(item.num_bytes)}")
+    if len(items) > _MOST_LISTED:
+        _say(options, f"  and {len(items) - _MOST_LISTED} more")
 
 
 def _say(options: argparse.Namespace, line: str) -> None:
@@ -126,12 +134,18 @@ def _ask(unused: Sequence[Item]) -> bool:
 
 def _verify(options: argparse.Namespace, storage: Storage) -> int:
     found = verify(storage)
+    found.problems += frozen_problems(storage)
     if not wants_only_json(options):
         for problem in found.problems:
             print(problem)
+        if found.foreign:
+            print(
+                f"{len(found.foreign)} entries are not raystudy's and were not checked: {', '.join(found.foreign[:3])}"
+            )
         counts = ", ".join(f"{count} {noun}" for noun, count in found.checked.items())
         print(f"checked {counts}: {len(found.problems) or 'no'} problem{'s' * (len(found.problems) != 1)}")
-    put_json(options, {"storage": str(storage.root), "checked": dict(found.checked), "problems": found.problems})
+    told = {"checked": dict(found.checked), "problems": found.problems, "foreign": found.foreign}
+    put_json(options, {"storage": str(storage.root), **told})
     return StorageError.exit_status if found.problems else 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
 from raystudy.execute.budget import Budget
+from raystudy.execute.gpus import check_gpus, visible_gpus
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.local import Executor, local_executor
 from raystudy.execute.loop import Launch, run_study
@@ -29,20 +30,25 @@ def launch(
     """Make all runs of `loaded` that are missing on `storage`, within `budget`.
 
     Raises:
+        SpecError: GPUs are asked for where there are none.
         NotSharedError: in a Ray job or on several nodes, the storage is the default or a relative path.
     """
     if in_ray_job() and not storage.is_absolute:
         raise NotSharedError("this is a Ray job, whose working directory is a copy that goes with the job")
-    chosen = workers if workers is not None else loaded.spec.resources.workers
+    resources = loaded.spec.resources
+    chosen = workers if workers is not None else resources.workers
+    if local and resources.gpus_per_run > 0:
+        need_packages("torch")
+        check_gpus(resources, len(visible_gpus()), "this machine")
 
     def make_executor() -> Executor:
         if local:
             if not loaded.spec.is_synthetic:
                 need_packages("torch")
-            return local_executor(chosen)
+            return local_executor(chosen, resources.gpus_per_run)
         from raystudy.distribute.tune_executor import TuneExecutor
 
-        return TuneExecutor(address, loaded.spec.resources, is_storage_shared=storage.is_absolute)
+        return TuneExecutor(address, resources, is_storage_shared=storage.is_absolute)
 
     return run_study(
         loaded, storage, make_executor, progress or Progress(), wait=wait, budget=budget, again=resolve_again

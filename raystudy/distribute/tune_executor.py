@@ -9,6 +9,7 @@ import json
 import queue
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from typing import Any, Self
 
 from raystudy.distribute.connection import connected, import_ray
 from raystudy.distribute.shared_storage import NotSharedError
+from raystudy.execute.gpus import check_gpus
 from raystudy.execute.work import RunReport, Task, do_task, failed_reports
 from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import Resources
@@ -59,6 +61,7 @@ class TuneExecutor:
             nodes = [node for node in ray.nodes() if node["Alive"]]
             if len(nodes) > 1 and not self._is_storage_shared:
                 raise NotSharedError(f"this Ray cluster has {len(nodes)} nodes")
+            check_gpus(self._resources, int(ray.cluster_resources().get("GPU", 0)), "this Ray cluster")
             self._block = max(_MOST_TRIALS, int(_TRIALS_PER_SLOT * self._num_slots(ray.cluster_resources())))
         except BaseException:
             self._open.close()
@@ -82,7 +85,8 @@ class TuneExecutor:
 
     def _run_block(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         ended: Ended = queue.Queue()
-        fit = threading.Thread(target=self._fit, args=(tasks, ended), daemon=True)
+        started: dict[str, float] = {}
+        fit = threading.Thread(target=self._fit, args=(tasks, ended, started), daemon=True)
         fit.start()
         left = {task.task_id: task for task in tasks}
         while (end := ended.get()) is not None:
@@ -91,20 +95,20 @@ class TuneExecutor:
             task_id, reports = end
             task = left.pop(task_id, None)
             if task is not None:
-                yield from failed_reports(task, reports) if isinstance(reports, str) else reports
+                yield from _died(task, reports, started) if isinstance(reports, str) else reports
         fit.join()
         for task in left.values():
-            yield from failed_reports(task, "the trial ended without a report")
+            yield from _died(task, "the trial ended without a report", started)
 
-    def _fit(self, tasks: Sequence[Task], ended: "Ended") -> None:
+    def _fit(self, tasks: Sequence[Task], ended: "Ended", started: dict[str, float]) -> None:
         try:
-            self._tuner(tasks, ended).fit()
+            self._tuner(tasks, ended, started).fit()
         except BaseException as error:
             ended.put(error)
         else:
             ended.put(None)
 
-    def _tuner(self, tasks: Sequence[Task], ended: "Ended") -> Any:
+    def _tuner(self, tasks: Sequence[Task], ended: "Ended", started: dict[str, float]) -> Any:
         import_ray()
         from ray import tune
 
@@ -121,7 +125,7 @@ class TuneExecutor:
                 name="wave",
                 storage_path=tempfile.mkdtemp(dir=self._scratch),
                 verbose=0,
-                callbacks=[_reporter(ended)],
+                callbacks=[_reporter(ended, started)],
             ),
         )
 
@@ -134,8 +138,13 @@ def _shown(task: Task) -> dict[str, Any]:
     return {"task_id": first.run_id, **about}
 
 
-def _reporter(ended: "Ended") -> Any:
-    """A Tune callback that passes each trial's reports, or its first cause of death, to the loop."""
+def _died(task: Task, cause: str, started: dict[str, float]) -> list[RunReport]:
+    now = time.monotonic()
+    return failed_reports(task, cause, now - started.get(task.task_id, now))
+
+
+def _reporter(ended: "Ended", started: dict[str, float]) -> Any:
+    """A Tune callback that passes each trial's reports, or its first cause of death, to the loop; notes its start."""
     from ray.tune import Callback
 
     class Reporter(Callback):  # type: ignore[misc]
@@ -144,6 +153,9 @@ def _reporter(ended: "Ended") -> Any:
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune pickles its callbacks; no one unpickles this one
+
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
+            started[trial.config["task"]["task_id"]] = time.monotonic()
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:  # noqa: ARG002
             if _REPORT in result:

@@ -5,11 +5,11 @@ steps once more and gives the same weights.
 """
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from raystudy.artifacts.shards import RecipeView
 from raystudy.artifacts.storage import Storage
-from raystudy.artifacts.weights import read_branch_point, write_branch_point
+from raystudy.artifacts.weights import branch_path, read_branch_point, write_branch_point
 from raystudy.errors import RaystudyError, StorageError
 from raystudy.specs.run import TrainRun, read_run
 
@@ -21,7 +21,13 @@ class ParentDivergedError(RaystudyError):
     """The parent of a branch has no finite weights at the step where the branch would start."""
 
 
-def start_of(run: TrainRun, storage: Storage, view: RecipeView, device: str) -> "Start | None":
+def start_of(
+    run: TrainRun,
+    storage: Storage,
+    view: RecipeView,
+    device: str,
+    micro_batch_tokens: int | Literal["auto"] = "auto",
+) -> "Start | None":
     """Where `run` starts; None for a run that starts at initialisation.
 
     Raises:
@@ -37,11 +43,12 @@ def start_of(run: TrainRun, storage: Storage, view: RecipeView, device: str) -> 
     try:
         kept = read_branch_point(folder, step)
     except StorageError as error:
-        storage.runs.put_branch_point_aside(parent.run_id, step, str(error))
+        storage.runs.put_file_aside(branch_path(folder, step), str(error))
         kept = None
     if kept is not None:
         return Start(kept, parent, replayed_steps=0)
-    made = replay(parent, view, step, device, start_of(parent, storage, view, device))
+    begun = start_of(parent, storage, view, device, micro_batch_tokens)
+    made = replay(parent, view, step, device, begun, micro_batch_tokens)
     if made is None:
         raise ParentDivergedError(f"run {parent.run_id} must be finite after step {step}, but has diverged")
     write_branch_point(folder, step, made)

@@ -1,16 +1,19 @@
 """What one launch may spend: a number of runs, device time. Chooses which runs of a wave may start now.
 
 Knows nothing of how runs are made. Device time of a run: the seconds it took (reading and evaluating included) times
-the devices it holds; what runs ahead will take is guessed from those of the same model that have ended.
+the devices it holds, of failed runs and evaluations too. What runs ahead will take is guessed from runs of the same
+model and kind that were made: in this launch or on record, whichever took longer.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raystudy.errors import SpecError
+from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import Resources
 from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
-from raystudy.study.state import StudyState, WantedRun
+from raystudy.study.state import StudyState
+from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave
 
 _SECONDS_PER_HOUR = 3600.0
@@ -43,12 +46,13 @@ class Spending:
         self._num_at_once = num_at_once
         self.num_started = 0
         self.device_seconds = 0.0
-        self._seconds: dict[str, list[float]] = {}  # of ended runs, by model
+        self._seconds: dict[tuple[str, str], list[float]] = {}  # of runs made in this launch, by what they are like
 
-    def ended(self, run: WantedRun, seconds: float) -> None:
-        """A run has ended, or failed, after so many seconds."""
+    def ended(self, run: WantedRun, seconds: float, *, is_made: bool) -> None:
+        """A run has ended, or failed, after so many seconds; with `is_made` they show what a training takes."""
         self.device_seconds += seconds * self._devices
-        self._seconds.setdefault(run.model, []).append(seconds)
+        if is_made:
+            self._seconds.setdefault(_like(run), []).append(seconds)
 
     def affordable(self, todo: Sequence[WantedRun], state: StudyState) -> list[WantedRun]:
         """The first runs of `todo` that may start now; all where there is no limit, none where it is reached.
@@ -70,19 +74,21 @@ class Spending:
         chosen: list[WantedRun] = []
         num_untimed = 0
         for run in todo if left > 0 else ():
-            seconds = self._timed(run.model, state)
-            num_untimed += not seconds
-            guess = sum(seconds) / len(seconds) if seconds else run.flops / ASSUMED_FLOPS_PER_SECOND
-            taken += guess * self._devices
+            timed = self._timed(run, state)
+            num_untimed += timed is None
+            taken += (run.flops / ASSUMED_FLOPS_PER_SECOND if timed is None else timed) * self._devices
             is_enough = num_untimed > self._num_at_once or (taken > left / 2 and len(chosen) >= self._num_at_once)
             if taken > left or is_enough:
                 break
             chosen.append(run)
         return chosen
 
-    def _timed(self, model: str, state: StudyState) -> list[float]:
-        """Seconds of the runs of `model` that ended in this launch, else of those on record."""
-        return self._seconds.get(model) or state.once(("seconds", model), lambda: recorded_seconds(state, model))
+    def _timed(self, run: WantedRun, state: StudyState) -> float | None:
+        """Mean seconds of runs like `run`; None where there was none yet."""
+        like = _like(run)
+        recorded = state.once(("seconds", like), lambda: recorded_seconds(state, like))
+        means = [sum(seconds) / len(seconds) for seconds in (recorded, self._seconds.get(like)) if seconds]
+        return max(means, default=None)
 
     def words(self) -> str:
         """The limits, for a message."""
@@ -93,7 +99,12 @@ class Spending:
         return " and ".join(parts)
 
 
-def recorded_seconds(state: StudyState, model: str) -> list[float]:
-    """Seconds of the recorded runs of `model` that this study wants."""
-    records = [state.record(run) for run in make_wave(state).wanted.values() if run.model == model]
-    return [record.device_seconds for record in records if record is not None]
+def _like(run: WantedRun) -> tuple[str, str]:
+    """The same for runs that take about as long: model and, of a probe, its kind."""
+    return run.model, run.run.probe if isinstance(run.run, ProbeRun) else ""
+
+
+def recorded_seconds(state: StudyState, like: tuple[str, str]) -> list[float]:
+    """Seconds of the recorded runs of one model, or of its probes of one kind, that this study wants."""
+    records = [state.record(run) for run in make_wave(state).wanted.values() if _like(run) == like]
+    return [r.device_seconds for r in records if r is not None and r.status in ("finished", "diverged")]

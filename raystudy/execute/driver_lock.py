@@ -28,9 +28,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raystudy.artifacts.files import write_json
+from raystudy.artifacts.files import names_in, unreadable, write_json
 from raystudy.artifacts.processes import ProcessIdentity, this_process
-from raystudy.errors import StudyHeldError, UnwritableError
+from raystudy.errors import StorageError, StudyHeldError, UnreadableError
 
 _NAME = re.compile(r"([0-9]{1,18})\.(json|released|stopped)")
 
@@ -60,6 +60,9 @@ def hold_study(folder: Path, *, wait: bool, say: Callable[[str], None], timing: 
     Gives whether the launch before ended well: if not, its writers may have left something half-written.
     In the main thread a holder that loses the study is interrupted, elsewhere it is told at the end; both as a
     StudyHeldError.
+
+    Raises:
+        UnreadableError: the folder or its holder's file cannot be read, so that nobody can say who holds it.
     """
     chosen = timing or Timing()
     path, is_clean = _take(folder, wait, say, chosen)
@@ -80,11 +83,18 @@ def hold_study(folder: Path, *, wait: bool, say: Callable[[str], None], timing: 
 
 
 def find_holder(folder: Path) -> str | None:
-    """Who holds the study in `folder` as far as can be seen at once, or None; for those who only look."""
+    """Who holds the study in `folder` as far as can be seen at once, or None; for those who only look.
+
+    Raises:
+        UnreadableError: the folder cannot be listed.
+    """
     newest = _newest(folder / "driver")
     if newest is None or newest.state != "json":
         return None
-    process = _process(_content(newest.path))
+    try:
+        process = _process(_content(newest.path))
+    except UnreadableError:
+        process = None
     return None if process is not None and process.is_gone() else str(process or "a driver that cannot be read")
 
 
@@ -137,7 +147,7 @@ def _create(folder: Path, number: int) -> Path | None:
     if newest is None or newest.number != number:
         path.unlink(missing_ok=True)
         return None
-    for name in os.listdir(folder / "driver"):
+    for name in names_in(folder / "driver"):
         named = _NAME.fullmatch(name)
         if named and int(named[1]) < number:
             with contextlib.suppress(OSError):
@@ -151,19 +161,18 @@ def _describe(counter: int) -> dict[str, Any]:
 
 
 def _newest(folder: Path) -> _Holding | None:
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return None
-    found = [_Holding(int(named[1]), folder / name, named[2]) for name in names if (named := _NAME.fullmatch(name))]
+    matches = [match for name in names_in(folder) if (match := _NAME.fullmatch(name))]
+    found = [_Holding(int(match[1]), folder / match[0], match[2]) for match in matches]
     return max(found, key=lambda holding: (holding.number, holding.state), default=None)
 
 
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:
+    except FileNotFoundError:  # given up or taken over since it was listed
         return b""
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _process(content: bytes) -> ProcessIdentity | None:
@@ -208,7 +217,7 @@ class _Heart:
                 last = before
             except FileNotFoundError:
                 self._lose("another driver has taken it over, since this one gave no sign of life (was it suspended?)")
-            except (OSError, UnwritableError) as error:
+            except (OSError, StorageError) as error:
                 if self._timing.clock() - last >= self._timing.stale_seconds:
                     self._lose(f"its sign of life cannot be written ({error})")
             if self.lost:

@@ -4,6 +4,7 @@ All members of a task on one recipe are trained together; each leaves a record o
 """
 
 import datetime
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.synthetic import open_synthetic
 from raystudy.artifacts.weights import read_weights, write_weights
 from raystudy.errors import RaystudyError, StorageError
-from raystudy.specs.run import FeaturesRun, ProbeRun
+from raystudy.execute.made import Made
+from raystudy.specs.run import FeaturesProbe, FeaturesRun
 from raystudy.specs.synthetic import SyntheticData
 from raystudy.study.synthetic import gradient_alignment, moments
 
@@ -21,40 +23,78 @@ UNIT = "squared error"
 
 
 def make_feature_runs(
-    runs: Sequence[FeaturesRun | ProbeRun], storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]
-) -> Iterator[tuple[FeaturesRun | ProbeRun, str, float]]:
-    """Make every run that has no record; yields each with its status and seconds, when its record is written.
+    runs: Sequence[FeaturesRun | FeaturesProbe],
+    storage: Storage,
+    validation: Mapping[str, str],
+    about: Mapping[str, Any],
+) -> Iterator[Made]:
+    """Make every run that has no record, then evaluate those that lack only that; yields each when it has ended.
 
+    A failure is that of its run alone; of a training, that of the runs that were trained together and have not ended.
     `validation` maps a set's digest to its name; `about` is the provenance that all records share.
     """
     held = {digest: open_synthetic(storage.root, digest) for digest in validation}
     todo: dict[str, list[FeaturesRun]] = {}
+    others: list[FeaturesRun | FeaturesProbe] = []
     for run in runs:
-        record = storage.runs.read(run.run_id, run=run)
-        if record is not None:
-            if isinstance(run, FeaturesRun) and record.status == "finished":
-                _evaluate_kept(run, storage, validation, held, about)
-            yield run, record.status, 0.0
-        elif isinstance(run, ProbeRun):
+        try:
+            if isinstance(run, FeaturesRun) and storage.runs.read(run.run_id, run=run) is None:
+                todo.setdefault(run.shards, []).append(run)
+            else:
+                others.append(run)
+        except StorageError as error:
+            yield Made(run, "failed", error=error)
+    for members in todo.values():
+        started, told = time.perf_counter(), 0.0
+        left = {run.run_id: run for run in members}
+        try:
+            for run, status, seconds in _train(members, storage, validation, held, about):
+                del left[run.run_id]
+                told += seconds
+                yield Made(run, status, seconds, is_made=True)
+        except Exception as error:
+            share = max(0.0, time.perf_counter() - started - told) / len(left)
+            yield from (Made(run, "failed", share, error=error) for run in left.values())
+    for run in others:
+        started = time.perf_counter()
+        try:
+            status, problem = _finish(run, storage, validation, held, about), None
+        except Exception as error:
+            status, problem = "failed", error
+        yield Made(run, status, time.perf_counter() - started, error=problem)
+
+
+def _finish(
+    run: FeaturesRun | FeaturesProbe,
+    storage: Storage,
+    validation: Mapping[str, str],
+    held: Mapping[str, SyntheticData],
+    about: Mapping[str, Any],
+) -> str:
+    """Make a probe that has no record, or evaluate the kept head of a finished run; the status."""
+    record = storage.runs.read(run.run_id, run=run)
+    if isinstance(run, FeaturesProbe):
+        if record is None:
             _probe(run, storage, validation, about)
-            yield run, "finished", 0.0
-        else:
-            todo.setdefault(run.shards, []).append(run)
-    for shards, members in todo.items():
-        yield from _train(members, open_synthetic(storage.root, shards), storage, validation, held, about)
+        return "finished" if record is None else record.status
+    if record is None:
+        raise StorageError(f"the record of run {run.run_id} must stay while it is evaluated, but is there no more")
+    if record.status == "finished":
+        _evaluate_kept(run, storage, validation, held, about)
+    return record.status
 
 
 def _train(
     runs: Sequence[FeaturesRun],
-    data: SyntheticData,
     storage: Storage,
     validation: Mapping[str, str],
     held: Mapping[str, SyntheticData],
     about: Mapping[str, Any],
 ) -> Iterator[tuple[FeaturesRun, str, float]]:
+    """Train `runs`, all on one recipe; yields each with its status and seconds when its record is written."""
     from raystudy.train.features import train_features
 
-    started_at = _now()
+    data, started_at = open_synthetic(storage.root, runs[0].shards), _now()
     for run in runs:
         storage.runs.write_spec(run)
     for run, outcome in train_features(runs, data, held):
@@ -82,7 +122,7 @@ def _train(
         yield run, outcome.status, outcome.seconds
 
 
-def _probe(run: ProbeRun, storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]) -> None:
+def _probe(run: FeaturesProbe, storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]) -> None:
     started_at = _now()
     storage.runs.write_spec(run)
     data, held = (open_synthetic(storage.root, digest) for digest in (run.shards, run.validation))
@@ -124,7 +164,7 @@ def _evaluate_kept(
     except StorageError as error:
         # Trained again for its weights alone: the first result stays.
         storage.runs.put_weights_aside(run.run_id, step, str(error))
-        list(_train([run], open_synthetic(storage.root, run.shards), storage, validation, held, about))
+        list(_train([run], storage, validation, held, about))
         arrays = read_weights(folder, step)
     if arrays is None:
         raise RaystudyError(

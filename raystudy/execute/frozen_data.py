@@ -10,10 +10,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import DataError
-from raystudy.execute.inputs import UNBUILT, build_inputs, check_files, find_inputs
+from raystudy.execute.inputs import UNBUILT, build_inputs, check_files, find_inputs, mending, see_whole
 from raystudy.execute.progress import Progress
 from raystudy.recipes.build import inputs_digest, validation_inputs_digest
 from raystudy.recipes.inputs import BUILD_VERSION, are_there
@@ -61,11 +62,27 @@ def build_data(loaded: LoadedStudy, storage: Storage, frozen: Frozen, progress: 
         check_files(present)
         now = build_inputs(present, storage, progress)
     else:
-        now = StudyInputs({}, {}, frozen.data[keys[absent[0]]].vocabulary)
+        now = StudyInputs({}, {}, frozen.data[keys[absent[0]]].vocabulary, None)
     if absent:
         names = ", ".join(name for _, name in absent)
         progress.say(f"the files of {names} cannot be read here; the shards on the storage are used")
     return _settle(study, frozen, keys, absent, now)
+
+
+def mend_data(path: Path, loaded: LoadedStudy, storage: Storage, frozen: Frozen, progress: Progress) -> None:
+    """Build shards anew that a worker found damaged at `path`, once this process finds them damaged too.
+
+    Raises:
+        DataError: what is built anew is not what was there before, or its text is not there to build it from.
+    """
+    mending(partial(see_whole, path, loaded.spec, storage), progress)
+    changed = build_data(loaded, storage, frozen, progress).changed
+    if changed:
+        raise DataError(
+            f"damaged shards built anew must be what they were, but those of {', '.join(name for _, name in changed)} "
+            f"are not: its text or the packages that build it have changed. Run the study with --resolve-again: its "
+            f"runs then are runs on the new shards"
+        )
 
 
 def find_data(loaded: LoadedStudy, storage: Storage, frozen: Frozen) -> SettledData:
@@ -76,7 +93,7 @@ def find_data(loaded: LoadedStudy, storage: Storage, frozen: Frozen) -> SettledD
     if present.validation or present.all_recipes:
         now = find_inputs(present, storage)
     else:
-        now = StudyInputs({}, {}, frozen.data[keys[absent[0]]].vocabulary)
+        now = StudyInputs({}, {}, frozen.data[keys[absent[0]]].vocabulary, None)
     settled = _settle(study, frozen, keys, absent, now)
     # Shards that were removed from the storage are no change of text: whether it is one is known once they are built.
     gone = [

@@ -1,7 +1,7 @@
 """Builds what a study reads (recipes' shards, validation sets) or finds it built, and gives the digests."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from raystudy.artifacts.damage import Look, look, set_aside
 from raystudy.artifacts.sealed import verify_again
-from raystudy.artifacts.shards import shards_read_by
+from raystudy.artifacts.shards import SourceSize, shards_read_by, source_sizes
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.synthetic import open_synthetic, write_synthetic
-from raystudy.errors import DamagedError, DataError, MissingPackageError, StorageError
+from raystudy.errors import DamagedError, DataError, MissingPackageError
 from raystudy.execute.progress import Progress
 from raystudy.recipes.build import (
     build_recipe,
@@ -23,8 +23,7 @@ from raystudy.recipes.build import (
     validation_inputs_digest,
 )
 from raystudy.recipes.disjoint import check_disjoint, check_holdouts
-from raystudy.recipes.leaks import find_leaks
-from raystudy.recipes.tokenizer import open_tokenizer, vocabulary_size
+from raystudy.recipes.tokenizer import vocabulary_size
 from raystudy.specs.base import digest as spec_digest
 from raystudy.specs.protocol import TableProtocol
 from raystudy.specs.recipe import TextRecipe
@@ -49,7 +48,7 @@ def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> Stud
     found = mending(partial(find_inputs, study, storage, raises=True), progress)
     unbuilt = [name for name, digest in found.shards.items() if digest.startswith(UNBUILT)]
     if not unbuilt and not any(digest.startswith(UNBUILT) for digest in found.validation.values()):
-        return _with_leaks(found, study, storage, progress)
+        return found
     need_packages("tokenizers")
     progress.say(f"building {len(unbuilt)} of {len(found.shards)} recipes and the validation sets")
     shards = {}
@@ -61,45 +60,15 @@ def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> Stud
         name: mending(partial(build_validation, spec, study.tokenizer, storage.root), progress)
         for name, spec in study.validation.items()
     }
-    return _with_leaks(StudyInputs(shards, validation, found.vocabulary), study, storage, progress)
+    return StudyInputs(shards, validation, found.vocabulary, None)
 
 
-def _with_leaks(inputs: StudyInputs, study: StudySpec, storage: Storage, progress: Progress) -> StudyInputs:
-    """The inputs with what is leaked: as the study's folder says if the shards are the same, else looked for."""
-    try:
-        _, before = storage.study(study.name).read_study()
-    except StorageError:
-        before = {}
-    if "leaked" in before and all(before.get(k) == dict(getattr(inputs, k)) for k in ("shards", "validation")):
-        return replace(inputs, leaked=before["leaked"])
-    if find_spec("tokenizers") is None:
-        progress.say("validation text was not looked for in the recipes: the package tokenizers is not installed")
-        return inputs
-    leaks = find_leaks(storage.root, inputs.shards, inputs.validation, open_tokenizer(study.tokenizer))
-    for recipe, sets in leaks.items():
-        told = ", ".join(f"{share:.0%} of the documents of {name!r}" for name, share in sets.items())
-        progress.say(f"LEAKED: recipe {recipe!r} holds {told}; there will be no verdict")
-    return replace(inputs, leaked=leaks)
-
-
-def mend_inputs(path: Path, study: StudySpec, storage: Storage, inputs: StudyInputs, progress: Progress) -> None:
-    """Build shards anew that a worker found damaged at `path`, once this process finds them damaged too.
+def see_whole(path: Path, study: StudySpec, storage: Storage) -> None:
+    """See that the shards at `path`, if there are any, are what was written.
 
     Raises:
-        DataError: what is built anew is not what was there before.
+        DamagedError: they are not.
     """
-    mending(partial(_see_whole, path, study, storage), progress)
-    built = build_inputs(study, storage, progress)
-    changed = [name for name, digest in inputs.shards.items() if built.shards[name] != digest]
-    changed += [name for name, digest in inputs.validation.items() if built.validation[name] != digest]
-    if changed:
-        raise DataError(
-            f"damaged shards built anew must be what they were, but those of {', '.join(changed)} are not: its text or "
-            f"the packages that build it have changed. Run the study again: its runs then are runs on the new shards"
-        )
-
-
-def _see_whole(path: Path, study: StudySpec, storage: Storage) -> None:
     if path.exists():
         verify_again(path)
         if not study.is_synthetic:
@@ -200,7 +169,7 @@ def find_inputs(study: StudySpec, storage: Storage, *, raises: bool = False) -> 
         name: find(name, partial(find_validation, spec, study.tokenizer, root))
         for name, spec in study.validation.items()
     }
-    return StudyInputs(shards, validation, vocabulary_size(study.tokenizer))
+    return StudyInputs(shards, validation, vocabulary_size(study.tokenizer), None)
 
 
 def _write_synthetic(study: StudySpec, storage: Storage, progress: Progress) -> StudyInputs:
@@ -214,6 +183,16 @@ def _write_synthetic(study: StudySpec, storage: Storage, progress: Progress) -> 
     shards = {r.name: mending(partial(write, data_of(study, r)), progress) for r in study.all_recipes}
     sets = {name: mending(partial(write, validation_data(study, name)), progress) for name in study.validation}
     return StudyInputs(shards, sets, 0)
+
+
+def sizes_of_sources(inputs: StudyInputs, storage: Storage) -> dict[str, list[SourceSize]]:
+    """The sources of every recipe of text that is built and can be read, by recipe."""
+    found = {}
+    for recipe, digest in inputs.shards.items():
+        if not digest.startswith(UNBUILT):
+            with suppress(DataError):  # damage is told where shards are looked for
+                found[recipe] = source_sizes(storage.root, digest)
+    return found
 
 
 def text_recipes(study: StudySpec) -> list[TextRecipe]:

@@ -11,11 +11,13 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import IO, Protocol, Self
 
+from raystudy.execute.gpus import gpu_places, visible_gpus
 from raystudy.execute.work import RunReport, Task, do_task, failed_reports
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -53,9 +55,14 @@ class InlineExecutor:
 
 
 class _Worker:
-    def __init__(self) -> None:
+    """`gpus`: those it sees, as CUDA_VISIBLE_DEVICES names them; None: whatever its driver sees."""
+
+    def __init__(self, gpus: str | None = None) -> None:
+        self.gpus = gpus
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, "1")}
+        if gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus
         self.process = subprocess.Popen(
             [sys.executable, "-m", "raystudy.execute.worker"],
             stdin=subprocess.PIPE,
@@ -66,9 +73,10 @@ class _Worker:
             start_new_session=True,  # a Ctrl-C reaches the driver, which ends its workers
         )
         self.task: Task | None = None
+        self.given = 0.0
 
     def give(self, task: Task) -> None:
-        self.task = task
+        self.task, self.given = task, time.monotonic()
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # a dead worker is seen when its report is read
             self.process.stdin.write(json.dumps(asdict(task)) + "\n")
@@ -80,7 +88,7 @@ class _Worker:
         line = self.process.stdout.readline()
         if line.endswith("\n"):
             return [RunReport(**report) for report in json.loads(line)]
-        return failed_reports(self.task, self._death())
+        return failed_reports(self.task, self._death(), time.monotonic() - self.given)
 
     def _death(self) -> str:
         status = self.process.wait()
@@ -99,10 +107,14 @@ class _Worker:
 
 
 class LocalExecutor:
-    """`num_workers` processes on this machine; started when needed, kept between waves."""
+    """`num_workers` processes on this machine; started when needed, kept between waves.
 
-    def __init__(self, num_workers: int) -> None:
-        self.num_workers = num_workers
+    `places`: of each worker the GPUs that it sees; empty: whatever the driver sees.
+    """
+
+    def __init__(self, num_workers: int, places: Sequence[str] = ()) -> None:
+        self.num_workers = min(num_workers, len(places)) if places else num_workers
+        self._free: list[str | None] = [*reversed(places)] if places else [None] * num_workers
         self._idle: list[_Worker] = []
         self._busy: list[_Worker] = []
 
@@ -112,7 +124,7 @@ class LocalExecutor:
         with selectors.DefaultSelector() as selector:
             while waiting or self._busy:
                 while waiting and len(self._busy) < self.num_workers:
-                    worker = self._idle.pop() if self._idle else _Worker()
+                    worker = self._idle.pop() if self._idle else _Worker(self._free.pop())
                     worker.give(waiting.pop())
                     self._busy.append(worker)
                     selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
@@ -127,6 +139,7 @@ class LocalExecutor:
             self._idle.append(worker)
         else:
             worker.stop()
+            self._free.append(worker.gpus)
         return reports
 
     def __enter__(self) -> Self:
@@ -137,14 +150,18 @@ class LocalExecutor:
     ) -> None:
         for worker in (*self._idle, *self._busy):
             worker.stop()
+            self._free.append(worker.gpus)
         self._idle, self._busy = [], []
 
 
-def local_executor(num_workers: int | None) -> Executor:
-    """The executor of `--local`: one worker per core unless told otherwise; 0 is the driver itself."""
+def local_executor(num_workers: int | None, gpus_per_run: float = 0.0) -> Executor:
+    """The executor of `--local`: one worker per core, or as many as the GPUs hold; 0 is the driver itself."""
     if num_workers == 0:
         return InlineExecutor()
-    return LocalExecutor(num_workers or num_cores())
+    if gpus_per_run == 0:
+        return LocalExecutor(num_workers or num_cores())
+    places = gpu_places(visible_gpus(), gpus_per_run)
+    return LocalExecutor(num_workers or len(places), places)
 
 
 def num_cores() -> int:

@@ -16,8 +16,9 @@ from raystudy.artifacts.storage import Storage, StudyFolder
 from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.driver_lock import hold_study
-from raystudy.execute.frozen_data import build_data
-from raystudy.execute.inputs import mend_inputs
+from raystudy.execute.frozen_data import build_data, mend_data
+from raystudy.execute.inputs import sizes_of_sources
+from raystudy.execute.leak_check import with_leaks
 from raystudy.execute.local import Executor, num_cores
 from raystudy.execute.progress import Progress
 from raystudy.execute.resolving import new_shards_refused, resolve_again, tell_changes
@@ -25,15 +26,20 @@ from raystudy.execute.tasks import make_tasks
 from raystudy.specs.load import LoadedStudy
 from raystudy.study.frozen import Frozen
 from raystudy.study.lr_rules import drift, newly_resolved
+from raystudy.study.repeats import repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
-from raystudy.study.state import StudyInputs, StudyState, WantedRun
+from raystudy.study.state import StudyInputs, StudyState
+from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave, waiting_lines
 
 MAX_FAILURES = 3  # of one run in one launch
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
 )
-OUT_OF_MEMORY = "out of memory. Lower batch_tokens or the model, or use a larger device, and remove the run's folder"
+OUT_OF_MEMORY = (
+    "out of memory. Lower resources.micro_batch_tokens (`auto` has tried down to one sequence), the context or the "
+    "model, or use a larger device; then remove the run's folder"
+)
 
 
 @dataclass
@@ -104,6 +110,9 @@ def run_study(
             progress.say(line)
         driver.tell_drift(state)
         wave = make_wave(state)
+        if wave.todo:
+            for line in repeat_lines(repeats(wave.wanted.values(), sizes_of_sources(state.inputs, storage))):
+                progress.say(line)
         if not is_clean:
             remove_leftovers(storage.root, folder.path, wave.wanted)
         driver.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())
@@ -149,10 +158,11 @@ class _Driver:
             if not again:
                 raise new_shards_refused(data, before, after, self._slots)
             tell_changes(data, before, after, self._slots, self.progress)
-        self._frozen, self._inputs = data.freeze(chosen), data.now
+        self._frozen = data.freeze(chosen)
+        self._inputs = with_leaks(data.now, study, self.storage, self.progress)
         if self._frozen != frozen:
             self.folder.write_frozen(self._frozen.as_plain())
-        self.folder.write_study(self.loaded, asdict(data.now))
+        self.folder.write_study(self.loaded, asdict(self._inputs))
 
     def read(self) -> StudyState:
         """The state as the records say now; what rules it resolves is frozen before anything rests on it."""
@@ -187,14 +197,15 @@ class _Driver:
     def _execute(self, todo: list[WantedRun], executor: Executor) -> list[WantedRun]:
         """Execute one wave; returns the runs that failed."""
         validation = {digest: name for name, digest in self._inputs.validation.items()}
-        device = "cuda" if self.loaded.spec.resources.gpus_per_run > 0 else "cpu"
-        tasks = make_tasks(todo, str(self.storage.root), validation, device)
+        tasks = make_tasks(todo, str(self.storage.root), validation, self.loaded.spec.resources)
         by_id = {run.run_id: run for run in todo}
         failed = []
         for report in executor.run(tasks):
             run = by_id[report.run_id]
-            self._spending.ended(run, report.seconds)
+            self._spending.ended(run, report.seconds, is_made=report.is_made)
             self.progress.ended(report.status, report.num_tokens, run.flops)
+            if report.note:
+                self.progress.say(f"{run}: {report.note}")
             if report.is_unwritable:
                 raise UnwritableError(report.cause)
             if report.status == "failed":
@@ -203,7 +214,7 @@ class _Driver:
                 self.progress.say(f"failed: {run}: {report.cause}")
                 self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
                 if report.damaged:
-                    mend_inputs(Path(report.damaged), self.loaded.spec, self.storage, self._inputs, self.progress)
+                    mend_data(Path(report.damaged), self.loaded, self.storage, self._frozen, self.progress)
             else:
                 self.launch.num_made += 1
         return failed

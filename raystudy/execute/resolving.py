@@ -44,10 +44,10 @@ def tell_changes(data: SettledData, before: StudyState, after: StudyState, slots
     rules = rules_of(before)
     for name, now in rules_of(after).items():
         was = rules[name]
-        if was.lr is not None and now.lr is None:
-            lines.append(f"  {name}: LR {was.lr:g} -> not known yet: it waits for {now.reason}")
-        elif was.lr is not None and now.lr is not None and was.lr != now.lr:
-            lines.append(f"  {name}: LR {was.lr:g} -> {now.lr:g}")
+        if was.point is not None and now.point is None:
+            lines.append(f"  {name}: LR {was.point.name} -> not known yet: it waits for {now.reason}")
+        elif was.point is not None and now.point is not None and was.point != now.point:
+            lines.append(f"  {name}: LR {was.point.name} -> {now.point.name}")
     if not lines:
         progress.say("resolved again: nothing changes")
         return

@@ -5,10 +5,12 @@ To place a task costs some tenths of a second with Ray, so runs shorter than tha
 
 from collections.abc import Mapping, Sequence
 
+from raystudy.execute.probe_work import together
 from raystudy.execute.work import Task
-from raystudy.specs.run import TrainRun
+from raystudy.specs.run import AlignmentProbe, SharpnessProbe, TrainRun
+from raystudy.specs.study import Resources
 from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
-from raystudy.study.state import WantedRun
+from raystudy.study.wanted import WantedRun
 
 MOST_TOGETHER = 200  # random-feature runs in one task, so that a dead worker costs no more
 TASK_SECONDS = 5.0  # decoders' runs share a task up to this estimate: a stop or a dead worker costs little
@@ -16,9 +18,9 @@ FEWEST_TASKS = 50  # a wave is not cut into fewer tasks than this to save placin
 _STEP_SECONDS = 3e-3  # of one step beside its FLOPs, as small models take on a CPU core; only an estimate
 
 
-def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, str], device: str) -> list[Task]:
-    """Tasks in the order of their first runs: neighbouring short runs of a decoder share one (see `_packs`), and
-    random-feature runs on one recipe."""
+def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, str], resources: Resources) -> list[Task]:
+    """Tasks in the order of their first runs: neighbouring short runs of a decoder share one (see `_packs`), as do
+    random-feature runs and likeness on one recipe, and a decoder's probes that differ in validation set alone."""
     groups: dict[tuple[str, int], list[WantedRun]] = {}
     counts: dict[str, int] = {}
     for pack in _packs([run for run in todo if isinstance(run.run, TrainRun)]):
@@ -26,23 +28,31 @@ def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, st
     for run in todo:
         if isinstance(run.run, TrainRun):
             continue
-        place = counts.get(run.run.shards, 0)
-        counts[run.run.shards] = place + 1
-        groups.setdefault((run.run.shards, place // MOST_TOGETHER), []).append(run)
+        shared = together(run.run) if isinstance(run.run, AlignmentProbe | SharpnessProbe) else run.run.shards
+        place = counts.get(shared, 0)
+        counts[shared] = place + 1
+        groups.setdefault((shared, place // MOST_TOGETHER), []).append(run)
     return [
         Task(
             tuple(member.run.model_dump_json() for member in members),
             root,
             validation,
-            device,
+            resources.device,
             members[0].recipe,
             members[0].model,
-            tuple(member.everything_asked.model_dump_json() for member in members)
-            if any(m.asks for m in members)
-            else (),
+            micro_batch_tokens=resources.micro_batch_tokens,
+            checkpoint_minutes=resources.checkpoint_minutes,
+            asked=_asked_of(members),
         )
         for members in groups.values()
     ]
+
+
+def _asked_of(members: Sequence[WantedRun]) -> tuple[str, ...]:
+    """What is asked of each member, as JSON; empty where nothing is asked of any."""
+    if not any(member.asks for member in members):
+        return ()
+    return tuple(member.everything_asked.model_dump_json() for member in members)
 
 
 def _packs(runs: Sequence[WantedRun]) -> list[list[WantedRun]]:

@@ -6,20 +6,23 @@ The worker writes the record itself, so that a finished run is safe whatever the
 import platform
 import socket
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raystudy import __version__
 from raystudy.artifacts.files import NO_ROOM, unwritable
 from raystudy.artifacts.records import Record
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import DamagedError, RaystudyError, UnwritableError
-from raystudy.execute.decoder_work import Workplace, make_decoder_run
+from raystudy.execute.decoder_work import make_decoder_run
 from raystudy.execute.feature_work import make_feature_runs, numpy_versions
+from raystudy.execute.made import Made
+from raystudy.execute.probe_work import TextProbe, make_probes
+from raystudy.execute.workplace import Workplace
 from raystudy.specs.reading import Asked
-from raystudy.specs.run import FeaturesRun, ProbeRun, Run, TrainRun, read_run
+from raystudy.specs.run import FeaturesProbe, FeaturesRun, ProbeRun, Run, TrainRun, read_run
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Task:
     device: str = "cpu"
     recipe: str = ""
     model: str = ""
+    micro_batch_tokens: int | Literal["auto"] = "auto"
+    checkpoint_minutes: float | None = None
     asked: tuple[str, ...] = ()
 
     def asked_of(self) -> list[Asked]:
@@ -57,8 +62,9 @@ class Task:
 class RunReport:
     """How a run ended: its record's status, or "failed" with the first cause.
 
+    `seconds`: the time it took on its device now; `is_made`: the run was made in them, from start to end.
     `is_unwritable`: the storage cannot be written, so that trying on is of no use. `damaged`: the path of shards that
-    are not what was written, which the driver makes anew.
+    are not what was written, which the driver makes anew. `note`: what a person should know of a run that ended well.
     """
 
     run_id: str
@@ -68,6 +74,8 @@ class RunReport:
     cause: str = ""
     is_unwritable: bool = False
     damaged: str = ""
+    is_made: bool = False
+    note: str = ""
 
 
 def do_task(task: Task) -> list[RunReport]:
@@ -78,7 +86,8 @@ def do_task(task: Task) -> list[RunReport]:
     specs = task.specs()
     asked = task.asked_of()
     reports = [_report(task, run, ask) for run, ask in zip(specs, asked, strict=True) if isinstance(run, TrainRun)]
-    return [*reports, *_report_features(task, [run for run in specs if not isinstance(run, TrainRun)])]
+    reports += _report_probes(task, [run for run in specs if isinstance(run, TextProbe)])
+    return [*reports, *_report_features(task, [r for r in specs if isinstance(r, FeaturesRun | FeaturesProbe)])]
 
 
 def _report(task: Task, run: TrainRun, asked: Asked) -> RunReport:
@@ -86,22 +95,41 @@ def _report(task: Task, run: TrainRun, asked: Asked) -> RunReport:
     try:
         storage = Storage(Path(task.storage))
         storage.runs.mends = True
-        status = make_decoder_run(run, Workplace(storage, task.validation, task.device, _about(task, {})), asked)
+        at = Workplace(storage, task.validation, task.device, _about(task, {}))
+        at = replace(at, micro_batch_tokens=task.micro_batch_tokens, checkpoint_minutes=task.checkpoint_minutes)
+        status, is_made = make_decoder_run(run, at, asked)
     except Exception as error:
         return _failed(run.run_id, error, time.perf_counter() - started)
-    return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started)
+    told = (run.run_id, status, run.num_tokens, time.perf_counter() - started)
+    return RunReport(*told, is_made=is_made and status in ("finished", "diverged"), note="; ".join(at.notes))
 
 
-def _report_features(task: Task, runs: list[FeaturesRun | ProbeRun]) -> list[RunReport]:
+def _report_probes(task: Task, runs: list[TextProbe]) -> list[RunReport]:
     storage = Storage(Path(task.storage))
     storage.runs.mends = True
-    left, reports = {run.run_id: run for run in runs}, []
+    return _report_made(runs, make_probes(runs, Workplace(storage, task.validation, task.device, _about(task, {}))))
+
+
+def _report_features(task: Task, runs: list[FeaturesRun | FeaturesProbe]) -> list[RunReport]:
+    storage = Storage(Path(task.storage))
+    storage.runs.mends = True
+    return _report_made(runs, make_feature_runs(runs, storage, task.validation, _about(task, numpy_versions())))
+
+
+def _report_made(runs: Sequence[Run], ends: Iterable[Made]) -> list[RunReport]:
+    """Reports of runs that are made together; those left when one fails have failed."""
+    left, reports, started = {run.run_id: run for run in runs}, [], time.perf_counter()
     try:
-        for run, status, seconds in make_feature_runs(runs, storage, task.validation, _about(task, numpy_versions())):
-            del left[run.run_id]
-            reports.append(RunReport(run.run_id, status, run.num_tokens, seconds))
+        for made in ends:
+            run = left.pop(made.run.run_id)
+            if made.error is not None:
+                reports.append(_failed(run.run_id, made.error, made.seconds))
+            else:
+                told = (run.run_id, made.status, run.num_tokens, made.seconds)
+                reports.append(RunReport(*told, is_made=made.is_made))
     except Exception as error:
-        reports += [_failed(run_id, error) for run_id in left]
+        seconds = max(0.0, time.perf_counter() - started - sum(report.seconds for report in reports))
+        reports += [_failed(run_id, error, seconds / len(left)) for run_id in left]
     return reports
 
 
@@ -114,16 +142,19 @@ def _failed(run_id: str, error: Exception, seconds: float = 0.0) -> RunReport:
     return RunReport(run_id, "failed", 0, seconds, cause, is_unwritable, damaged)
 
 
-def failed_reports(task: Task, cause: str) -> list[RunReport]:
-    """Reports for a task whose worker died before it could write any; members that have a record are no failures."""
+def failed_reports(task: Task, cause: str, seconds: float = 0.0) -> list[RunReport]:
+    """Reports for a task whose worker died before it could write any; members that have a record are no failures.
+
+    Each member bears an equal share of the `seconds` that the task had gone on.
+    """
     ledger = Storage(Path(task.storage)).runs
-    reports = []
+    reports, share = [], seconds / len(task.runs)
     for run, asked in zip(task.specs(), task.asked_of(), strict=True):
         record = ledger.read(run.run_id, task.validation, readings=asked.readings)
         if record is None or not _is_measured(run, record, task.validation, asked):
-            reports.append(RunReport(run.run_id, "failed", cause=cause))
+            reports.append(RunReport(run.run_id, "failed", seconds=share, cause=cause))
         else:
-            reports.append(RunReport(run.run_id, record.status, run.num_tokens, record.device_seconds))
+            reports.append(RunReport(run.run_id, record.status, run.num_tokens, share))
     return reports
 
 

@@ -73,6 +73,7 @@ def _contents(comparison: Mapping[str, Any], provenance: Mapping[str, Any]) -> d
         "subsets": tables.subset_table(comparison),
         "further": tables.further_table(comparison),
         "tuned": tables.tuned_table(comparison),
+        "curve_words": _curve_words(comparison["tuned_losses"]),
         "validation": tables.validation_table(comparison),
         "winner": winner_sentence(highest_by_metric(comparison["comparisons"])),
         "guards": tables.guard_table(comparison),
@@ -176,6 +177,19 @@ def _tuned_alt(rows: list[Mapping[str, Any]], unit: str) -> str:
 def _curves_alt(rows: list[Mapping[str, Any]]) -> str:
     values = "; ".join(f"{row['recipe']} best at LR {lr(row['best_lr'])}" for row in rows)
     return f"Loss against learning rate, one panel per recipe: {values}."
+
+
+def _curve_words(rows: list[Mapping[str, Any]]) -> str:
+    """What the curves show, below them."""
+    mean, best = "Line", "best learning rate"
+    if any("points" in row for row in rows):
+        is_random = any(row["is_random"] for row in rows)
+        mean = "Large dots" if is_random else "Line, at each learning rate the best over the other settings"
+        best = "best point"
+    return (
+        f"{mean}: mean over seeds; small dots: seeds; diamond: {best}; cross: a run diverged. All panels have one "
+        "scale, each shifted to its recipe’s best loss; lines may leave their panel at the top."
+    )
 
 
 def _spoken(figure: Mapping[str, Any]) -> str:

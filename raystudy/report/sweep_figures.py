@@ -45,6 +45,7 @@ def tuned_losses(comparison: Mapping[str, Any], *, width_inches: float = WIDE_IN
     """A row per recipe, lowest tuned loss first, with one standard error to each side and the best LR.
 
     Hollow: a control. Triangle: the best learning rate is on the grid's edge, and points to where it continues.
+    Square: another setting of the best point is on an edge.
     """
     rows = sorted(comparison["tuned_losses"], key=lambda row: math.inf if row["loss"] is None else row["loss"])
     figure = new_figure(width_inches, 1.05 + 0.26 * max(len(rows), 2))
@@ -72,8 +73,11 @@ def tuned_losses(comparison: Mapping[str, Any], *, width_inches: float = WIDE_IN
         Line2D([], [], marker="o", markerfacecolor="white", label="control", **look),
         Line2D([], [], marker=">", label="best LR on the grid's edge", **look),
     ]
+    if any(row["edge"] and " " in row["edge"].removeprefix("lr ") for row in rows):
+        handles.append(Line2D([], [], marker="s", label="another setting on its edge", **look))
+    num_columns = 2 if len(handles) > 3 and is_narrow(width_inches) else len(handles)
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=size, handletextpad=0.1,
+        handles=handles, loc="outside upper left", ncols=num_columns, frameon=False, fontsize=size, handletextpad=0.1,
         columnspacing=1.2,
     )  # fmt: skip
     return figure
@@ -98,7 +102,8 @@ def _draw_recipe(axes: Axes, place: int, row: Tuned, is_control: bool, width_inc
         )
         return
     right = axes.get_xlim()[1]
-    marker = _EDGE_MARKERS.get(row["edge"], "o")
+    edge = None if row["edge"] is None else row["edge"].removeprefix("lr ")
+    marker = "o" if edge is None else _EDGE_MARKERS.get(edge, "s")
     if row["loss"] > right:
         axes.annotate(
             f"{row['loss']:.3f} →", (0.99, place), xycoords=("axes fraction", "data"), ha="right", va="center",
@@ -113,16 +118,18 @@ def _draw_recipe(axes: Axes, place: int, row: Tuned, is_control: bool, width_inc
             markerfacecolor="white" if is_control else BLUE,
         )  # fmt: skip
     words = "–" if row["best_lr"] is None else f"{row['best_lr']:.3g}"
-    if row["edge"] is not None:
-        words += f" {_EDGE_WORDS[row['edge']]}"
+    if edge is not None:
+        words += f" {_EDGE_WORDS.get(edge, 'edge')}"
     axes.annotate(
         words, (1.03, place), xycoords=("axes fraction", "data"), va="center", fontsize=size,
-        color=_VERMILLION_TEXT if row["edge"] is not None else MUTED, annotation_clip=False,
+        color=_VERMILLION_TEXT if edge is not None else MUTED, annotation_clip=False,
     )  # fmt: skip
 
 
 def lr_curves(comparison: Mapping[str, Any], *, width_inches: float = WIDE_INCHES) -> Figure:
     """A small panel per recipe: loss against learning rate, seeds as dots, the best point marked.
+
+    Where other settings are swept too, the best over them at each learning rate; random points have no line.
 
     All panels have one scale but not one origin: each is shifted to its recipe's best loss. A learning rate at
     which a run diverged is a cross on top; a line may leave its panel there.
@@ -169,7 +176,8 @@ def _draw_curve(axes: Axes, row: Tuned, span: float) -> None:
     drawn = [(point["lr"], point["mean"]) for point in row["curve"] if point["mean"] is not None]
     seeds = [(point["lr"], loss) for point in row["curve"] for loss in point["losses"] if loss is not None]
     axes.plot([lr for lr, _ in seeds], [loss for _, loss in seeds], linestyle="none", marker=".", color=MUTED, ms=3)
-    axes.plot([lr for lr, _ in drawn], [loss for _, loss in drawn], color=BLUE, linewidth=1.4, marker="o", ms=2.5)
+    look: dict[str, Any] = {"linestyle": "none", "ms": 4} if row.get("is_random") else {"linewidth": 1.4, "ms": 2.5}
+    axes.plot([lr for lr, _ in drawn], [loss for _, loss in drawn], color=BLUE, marker="o", **look)
     lowest = min([loss for _, loss in drawn] + ([] if row["loss"] is None else [row["loss"]]), default=0.0)
     axes.set_ylim(lowest - 0.15 * span, lowest + span)
     if row["best_lr"] is not None and row["loss"] is not None:

@@ -18,6 +18,7 @@ from raystudy.report.wording import (
     primary_metric,
     scored_weights,
     seconds,
+    settings,
     unit_of,
 )
 
@@ -88,7 +89,7 @@ def protocol_table(comparison: Comparison) -> Table:
         notes, marks = entry["notes"], table.footnotes
         separable = entry["separable_decision_accuracy"]
         pairs = (counted(separable["num_pairs"], "pair"), separable["separability"])
-        cells = [words(entry["candidate"], *_about(entry)), Cell(lr(entry["lr"]))]
+        cells = [words(entry["candidate"], *_about(entry)), Cell(lr(entry["lr"]), settings(entry.get("settings")))]
         cells += [figure_cell(entry, n, notes, marks) for n in ("spearman", "kendall_tau_b", "decision_accuracy")]
         cells.append(figure_cell(entry, "separable_decision_accuracy", notes, marks, extra=pairs))
         cells += [_regret(entry, k, "best_of_k", notes, marks) for k in ks]
@@ -205,7 +206,7 @@ def _tuned_row(row: Mapping[str, Any], marks: Footnotes, is_control: bool) -> li
     return [
         words(row["recipe"], *(["control"] if is_control else [])),
         loss,
-        Cell(lr(row["best_lr"])),
+        Cell(lr(row["best_lr"]), settings(row.get("best_settings"))),
         words("no" if row["edge"] is None else f"{row['edge']} edge: not tuned"),
         words("within seed noise" if row["noisy"] else "apart"),
         words("the same seeds: optimistic" if row["optimistic"] else "separate seeds"),

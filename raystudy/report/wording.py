@@ -42,6 +42,12 @@ def lr(value: float | None) -> str:
     return DASH if value is None else f"{value:.3g}"
 
 
+def settings(changes: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What a point changes beside the learning rate, one text a setting: `weight_decay 0.1`, `tokens 1,000,000`."""
+    shown = {axis: f"{value:,d}" if isinstance(value, int) else f"{value:g}" for axis, value in (changes or {}).items()}
+    return tuple(f"{axis} {text}" for axis, text in shown.items())
+
+
 def flops(value: float | None) -> str:
     """Two digits and an exponent: 1.2e13."""
     return DASH if value is None else f"{value:.1e}".replace("e+", "e").replace("e0", "e")
@@ -111,11 +117,13 @@ def premise_sentences(premise: Mapping[str, Any] | None) -> list[str]:
         return []
     sentences = []
     best, value = premise["best_fixed_lr"], premise["spearman"]["value"]
+    others = settings(premise.get("best_fixed_settings"))
+    noun, point = ("point", ", ".join((f"LR {lr(best)}", *others))) if others else ("learning rate", lr(best))
     if best is not None:
         agrees = "has no defined rank correlation with" if value is None else "has a Spearman correlation of"
         figure = "" if value is None else f" {number(value)} {_bounds(premise['spearman'])} with"
         sentences.append(
-            f"With every recipe at the learning rate that is best on average ({lr(best)}), the order of the recipes "
+            f"With every recipe at the {noun} that is best on average ({point}), the order of the recipes "
             f"{agrees}{figure} their order when each is tuned."
         )
     reversed_pairs, separably = premise["num_pairs_reversed"], premise["num_pairs_reversed_separably"]
@@ -123,14 +131,14 @@ def premise_sentences(premise: Mapping[str, Any] | None) -> list[str]:
         sentence = f"{reversed_pairs} of {counted(premise['num_pairs'], 'pair')} of recipes"
         sentence += " changes places" if reversed_pairs == 1 else " change places"
         sentences.append(f"{sentence}{'' if separably is None else f', {separably} of them beyond seed noise'}.")
-    others = premise["num_recipes_with_another_best_lr"]
-    if others is not None and best is not None:
-        verb = "is" if others == 1 else "are"
-        sentences.append(f"{counted(others, 'recipe')} {verb} best at another learning rate than {lr(best)}.")
+    elsewhere = premise["num_recipes_with_another_best_lr"]
+    if elsewhere is not None and best is not None:
+        verb = "is" if elsewhere == 1 else "are"
+        sentences.append(f"{counted(elsewhere, 'recipe')} {verb} best at another {noun} than {point}.")
     test = premise["interaction"]
     if test is not None:
         sentences.append(
-            "Test of an interaction of learning rate and recipe: "
+            f"Test of an interaction of {noun} and recipe: "
             f"F({test['numerator_dof']:g}, {test['denominator_dof']:g}) = {number(test['f'])}, "
             f"p {_p_value(test['p_value'])}."
         )

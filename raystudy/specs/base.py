@@ -25,9 +25,10 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with some fields changed, unchecked; what the original stands for is not taken along."""
+        """A copy with some fields changed, unchecked; what was worked out from the original is not taken along."""
         copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("canonical_once", None)
+        for worked_out in [name for name in copied.__dict__ if name not in type(self).model_fields]:
+            del copied.__dict__[worked_out]
         return copied
 
     @cached_property

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from raystudy.specs.reading import Branch
 from raystudy.specs.run import StartsFrom, TrainRun
-from raystudy.specs.training import Constant, Schedule, TrainingOverride, TrainingSettings, WarmupStableDecay
+from raystudy.specs.schedules import Constant, Schedule, WarmupStableDecay
+from raystudy.specs.training import TrainingOverride, TrainingSettings
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
 
@@ -21,7 +22,7 @@ def constant_until(schedule: Schedule, steps: int) -> int:
     if isinstance(schedule, Constant):
         return steps
     if isinstance(schedule, WarmupStableDecay):
-        return steps - round(schedule.decay * steps)
+        return steps - schedule.decay_length(steps)
     return 0
 
 
@@ -29,7 +30,7 @@ def step_problem(schedule: Schedule, steps: int, step: int) -> str | None:
     """Why the weights after `step` of `steps` are no score of their own, as a rule; None where they are."""
     if step > steps:
         return f"a step must be one of the run's {steps}, but got {step}"
-    last, warmup = constant_until(schedule, steps), round(schedule.warmup * steps)
+    last, warmup = constant_until(schedule, steps), schedule.warmup_length(steps)
     if step == steps or warmup <= step <= last:
         return None
     if step < warmup:
@@ -48,8 +49,8 @@ def branch_problem(schedule: Schedule, steps: int, at: int) -> str | None:
 
 
 def branch_run(parent: TrainRun, branch: Branch) -> TrainRun:
-    """The run that starts from `parent` and lets its learning rate fall linearly to 0 over its own steps."""
-    schedule = WarmupStableDecay(kind="wsd", warmup=0.0, decay=1.0)
+    """The run that starts from `parent` and lets its learning rate fall to 0 over its own steps, without a warm-up."""
+    schedule = WarmupStableDecay(kind="wsd", warmup=0.0, decay=1.0, decay_shape=branch.decay_shape)
     settings = parent.settings.model_copy(update={"steps": branch.steps, "schedule": schedule})
     starts_from = StartsFrom(run_id=parent.run_id, step=branch.at)
     return parent.model_copy(update={"settings": settings, "starts_from": starts_from})

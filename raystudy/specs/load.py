@@ -14,6 +14,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from raystudy.errors import SpecError
+from raystudy.specs.fit import fit_problems
+from raystudy.specs.point_settings import space_problems
+from raystudy.specs.presets import expand_presets
 from raystudy.specs.references import reference_problems
 from raystudy.specs.study import StudySpec
 from raystudy.specs.validation_messages import data_path, problems_of
@@ -46,6 +49,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
         _join_spaces(document, path.parent)
         for override in later:
             _apply_override(document, override, is_last_chance=True)
+        expand_presets(document)
         _resolve_paths(document, path.parent)
     spec = _validate(document)
     if document.problems or spec is None:
@@ -71,6 +75,10 @@ def _validate(document: YamlDocument) -> StudySpec | None:
             if not _drop_unknown_keys(error, data):
                 break
     document.problems.extend(reference_problems(document))
+    if spec is not None and not document.problems:
+        document.problems.extend(fit_problems(spec, document))
+    if spec is not None and not document.problems:
+        document.problems.extend(space_problems(spec, document))
     return spec
 
 

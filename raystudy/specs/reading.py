@@ -88,6 +88,7 @@ class Branch(Spec):
 
     at: Step
     steps: Step
+    decay_shape: Literal["linear", "1-sqrt"] = "linear"
 
 
 class Scoring(Spec):

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raystudy.specs.budgets import budget_problems
+from raystudy.specs.epochs import TARGET
+from raystudy.specs.probe_references import probe_problems
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
 _RECIPE_LISTS = ("recipes", "baselines")
@@ -16,7 +18,19 @@ _RECIPE_LISTS = ("recipes", "baselines")
 
 def reference_problems(document: YamlDocument) -> list[Problem]:
     """Every broken reference of the study in `document`."""
-    rules = (_recipes, _kinds, _domains, _protocols, _truth, _contrast, _primary_metric, _models, budget_problems)
+    rules = (
+        _recipes,
+        _kinds,
+        _domains,
+        _protocols,
+        probe_problems,
+        _truth,
+        _contrast,
+        _primary_metric,
+        _models,
+        _match_epochs,
+        budget_problems,
+    )
     return [problem for rule in rules for problem in rule(document)]
 
 
@@ -115,9 +129,6 @@ def _protocols(document: YamlDocument) -> Iterator[Problem]:
         if scores == "best-achievable" and not isinstance(document.data.get("synthetic"), dict):
             rule = "the best achievable loss must be known, but only that of synthetic recipes is"
             yield _problem(document, (*path, "scores"), rule, "Give the scores, recipe by recipe")
-        if protocol.get("kind") == "gradient-alignment" and not isinstance(document.data.get("synthetic"), dict):
-            rule = "gradient alignment can be measured on random-feature models only in this version of raystudy"
-            yield _problem(document, path, rule, "Leave the protocol out")
         if "@" in name:
             yield _problem(document, path, f"the name of a protocol must not hold '@', but got {name!r}")
 
@@ -173,3 +184,23 @@ def _models(document: YamlDocument) -> Iterator[Problem]:
         if isinstance(batch, int) and isinstance(context, int) and context > 0 and batch % context:
             rule = f"batch_tokens must be a multiple of context, but got {batch} and {context}"
             yield _problem(document, ("models", name, "context"), rule)
+
+
+def _match_epochs(document: YamlDocument) -> Iterator[Problem]:
+    """`match_epochs` names a decoder of the study, or `target` for the truth's model."""
+    models, protocols = _section(document, "models"), _section(document, "protocols")
+    holders: list[KeyPath] = [("training",), *(("models", name, "training") for name in models)]
+    for path in holders:
+        holder = document.data
+        for part in path:
+            holder = holder.get(part) if isinstance(holder, dict) else None
+        named = holder.get("match_epochs") if isinstance(holder, dict) else None
+        at = (*path, "match_epochs")
+        if named == TARGET and TARGET not in models:
+            truth = document.data.get("truth")
+            chosen = protocols.get(truth) if isinstance(truth, str) else None
+            if isinstance(chosen, dict) and "model" not in chosen:
+                rule = f"'target' stands for the truth's model, but the truth {truth!r} has none"
+                yield _problem(document, at, rule, "Name a model of the study")
+        else:
+            yield from _unknown(document, at, "model", named, list(models))

@@ -10,10 +10,11 @@ from pydantic import Field, TypeAdapter
 
 from raystudy.specs.base import Spec, digest
 from raystudy.specs.model import DecoderSpec, RandomFeaturesSpec
-from raystudy.specs.training import RunSettings, SgdSettings
+from raystudy.specs.training import Precision, RunSettings, SgdSettings
 
 NUMERICS = 1  # rises only when the golden-loss test changes: runs before and after are then not the same
 FEATURES_NUMERICS = 1  # the same for random-feature models
+PROBE_NUMERICS = 1  # of probes on text: rises with NUMERICS, or when what a probe measures changes
 
 
 class ResolvedDecoder(DecoderSpec):
@@ -48,7 +49,7 @@ class TrainRun(_Identified):
     settings: RunSettings
     seed: int
     engine: Literal["torch"] = "torch"
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     starts_from: StartsFrom | None = None
     numerics: int
 
@@ -76,25 +77,108 @@ class FeaturesRun(_Identified):
         return self.settings.steps * self.settings.batch_samples
 
 
+class KeptWeights(Spec):
+    """The weights that a run left after `step` steps."""
+
+    run_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    step: int = Field(ge=1)
+
+
 class ProbeRun(_Identified):
-    """One measurement without training a model of its own, at the weights that `weights` names."""
+    """One measurement without training a model of its own; what probes of all kinds share."""
 
     kind: Literal["probe"]
-    probe: Literal["gradient-alignment"]
+    probe: str
     shards: str
-    model: RandomFeaturesSpec
-    weights: Literal["initialisation"] = "initialisation"
-    validation: str
     numerics: int
 
     @property
     def num_tokens(self) -> int:
-        """None are trained on."""
+        """Tokens read; 0 where what is measured has a closed form, or is counted when it is made."""
+        return 0
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes over those tokens."""
         return 0
 
 
-Run = TrainRun | FeaturesRun | ProbeRun
-_ANY: TypeAdapter[Run] = TypeAdapter(Annotated[Run, Field(discriminator="kind")])
+class FeaturesProbe(ProbeRun):
+    """Gradient alignment of a random-feature model with one validation set: an exact expectation."""
+
+    probe: Literal["gradient-alignment"]
+    model: RandomFeaturesSpec
+    weights: Literal["initialisation"] = "initialisation"
+    validation: str
+
+
+class DecoderProbe(ProbeRun):
+    """What probes of a decoder share: its weights, and `batches` fixed batches of the recipe.
+
+    At initialisation `seed` draws the weights; everywhere it chooses the batches.
+    """
+
+    model: ResolvedDecoder
+    seed: int
+    weights: Literal["initialisation"] | KeptWeights = "initialisation"
+    batches: int = Field(ge=2)
+    batch_sequences: int = Field(ge=1)
+    precision: Literal["fp32", "fp64"] = "fp32"
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of all the batches."""
+        return self.batches * self.batch_sequences * self.model.context
+
+
+class AlignmentProbe(DecoderProbe):
+    """Gradient alignment of a recipe with one validation set, plain and preconditioned."""
+
+    probe: Literal["decoder-gradient-alignment"]
+    validation: str
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the recipe as many again for the preconditioner; of the validation set at most as many as the batches."""
+        return 3 * self.batch_tokens
+
+    @property
+    def passes(self) -> int:
+        """One gradient of everything read."""
+        return 1
+
+
+class SharpnessProbe(DecoderProbe):
+    """Largest eigenvalues of the plain and the preconditioned Hessian of the loss on the recipe."""
+
+    probe: Literal["sharpness"]
+    iterations: int = Field(ge=1, description="most Lanczos steps for each of the two")
+    tolerance: float = Field(gt=0, lt=1, description="relative residual at which the steps end sooner")
+
+    @property
+    def num_tokens(self) -> int:
+        """Those of the batches."""
+        return self.batch_tokens
+
+    @property
+    def passes(self) -> int:
+        """At most: one gradient for the preconditioner, two for each product with a Hessian (Pearlmutter 1994)."""
+        return 1 + 2 * 2 * self.iterations
+
+
+class LikenessProbe(ProbeRun):
+    """How like a validation set the recipe's n-grams are; no model."""
+
+    probe: Literal["likeness"]
+    order: int = Field(ge=1, le=3)
+    measure: Literal["cross-entropy", "cosine"]
+    tokens: int = Field(ge=1, description="most tokens of the recipe that are counted")
+    validation: str
+
+
+Probe = Annotated[FeaturesProbe | AlignmentProbe | SharpnessProbe | LikenessProbe, Field(discriminator="probe")]
+Run = TrainRun | FeaturesRun | FeaturesProbe | AlignmentProbe | SharpnessProbe | LikenessProbe
+_ANY: TypeAdapter[Run] = TypeAdapter(Annotated[TrainRun | FeaturesRun | Probe, Field(discriminator="kind")])
 
 
 def read_run(text: str) -> Run:

@@ -1,8 +1,8 @@
 """JSON Schemas of the files a person writes (study, catalogue, search space), by which editors complete and check.
 
 Made from the models, then loosened where a file may say less than the joined study holds: a recipe may be the name of
-one in a catalogue, a space the path of its file, a learning-rate rule a plain number. Rules between fields are not in
-a schema; `raystudy check` is the judge.
+one in a catalogue, a space the path of its file, a learning-rate rule a plain number, a decoder the name of a preset.
+Rules between fields are not in a schema; `raystudy check` is the judge.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from raystudy.specs.base import Spec
+from raystudy.specs.presets import PRESETS
 from raystudy.specs.recipe import Recipe
 from raystudy.specs.space import SearchSpace
 from raystudy.specs.study import StudySpec
@@ -34,6 +35,7 @@ def file_schema(kind: str) -> dict[str, Any]:
     definitions = schema.get("$defs", {})
     if model is StudySpec:
         _let_recipes_be_names(schema["properties"])
+        definitions["StudyDecoder"] = _or_preset(definitions["StudyDecoder"])
     for definition in definitions.values():
         _let_space_be_a_path(definition.get("properties", {}))
     if "LearningRateRule" in definitions:
@@ -68,3 +70,11 @@ def _let_space_be_a_path(properties: dict[str, Any]) -> None:
 def _or_number(rule: dict[str, Any]) -> dict[str, Any]:
     number = {"type": "number", "exclusiveMinimum": 0, "description": "an absolute learning rate"}
     return {"description": rule.get("description", ""), "anyOf": [number, {**rule, "description": "a rule"}]}
+
+
+def _or_preset(decoder: dict[str, Any]) -> dict[str, Any]:
+    """A decoder whose fields are given, or filled in by a preset."""
+    preset = {"enum": list(PRESETS), "description": "fills in the fields that are not given"}
+    needed = [{"required": decoder["required"]}, {"required": ["preset"]}]
+    kept = {key: value for key, value in decoder.items() if key != "required"}
+    return {**kept, "properties": {"preset": preset, **decoder["properties"]}, "anyOf": needed}

@@ -68,7 +68,24 @@ class Resources(Spec):
 
     cpus_per_run: float = Field(default=1, gt=0)
     gpus_per_run: float = Field(default=0, ge=0)
-    workers: int | None = Field(default=None, ge=0, description="worker processes of --local; default: one per core")
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        description="worker processes of --local; default: one per core, or as many as the GPUs hold",
+    )
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="most tokens in memory at once; a larger batch is taken in parts whose gradients are added. "
+        "auto: the whole batch, in halves where memory does not suffice. Changes results by rounding only",
+    )
+    checkpoint_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=10, description="minutes between checkpoints of a run, so that short runs have none; null: none at all"
+    )
+
+    @property
+    def device(self) -> str:
+        """What a run is made on."""
+        return "cuda" if self.gpus_per_run > 0 else "cpu"
 
 
 class StudySpec(Spec):

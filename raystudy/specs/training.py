@@ -5,15 +5,19 @@ Resolved settings count steps and sequences; tokens and tokens per parameter are
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from raystudy.specs.base import Spec
+from raystudy.specs.base import Name, Spec
 from raystudy.specs.model import DecoderSpec, count_parameters
+from raystudy.specs.schedules import Schedule, Share, WarmupStableDecay
 from raystudy.specs.space import LearningRate
 
 _BUDGETS = ("steps", "tokens", "tokens_per_parameter")
+_MATCH_EPOCHS = (
+    "a model, or `target` for the truth's: a shorter run reads a part of each source, and repeats it as often as that "
+    "model's run does"
+)
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, lt=2**53)]  # what a JSON number holds exactly
 Clip = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -28,36 +32,27 @@ class AdamW(Spec):
     weight_decay: float = Field(default=0.1, ge=0, allow_inf_nan=False)
 
 
-class WarmupStableDecay(Spec):
-    """Linear warm-up, constant, linear decay to zero; both ends as shares of the run's steps."""
+class Sgd(Spec):
+    """Stochastic gradient descent, with momentum where given (no Nesterov step).
 
-    kind: Literal["wsd"]
-    warmup: Share = 0.05
-    decay: Share = 0.2
+    Weight decay is added to the gradient, and acts on matrices only.
+    """
 
-    @model_validator(mode="after")
-    def _fits(self) -> "WarmupStableDecay":
-        if self.warmup + self.decay > 1:
-            raise ValueError(f"warmup + decay <= 1 must hold, but got {self.warmup:g} + {self.decay:g}")
-        return self
+    kind: Literal["sgd"]
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
-class Cosine(Spec):
-    """Linear warm-up, then a cosine to `final` times the peak (Loshchilov & Hutter, arXiv 1608.03983)."""
-
-    kind: Literal["cosine"]
-    warmup: Share = 0.05
-    final: Share = 0.1
+def _adamw_unless_told(value: Any) -> Any:
+    return {"kind": "adamw", **value} if isinstance(value, dict) else value
 
 
-class Constant(Spec):
-    """Linear warm-up, then constant: every later step is the end of a run of that many steps."""
+Optimizer = Annotated[
+    Annotated[AdamW | Sgd, Field(discriminator="kind")],
+    BeforeValidator(_adamw_unless_told),  # files older than `sgd` name no kind
+]
 
-    kind: Literal["constant"]
-    warmup: Share = 0.05
-
-
-Schedule = Annotated[WarmupStableDecay | Cosine | Constant, Field(discriminator="kind")]
+Precision = Literal["fp32", "tf32", "bf16-autocast", "bf16-weights"]
 
 
 class TrainingSettings(Spec):
@@ -68,8 +63,14 @@ class TrainingSettings(Spec):
     tokens_per_parameter: float | None = Field(default=None, gt=0, le=1e6)
     batch_tokens: Count
     schedule: Schedule = WarmupStableDecay(kind="wsd")
-    optimizer: AdamW = AdamW()
+    optimizer: Optimizer = AdamW()
     clip: Clip | None = Field(default=1.0, description="largest gradient norm; null: no clipping")
+    match_epochs: Name | None = Field(default=None, description=_MATCH_EPOCHS)
+    precision: Precision = Field(
+        default="fp32",
+        description="of products: fp32; tf32 (GPUs only); bf16-autocast (weights stay FP32); bf16-weights (weights in "
+        "bf16, a negative control: small updates are rounded away)",
+    )
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainingSettings":
@@ -97,8 +98,10 @@ class TrainingOverride(Spec):
     tokens_per_parameter: float | None = Field(default=None, gt=0, le=1e6)
     batch_tokens: Count | None = None
     schedule: Schedule | None = None
-    optimizer: AdamW | None = None
+    optimizer: Optimizer | None = None
     clip: Clip | None = None
+    match_epochs: Name | None = Field(default=None, description=_MATCH_EPOCHS)
+    precision: Precision | None = None
 
     @model_validator(mode="after")
     def _at_most_one_budget(self) -> "TrainingOverride":
@@ -118,8 +121,16 @@ class RunSettings(Spec):
     batch_sequences: int = Field(ge=1)
     lr: LearningRate
     schedule: Schedule
-    optimizer: AdamW
+    optimizer: Optimizer
     clip: float | None
+    windows_share: float | None = Field(
+        default=None, gt=0, lt=1, description="how much of each source is read, so that it repeats; null: all of it"
+    )
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "RunSettings":
+        self.schedule.check_fits(self.steps)
+        return self
 
 
 class FeatureTraining(Spec):

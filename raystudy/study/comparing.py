@@ -23,9 +23,10 @@ from raystudy.study.preregistration import confirmatory
 from raystudy.study.protocols.base import Scored
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.protocols.tuned import Tuned
-from raystudy.study.state import StudyState, WantedRun
+from raystudy.study.state import StudyState
 from raystudy.study.tuned_losses import tuned_losses
 from raystudy.study.verdict import verdict
+from raystudy.study.wanted import WantedRun
 
 FORMAT = "raystudy-comparison/1"
 
@@ -71,7 +72,7 @@ def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]
         "success": settings.success,
         "generator_seed": settings.seed,
         "resamples": settings.resamples,
-        "conventions": {"direction": f"every metric is a loss in {state.unit}: lower is better", **CONVENTIONS},
+        "conventions": {"direction": f"every metric is a loss in {state.unit}: lower is better", **_conventions(state)},
         "recipes": [_recipe_row(recipe) for recipe in state.study.recipes],
         "comparisons": _entries(state, truth, candidates),
         "premise": _premise(state),
@@ -80,6 +81,7 @@ def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]
         "truth_guards": guards(state, truth.runs, state.primary_metric, truth.edges),
         "missing": missing,
         "leaked": _leaks(state),
+        "looked_for_leaks": state.inputs.leaked is not None,
         "contradictions": contradictions(state, truth, candidates),
         **confirmatory(state, lock, is_complete=not missing),
     }
@@ -113,7 +115,7 @@ def _leaks(state: StudyState) -> list[dict[str, Any]]:
     return [
         {"recipe": recipe, "validation": name, "share": share}
         for recipe in state.recipes
-        for name, share in state.inputs.leaked.get(recipe, {}).items()
+        for name, share in (state.inputs.leaked or {}).get(recipe, {}).items()
     ]
 
 
@@ -173,6 +175,7 @@ def _about(state: StudyState, candidate: Scored, metric: str) -> dict[str, Any]:
         "lr": candidate.lr,
         "lr_rule": candidate.lr_rule,
         **_scoring_fields(candidate.scoring),
+        **({"settings": dict(candidate.changes)} if candidate.changes else {}),
         "runs_per_score": scores.runs_per_score or scores.values.shape[1],
         "num_seeds": scores.values.shape[1],
         "mean_loss": _mean(state.loss(run, metric) for run in chosen),
@@ -226,19 +229,34 @@ def _has_repeated(state: StudyState, run: WantedRun) -> bool:
 def cost(state: StudyState, runs: Sequence[WantedRun]) -> dict[str, float]:
     """What a protocol takes, tuning and the parents of branches included; device-seconds on whatever device ran it.
 
-    Of a run that goes on beyond the step that is scored, or branched from, the steps up to there.
+    Of a run that goes on beyond the step that is scored, or branched from, the steps up to there. Tokens are those
+    trained on or, by a probe, read: as its record says, where it has one.
     """
     shares: dict[str, float] = {}
     for run in runs:
         shares[run.run_id] = max(run.share_needed, shares.get(run.run_id, 0.0))
     unique = {run.run_id: run for run in runs}
     records = {run_id: record for run_id, run in unique.items() if (record := state.record(run)) is not None}
+    read = {run_id: int(record.result.get("num_tokens", 0)) for run_id, record in records.items()}
     return {
         "num_runs": len(unique),
-        "tokens": sum(round(run.run.num_tokens * shares[run_id]) for run_id, run in unique.items()),
+        "tokens": sum(
+            round((read.get(run_id) or run.run.num_tokens) * shares[run_id]) for run_id, run in unique.items()
+        ),
         "flops": float(sum(run.flops * shares[run_id] for run_id, run in unique.items())),
         "device_seconds": sum(record.device_seconds * shares[run_id] for run_id, record in records.items()),
     }
+
+
+def _conventions(state: StudyState) -> dict[str, str]:
+    """What the page says of how it counts; a truth that sweeps more than learning rates says so."""
+    truth = protocols_of(state.study)[state.study.truth]
+    if not isinstance(truth, Tuned) or truth.spec.space.is_plain:
+        return CONVENTIONS
+    tuned = CONVENTIONS["tuned"].replace("learning rates swept", f"points swept ({', '.join(truth.spec.space.axes)})")
+    if truth.spec.space.tokens is not None:
+        tuned += "; token budgets are swept too, so that it is the lowest over budgets"
+    return {**CONVENTIONS, "tuned": tuned}
 
 
 def _premise(state: StudyState) -> dict[str, Any] | None:
@@ -249,7 +267,14 @@ def _premise(state: StudyState) -> dict[str, Any] | None:
     names = headline(state)
     losses = np.stack([truth.sweep(state, recipe).losses for recipe in names])
     settings = state.study.comparison
-    return premise(losses, list(truth.lrs(state)), names, seed=settings.seed, resamples=settings.resamples)
+    points = truth.grid(state).points
+    # Where points are more than learning rates, they stand in the order of the sweep.
+    order = list(truth.lrs(state)) if truth.spec.space.is_plain else [float(place) for place in range(len(points))]
+    found = premise(losses, order, names, seed=settings.seed, resamples=settings.resamples)
+    if truth.spec.space.is_plain or found["best_fixed_lr"] is None:
+        return found
+    fixed = points[int(found["best_fixed_lr"])]
+    return {**found, "best_fixed_lr": fixed.lr, "best_fixed_settings": fixed.settings}
 
 
 def _contrast(state: StudyState, truth: Scored, candidates: Sequence[Scored]) -> dict[str, Any] | None:

@@ -17,8 +17,9 @@ from raystudy.compare.scores import Scores
 from raystudy.specs.base import digest
 from raystudy.specs.run import ProbeRun
 from raystudy.study.protocols.base import Scored
-from raystudy.study.state import PRIMARY_METRIC, StudyState, WantedRun
+from raystudy.study.state import PRIMARY_METRIC, StudyState
 from raystudy.study.synthetic import data_of, validation_data
+from raystudy.study.wanted import WantedRun
 
 _MIN_RECIPES = 3  # for a correlation
 _EXACT = 1e-9

@@ -5,12 +5,17 @@ seed, a recipe or a validation set more) keeps its learning rate; one that has b
 Reads and writes nothing.
 """
 
+import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from raystudy.errors import StorageError
 from raystudy.specs.base import digest
+from raystudy.specs.point import Changes
 
 FORMAT = "raystudy-frozen/1"
 
@@ -53,12 +58,16 @@ class RuleBasis:
 
 @dataclass(frozen=True)
 class FrozenRule:
-    """A learning rate once resolved. `edge`: low or high, where the sweep behind it ended on its grid's edge."""
+    """A learning rate once resolved, with the other settings of the point it is from.
+
+    `edge`: low or high, where the sweep behind it ended on its grid's edge.
+    """
 
     lr: float
     edge: str | None
     basis: RuleBasis
     words: str = ""
+    changes: Changes = ()
 
 
 def find_frozen(rules: Mapping[str, FrozenRule], basis: RuleBasis) -> FrozenRule | None:
@@ -88,6 +97,10 @@ class Frozen:
         return {"format": FORMAT, **asdict(self)}
 
 
+Part = TypeVar("Part", FrozenRule, FrozenData)
+_RULE, _DATA = TypeAdapter(FrozenRule), TypeAdapter(FrozenData)
+
+
 def read_plain(value: Any) -> Frozen:
     """What `as_plain` gave; nothing frozen for None.
 
@@ -99,15 +112,30 @@ def read_plain(value: Any) -> Frozen:
     try:
         if value["format"] != FORMAT:
             raise ValueError(f"its format is {value['format']!r}")
-        rules = {}
-        for name, rule in value["rules"].items():
-            parts: Any = {key: tuple(p) if isinstance(p, list) else p for key, p in rule["basis"].items()}
-            basis = RuleBasis(**parts)
-            rules[str(name)] = FrozenRule(float(rule["lr"]), rule["edge"], basis, str(rule["words"]))
-        data = {str(name): FrozenData(**item) for name, item in value["data"].items()}
+        rules = {str(name): _checked(_RULE, rule) for name, rule in value["rules"].items()}
+        data = {str(name): _checked(_DATA, item) for name, item in value["data"].items()}
+        if not all(math.isfinite(rule.lr) and rule.lr > 0 for rule in rules.values()):
+            raise ValueError("a learning rate is not above 0")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StorageError(
-            f"frozen.json of a study must hold what it has frozen in format {FORMAT}, but is damaged ({error}). "
-            f"Restore it, or remove it to resolve everything anew"
-        ) from error
+        raise StorageError(f"it is foreign ({error})") from error
     return Frozen(rules, data)
+
+
+def _checked(kind: TypeAdapter[Part], value: Any) -> Part:
+    try:
+        return kind.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def merged(ours: Frozen, theirs: Frozen) -> Frozen | None:
+    """Both together; None where they settle the same thing differently. What it is called there does not count."""
+    if _differs(ours.rules, theirs.rules) or _differs(ours.data, theirs.data):
+        return None
+    return Frozen({**theirs.rules, **ours.rules}, {**theirs.data, **ours.data})
+
+
+def _differs(ours: Mapping[str, Part], theirs: Mapping[str, Part]) -> bool:
+    common = ours.keys() & theirs.keys()
+    return any(replace(ours[name], words="") != replace(theirs[name], words="") for name in common)

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from raystudy.study.state import StudyState, WantedRun
+from raystudy.study.state import StudyState
+from raystudy.study.wanted import WantedRun
 
 # Relative. Rounding of fp32 sums is some 1e-7 (assumption: less than this between devices and library versions);
 # two seeds of the smallest shipped decoders differ by 2e-5 to 6e-4 (measured on the tiny study).

@@ -11,7 +11,8 @@ from raystudy.specs.reading import Reading
 from raystudy.specs.run import ProbeRun
 from raystudy.study.lr_rules import drift
 from raystudy.study.protocols.registry import protocols_of
-from raystudy.study.state import StudyState, WantedRun, by_id
+from raystudy.study.state import StudyState
+from raystudy.study.wanted import WantedRun, by_id
 from raystudy.study.waves import make_wave
 
 ASSUMED_FLOPS_PER_SECOND = 3e10  # of one run on one core; an assumption (the demo measured 3.3e10) until records say
@@ -156,6 +157,6 @@ def _speed(state: StudyState) -> tuple[float, bool]:
     for protocol in protocols_of(state.study).values():
         for run in protocol.demand(state).runs:
             record = state.record(run)
-            if record is not None and record.device_seconds > 0:
+            if record is not None and run.flops > 0 and record.device_seconds > 0:
                 flops, seconds = flops + run.flops, seconds + record.device_seconds
     return (flops / seconds, True) if seconds else (ASSUMED_FLOPS_PER_SECOND, False)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from raystudy.artifacts.storage import Storage, StudyFolder, locate_storage, open_storage
 from raystudy.artifacts.study_lock import read_lock
-from raystudy.errors import StorageError
+from raystudy.errors import StorageError, UnreadableError
 from raystudy.specs.reading import Asked
+from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import StudySpec
+from raystudy.study.frozen import FORMAT as FROZEN_FORMAT
 from raystudy.study.frozen import Frozen, FrozenRule, read_plain
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.state import PRIMARY_METRIC, StudyInputs, StudyState
@@ -45,8 +47,21 @@ def read_records(
 
 
 def read_frozen(folder: StudyFolder) -> Frozen:
-    """What the study in `folder` has frozen; nothing where it has not run."""
-    return read_plain(folder.read_frozen())
+    """What the study in `folder` has frozen; nothing where it has not run.
+
+    Raises:
+        UnreadableError: the file cannot be read.
+        StorageError: it is torn, or something else.
+    """
+    try:
+        return read_plain(folder.read_frozen())
+    except UnreadableError:
+        raise
+    except StorageError as error:
+        raise StorageError(
+            f"{folder.path / 'frozen.json'} must hold what the study has frozen (format {FROZEN_FORMAT}): {error}. "
+            f"Restore it, or remove it to resolve learning rates and data anew"
+        ) from error
 
 
 def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
@@ -56,7 +71,7 @@ def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
             dict(stored["shards"]),
             dict(stored["validation"]),
             int(stored["vocabulary"]),
-            dict(stored.get("leaked", {})),
+            None if stored.get("leaked") is None else dict(stored["leaked"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError("a study on storage must hold the digests of its shards. Run the study again") from error
@@ -93,6 +108,7 @@ class StudyResults:
             record = self.state.record(wanted)
             row: dict[str, Any] = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model}
             row |= {"lr": wanted.lr, "seed": wanted.seed, "tokens": wanted.run.num_tokens}
+            row |= {f"swept_{axis}": value for axis, value in wanted.changes}
             row |= {"status": "missing" if record is None else record.status}
             row |= {metric: self.state.loss(wanted, metric) for metric in self.state.metrics}
             row |= {"unigram_loss": self.state.unigram_loss(wanted, PRIMARY_METRIC)}
@@ -113,6 +129,20 @@ class StudyResults:
                 kind = "last" if reading.readout is None else reading.readout.kind
                 losses = {metric: self.state.loss(read, metric) for metric in self.state.metrics}
                 rows.append({**about, "step": reading.step, "readout": kind, **losses})
+        return _frame(rows)
+
+    @cached_property
+    def probes(self) -> pd.DataFrame:
+        """What probes measured, one row per number: run_id, recipe, model, probe, detail, seed, name, dataset_name,
+        value, unit, direction. Standard errors and residuals are rows of their own."""
+        rows = []
+        for run_id, wanted in make_wave(self.state).wanted.items():
+            record = self.state.record(wanted)
+            if record is None or not isinstance(wanted.run, ProbeRun):
+                continue
+            about: dict[str, Any] = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model}
+            about |= {"probe": wanted.run.probe, "detail": wanted.detail, "seed": wanted.seed}
+            rows += [{**about, **row} for row in record.result["metrics"]]
         return _frame(rows)
 
     @cached_property

@@ -1,18 +1,15 @@
 """From a run that a protocol wants to what it scores: a step of it, a read-out, or a decay branch."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from raystudy.errors import SpecError
 from raystudy.specs.budgets import branch_problem, branch_run, step_problem
 from raystudy.specs.reading import Asked, Reading, Scoring
 from raystudy.specs.run import TrainRun
-
-if TYPE_CHECKING:
-    from raystudy.study.state import WantedRun
+from raystudy.study.wanted import WantedRun
 
 
-def scored_by(wanted: "WantedRun", scoring: Scoring) -> "WantedRun":
+def scored_by(wanted: WantedRun, scoring: Scoring) -> WantedRun:
     """The run, or a branch of it, whose score is taken as `scoring` says.
 
     Raises:

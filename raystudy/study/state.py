@@ -11,111 +11,34 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raystudy.artifacts.records import Record
-from raystudy.specs.model import training_flops_per_token
-from raystudy.specs.reading import Asked, Reading, Scoring
-from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRun, ResolvedDecoder, Run, TrainRun
+from raystudy.specs.epochs import windows_share
+from raystudy.specs.point import Point, point_of
+from raystudy.specs.point_settings import settings_at
+from raystudy.specs.reading import Reading, Scoring
+from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRun, ResolvedDecoder, TrainRun
 from raystudy.specs.study import StudyFeatures, StudySpec
 from raystudy.specs.training import SgdSettings, resolve_settings
 from raystudy.study.frozen import FrozenRule
 from raystudy.study.scoring import scored_by
+from raystudy.study.wanted import WantedRun
 
 PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, nats per token; a study may name another
 
 Value = TypeVar("Value")
-_NOTHING = Asked()
 
 
 @dataclass(frozen=True)
 class StudyInputs:
     """Digests that stand for a study's data: shards by recipe, validation sets by name; vocabulary size.
 
-    `leaked`: share of a validation set's documents that a recipe holds too, by recipe and set, where it is too much.
+    `leaked`: share of a validation set's documents that a recipe holds too, by recipe and set, where it is too much;
+    None where it was not looked for.
     """
 
     shards: Mapping[str, str]
     validation: Mapping[str, str]
     vocabulary: int
-    leaked: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class WantedRun:
-    """A run and the names a person knows it by.
-
-    `reading`: the weights whose losses are its score; None for its last. `asked`: what else it is to be read for or to
-    keep. `parent`: the run that a branch starts from.
-    """
-
-    run: Run
-    recipe: str
-    model: str
-    reading: Reading | None = None
-    asked: Asked = _NOTHING
-    parent: "WantedRun | None" = None
-
-    @cached_property
-    def run_id(self) -> str:
-        """The run's identity."""
-        return self.run.run_id
-
-    @property
-    def lr(self) -> float | None:
-        """Peak learning rate; None for a probe."""
-        return None if isinstance(self.run, ProbeRun) else self.run.settings.lr
-
-    @property
-    def seed(self) -> int | None:
-        """Seed; None for a probe."""
-        return None if isinstance(self.run, ProbeRun) else self.run.seed
-
-    @property
-    def flops(self) -> float:
-        """Training FLOPs: for a random-feature model 6 a sample and feature, forward and backward."""
-        if isinstance(self.run, TrainRun):
-            return training_flops_per_token(self.run.model, self.run.model.vocabulary) * self.run.num_tokens
-        return 6.0 * self.run.model.features * self.run.num_tokens
-
-    @property
-    def asks(self) -> bool:
-        """Whether anything is asked of the run besides its last weights."""
-        return self.reading is not None or self.asked is not _NOTHING
-
-    @property
-    def everything_asked(self) -> Asked:
-        """All that the run is to be read for, its score included, or to keep."""
-        return self.asked if self.reading is None else self.asked.joined(Asked(readings=(self.reading,)))
-
-    def joined(self, other: "WantedRun") -> "WantedRun":
-        """The same run for whoever wants either: no reading is its score, all are asked for."""
-        return replace(self, reading=None, asked=self.everything_asked.joined(other.everything_asked))
-
-    @property
-    def share_needed(self) -> float:
-        """The share of the run's steps that its score, or a branch of it, rests on."""
-        if isinstance(self.run, ProbeRun) or (self.reading is None and not self.asked.checkpoints):
-            return 1.0
-        last = self.asked.checkpoints[-1] if self.reading is None else self.reading.step
-        return last / self.run.settings.steps
-
-    def __str__(self) -> str:
-        if isinstance(self.run, ProbeRun):
-            return f"{self.recipe} | {self.model} | {self.run.probe}"
-        name = f"{self.recipe} | {self.model} | lr {self.lr:g} | seed {self.seed}"
-        if isinstance(self.run, TrainRun) and self.run.starts_from is not None:
-            name += f" | {self.run.settings.steps} steps from step {self.run.starts_from.step}"
-        return name if self.reading is None else f"{name} | {self.reading}"
-
-
-def by_id(runs: Iterable[WantedRun], known: Mapping[str, WantedRun] | None = None) -> dict[str, WantedRun]:
-    """`runs` by their id, after those `known`: each once, asked for all that any of them is wanted for."""
-    found = dict(known or {})
-    for run in runs:
-        before = found.get(run.run_id)
-        if run.asks:
-            found[run.run_id] = (before or run).joined(run)
-        elif before is None:
-            found[run.run_id] = run
-    return found
+    leaked: Mapping[str, Mapping[str, float]] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,10 +50,12 @@ class StudyState:
     records: Mapping[str, Record]
     frozen: Mapping[str, FrozenRule] = field(default_factory=dict)
     # What was worked out from study and inputs alone, kept: runs by what they are asked by, and their common parts.
-    _runs: dict[tuple[str, str, float, int, Scoring | None], WantedRun] = field(
+    _runs: dict[tuple[str, str, float | Point, int, Scoring | None], WantedRun] = field(
         default_factory=dict, compare=False, repr=False
     )
-    _templates: dict[tuple[str, float], TrainRun | FeaturesRun] = field(default_factory=dict, compare=False, repr=False)
+    _templates: dict[tuple[str, float | Point], TrainRun | FeaturesRun] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def with_records(self, records: Mapping[str, Record]) -> "StudyState":
         """The same study with other records; the runs named so far keep their names."""
@@ -173,68 +98,69 @@ class StudyState:
         """The mean over validation sets, then one metric per set."""
         return [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]
 
-    def want(self, model: str, recipe: str, lr: float, seed: int, scoring: Scoring | None = None) -> WantedRun:
-        """The run of `model` on `recipe` at one learning rate and seed, scored as `scoring` says."""
-        key = (model, recipe, lr, seed, scoring)
+    def want(
+        self, model: str, recipe: str, point: float | Point, seed: int, scoring: Scoring | None = None
+    ) -> WantedRun:
+        """The run of `model` on `recipe` at one point of a search space, or a bare learning rate, and one seed.
+
+        Its score is taken as `scoring` says.
+        """
+        place = point.key if isinstance(point, Point) else point
+        key = (model, recipe, place, seed, scoring)
         named = self._runs.get(key)
         if named is None:
-            plain = self._want(model, recipe, lr, seed) if scoring is None else self.want(model, recipe, lr, seed)
+            plain = self._want(model, recipe, place, seed) if scoring is None else self.want(model, recipe, place, seed)
             named = self._runs[key] = plain if scoring is None else scored_by(plain, scoring)
         return named
 
-    def _want(self, model: str, recipe: str, lr: float, seed: int) -> WantedRun:
-        if (model, lr) not in self._templates:
-            self._templates[model, lr] = self._template(model, lr)
+    def _want(self, model: str, recipe: str, key: float | Point, seed: int) -> WantedRun:
+        point = point_of(key)
+        if (model, key) not in self._templates:
+            self._templates[model, key] = self._template(model, point)
         own = {"shards": self.inputs.shards[recipe], "seed": seed}
-        return WantedRun(self._templates[model, lr].model_copy(update=own), recipe, model)
+        return WantedRun(self._templates[model, key].model_copy(update=own), recipe, model, changes=point.changes)
 
-    def _template(self, model: str, lr: float) -> TrainRun | FeaturesRun:
-        """A run of a model at a learning rate, whose shape and settings all its runs share; shards and seed differ."""
+    def _template(self, model: str, point: Point) -> TrainRun | FeaturesRun:
+        """A run of a model at a point, whose shape and settings all its runs share; shards and seed differ."""
         spec = self.study.models[model]
         if isinstance(spec, StudyFeatures):
+            assert not point.changes, "the study's check has made sure that only learning rates are swept"
             return FeaturesRun(
                 kind="train-features",
                 shards="",
                 model=spec.shape,
-                settings=SgdSettings(**spec.training.model_dump(), lr=lr),
+                settings=SgdSettings(**spec.training.model_dump(), lr=point.lr),
                 seed=0,
                 numerics=FEATURES_NUMERICS,
             )
-        decoder, vocabulary = spec.shape, self.inputs.vocabulary
-        return TrainRun(
+        training = self.study.settings_of(model)
+        run = TrainRun(
             kind="train",
             shards="",
-            model=ResolvedDecoder(**decoder.model_dump(), vocabulary=vocabulary),
-            settings=resolve_settings(self.study.settings_of(model), decoder, vocabulary, lr),
+            model=self.decoder(model),
+            settings=resolve_settings(settings_at(training, point), spec.shape, self.inputs.vocabulary, point.lr),
             seed=0,
+            precision=training.precision,
             numerics=NUMERICS,
         )
+        share = windows_share(self.study, model, self.inputs.vocabulary, run.num_tokens)
+        return run.model_copy(update={"settings": run.settings.model_copy(update={"windows_share": share})})
 
-    def want_alignment(self, model: str, recipe: str, validation: str) -> WantedRun:
-        """The measurement of gradient alignment of `model` at initialisation, on one validation set."""
-        spec = self.study.models[model]
-        assert isinstance(spec, StudyFeatures)
-        probe = ProbeRun(
-            kind="probe",
-            probe="gradient-alignment",
-            shards=self.inputs.shards[recipe],
-            model=spec.shape,
-            validation=self.inputs.validation[validation],
-            numerics=FEATURES_NUMERICS,
-        )
-        return WantedRun(probe, recipe, model)
+    def decoder(self, model: str) -> ResolvedDecoder:
+        """The decoder called `model` with the size of its vocabulary."""
+        return ResolvedDecoder(**self.study.decoder(model).shape.model_dump(), vocabulary=self.inputs.vocabulary)
 
     def grid(
         self,
         model: str,
         recipes: Iterable[str],
-        lrs: Iterable[float],
+        points: Iterable[float | Point],
         seeds: Iterable[int],
         scoring: Scoring | None = None,
     ) -> list[WantedRun]:
-        """All runs of a model over recipes x learning rates x seeds."""
-        rates, draws = tuple(lrs), tuple(seeds)
-        return [self.want(model, recipe, lr, seed, scoring) for recipe in recipes for lr in rates for seed in draws]
+        """All runs of a model over recipes x points (or bare learning rates) x seeds."""
+        chosen, draws = tuple(points), tuple(seeds)
+        return [self.want(model, name, point, seed, scoring) for name in recipes for point in chosen for seed in draws]
 
     def record(self, wanted: WantedRun) -> Record | None:
         """The record of a wanted run, or None while it has none."""
@@ -271,7 +197,7 @@ class StudyState:
     def leaked_sets(self, recipe: str, metric: str) -> list[str]:
         """Validation sets behind `metric` of which the recipe holds text."""
         chosen = metric.partition("/")[2]
-        return [name for name in self.inputs.leaked.get(recipe, {}) if chosen in ("", name)]
+        return [name for name in (self.inputs.leaked or {}).get(recipe, {}) if chosen in ("", name)]
 
     def unigram_loss(self, wanted: WantedRun, metric: str) -> float:
         """The unigram floor of the run's recipe; NaN where it is not known."""

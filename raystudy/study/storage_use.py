@@ -17,7 +17,7 @@ from raystudy.artifacts.shards import shard_folder
 from raystudy.artifacts.storage import Storage, StudyFolder
 from raystudy.artifacts.usage import Item, inventory, pointer_target
 from raystudy.errors import RaystudyError
-from raystudy.study.results import StudyResults
+from raystudy.study.results import StudyResults, read_frozen
 from raystudy.study.waves import make_wave
 
 FORMAT = "raystudy-usage/1"
@@ -50,15 +50,22 @@ class Usage:
         """Names of the studies that use an item, by its kind and name."""
         found: dict[tuple[str, str], tuple[str, ...]] = {}
         for item in self.items:
+            if item.kind in ("left-over", "foreign"):
+                continue
             name = pointer_target(item) if item.kind == "pointers" else item.name
             found[item.kind, item.name] = tuple(study.name for study in self.studies if _uses(study, item.kind, name))
         return found
 
     @property
     def unused(self) -> list[Item]:
-        """What no study uses, pointers first, and what is left over."""
-        found = [item for item in self.items if item.kind == "left-over" or not self.users[item.kind, item.name]]
+        """What no study uses, pointers first, and what is left over; never what is foreign."""
+        found = [item for item in self.items if item.kind != "foreign" and not self.users.get((item.kind, item.name))]
         return sorted(found, key=lambda item: item.kind != "pointers")
+
+    @property
+    def foreign(self) -> list[Item]:
+        """What raystudy did not put there."""
+        return [item for item in self.items if item.kind == "foreign"]
 
     @property
     def problems(self) -> list[str]:
@@ -73,7 +80,7 @@ class Usage:
             row["count"], row["bytes"] = row["count"] + 1, row["bytes"] + item.num_bytes
             for part, size in item.parts.items() if item.kind == "runs" else ():
                 row[f"{part}_bytes"] = row.get(f"{part}_bytes", 0) + size
-        users = [(item, self.users[item.kind, item.name]) for item in self.items if item.kind != "left-over"]
+        users = [(item, self.users.get((item.kind, item.name), ())) for item in self.items]
         return {
             "format": FORMAT,
             "storage": str(self.root),
@@ -164,3 +171,15 @@ def _shards_of(run: Item) -> str | None:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
+
+
+def frozen_problems(storage: Storage) -> list[str]:
+    """A line for every study whose frozen rates and shards are not what was written."""
+    problems = []
+    for item in inventory(storage.root):
+        if item.kind == "studies":
+            try:
+                read_frozen(StudyFolder(storage.root, item.name))
+            except RaystudyError as error:
+                problems.append(str(error))
+    return problems

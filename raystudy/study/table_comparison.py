@@ -99,6 +99,7 @@ def compare_table(rows: Sequence[ScoreRow], question: TableQuestion) -> dict[str
         "truth_guards": {guard: [] for guard in _GUARDS},
         "missing": [],
         "leaked": [],
+        "looked_for_leaks": None,
         "contradictions": [],
         "success": None,
         "confirmatory": False,

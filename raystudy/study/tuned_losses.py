@@ -8,6 +8,7 @@ from raystudy.compare.scores import Scores
 from raystudy.study.protocols.registry import protocols_of
 from raystudy.study.protocols.tuned import Tuned
 from raystudy.study.state import StudyState
+from raystudy.study.sweep import Sweep
 
 _NOISE_Z = 1.96  # a gap under this many standard errors of a difference is called noise
 
@@ -34,26 +35,39 @@ def _standard_error(scores: Scores) -> float | None:
 def _row(state: StudyState, truth: Tuned, recipe: str, error: float | None) -> dict[str, Any]:
     sweep = truth.sweep(state, recipe)
     best = sweep.best if sweep.is_complete else None
-    first = state.want(truth.spec.model, recipe, truth.lrs(state)[0], truth.spec.seeds[0])
+    first = state.want(truth.spec.model, recipe, sweep.points[0], truth.spec.seeds[0])
     floor = state.unigram_loss(first, state.primary_metric)
     return {
         "recipe": recipe,
-        "best_lr": None if best is None else sweep.lrs[best],
+        "best_lr": None if best is None else sweep.points[best].lr,
         "loss": None if best is None else float(sweep.means[best]),
         "standard_error": error,
         "optimistic": True,
         "edge": sweep.edge,
         "diverged_lrs": list(sweep.diverged_lrs),
         "unigram_loss": floor if math.isfinite(floor) else None,
-        "curve": [
-            {
-                "lr": lr,
-                "losses": [loss if math.isfinite(loss) else None for loss in row.tolist()],
-                "mean": float(mean) if math.isfinite(mean) else None,
-            }
-            for lr, row, mean in zip(sweep.lrs, sweep.losses, sweep.means, strict=True)
-        ],
+        "curve": [_losses_at(sweep, place) for place in sweep.profile],
+        **_other_axes(truth, sweep, best),
     }
+
+
+def _losses_at(sweep: Sweep, place: int) -> dict[str, Any]:
+    mean = sweep.means[place]
+    return {
+        "lr": sweep.points[place].lr,
+        "losses": [loss if math.isfinite(loss) else None for loss in sweep.losses[place].tolist()],
+        "mean": float(mean) if math.isfinite(mean) else None,
+    }
+
+
+def _other_axes(truth: Tuned, sweep: Sweep, best: int | None) -> dict[str, Any]:
+    """What is said of a space that is not learning rates alone: `curve` is then the best over the other axes."""
+    space = truth.spec.space
+    if space.is_plain and space.random is None:
+        return {}
+    points = [_losses_at(sweep, place) | {"settings": point.settings} for place, point in enumerate(sweep.points)]
+    settings = None if best is None else sweep.points[best].settings
+    return {"best_settings": settings, "is_random": space.random is not None, "points": points}
 
 
 def _is_noisy(losses: list[float | None], index: int, error: float | None) -> bool:

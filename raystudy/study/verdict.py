@@ -20,8 +20,9 @@ def verdict(comparison: Mapping[str, Any]) -> dict[str, str]:
         sentence = f"No verdict: no score from {_counted(count, 'wanted run')} (first: {where})."
         return {"outcome": "blocked", "sentence": sentence}
     if comparison.get("contradictions"):
-        first = f"No verdict: the numbers contradict each other: {comparison['contradictions'][0]}."
-        return {"outcome": "blocked", "sentence": first}
+        first, *others = comparison["contradictions"]
+        more = f"; {_counted(len(others), 'more contradiction')} in the comparison's JSON" if others else ""
+        return {"outcome": "blocked", "sentence": f"No verdict: the numbers contradict each other: {first}{more}."}
     if comparison.get("leaked"):
         return {"outcome": "blocked", "sentence": _leak_sentence(comparison["leaked"])}
     primary = comparison.get("primary_metric", PRIMARY_METRIC)
@@ -146,6 +147,8 @@ def _flags(comparison: Mapping[str, Any], concerned: list[Any]) -> str:
         for guard, text in words.items()
         if comparison["truth_guards"].get(guard)
     ]
+    if comparison.get("looked_for_leaks") is False:
+        parts.append("validation text was not looked for in the recipes")
     return f"; beware: {'; '.join(parts)}" if parts else ""
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from raystudy.study.protocols.base import Extension, Waiting
 from raystudy.study.protocols.registry import protocols_of
-from raystudy.study.state import StudyState, WantedRun, by_id
+from raystudy.study.state import StudyState
+from raystudy.study.wanted import WantedRun, by_id
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""The decoder, built from its spec. Knows nothing of data, optimizers or storage.
+"""The decoder, built from its spec: one module for all families. Knows nothing of data, optimizers or storage.
 
-Pre-norm GPT-2 layout (Radford et al. 2019) with exact GELU. Initialisation as published there: normal with
-standard deviation 0.02, residual projections divided by sqrt(2 x layers), biases zero.
+Names of parameters are those of kept weights, and their order is that in which initialisation draws them.
 """
 
-import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,30 +12,66 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from raystudy.specs.run import ResolvedDecoder
+from raystudy.train.attention import attend, rotary_table, rotate
+from raystudy.train.initialisation import initialise
+from raystudy.train.parametrisation import attention_scale, output_multiplier
 
-_INIT_STD = 0.02
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu-tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+}
+
+
+def _norm(spec: ResolvedDecoder) -> nn.Module:
+    kind = nn.LayerNorm if spec.norm == "layer" else nn.RMSNorm
+    return kind(spec.width, eps=spec.norm_eps)
 
 
 class _Block(nn.Module):
+    """One layer: residual stream [batch, length, width] in and out."""
+
     def __init__(self, spec: ResolvedDecoder) -> None:
         super().__init__()
-        width, hidden = spec.width, spec.width * spec.mlp_ratio
-        self.heads = spec.heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention_in = nn.Linear(width, 3 * width)
-        self.attention_out = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp_in = nn.Linear(width, hidden)
-        self.mlp_out = nn.Linear(hidden, width)
+        self._heads = (spec.heads, spec.num_kv_heads, spec.num_kv_heads)  # of queries, keys and values
+        self._head_width, self._scale = spec.head_width, attention_scale(spec)
+        self._activation, self._gated = _ACTIVATIONS[spec.activation], spec.gated
+        self._parallel = spec.parallel_residual
+        width, hidden = spec.width, spec.hidden_width
+        self.attention_norm = _norm(spec)
+        self.attention_in = nn.Linear(width, sum(self._heads) * spec.head_width, bias=spec.attention_bias)
+        self.attention_out = nn.Linear(width, width, bias=spec.attention_bias)
+        self.mlp_norm = _norm(spec)
+        self.mlp_in = nn.Linear(width, hidden * (2 if spec.gated else 1), bias=spec.mlp_bias)
+        self.mlp_out = nn.Linear(hidden, width, bias=spec.mlp_bias)
+        self.query_norm = nn.RMSNorm(spec.head_width, eps=spec.norm_eps) if spec.qk_norm else None
+        self.key_norm = nn.RMSNorm(spec.head_width, eps=spec.norm_eps) if spec.qk_norm else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        projected = self.attention_in(self.attention_norm(x))
-        query, key, value = projected.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
-        hidden = functional.gelu(self.mlp_in(self.mlp_norm(x)))
-        return x + cast(Tensor, self.mlp_out(hidden))
+    def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        attended = self._attention(self.attention_norm(x), rotation)
+        if self._parallel:
+            return x + attended + self._mlp(self.mlp_norm(x))
+        x = x + attended
+        return x + self._mlp(self.mlp_norm(x))
+
+    def _attention(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        parts = self.attention_in(x).split([heads * self._head_width for heads in self._heads], dim=-1)
+        query, key, value = (part.unflatten(-1, (-1, self._head_width)).transpose(1, 2) for part in parts)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        return cast(Tensor, self.attention_out(attend(query, key, value, self._scale)))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        hidden = self.mlp_in(x)
+        if self._gated:
+            gate, hidden = hidden.chunk(2, dim=-1)
+            hidden = self._activation(gate) * hidden
+        else:
+            hidden = self._activation(hidden)
+        return cast(Tensor, self.mlp_out(hidden))
 
 
 class Decoder(nn.Module):
@@ -43,29 +79,26 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: ResolvedDecoder, seed: int) -> None:
         super().__init__()
+        self.spec = spec
+        self._multiplier = output_multiplier(spec)
         self.tokens = nn.Embedding(spec.vocabulary, spec.width)
-        self.positions = nn.Embedding(spec.context, spec.width)
+        self.positions = nn.Embedding(spec.num_positions, spec.width) if spec.num_positions else None
         self.blocks = nn.ModuleList(_Block(spec) for _ in range(spec.layers))
-        self.norm = nn.LayerNorm(spec.width)
+        self.norm = _norm(spec)
         self.head = None if spec.tie_embeddings else nn.Linear(spec.width, spec.vocabulary, bias=False)
-        self._initialise(spec, torch.Generator().manual_seed(seed))
-
-    @torch.no_grad()
-    def _initialise(self, spec: ResolvedDecoder, generator: torch.Generator) -> None:
-        residual_std = _INIT_STD / math.sqrt(2 * spec.layers)
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                std = residual_std if name.endswith(("attention_out.weight", "mlp_out.weight")) else _INIT_STD
-                parameter.normal_(0.0, std, generator=generator)
-            elif name.endswith("bias"):
-                parameter.zero_()
-            else:
-                parameter.fill_(1.0)
+        rotated = spec.rotary_width
+        rotation = rotary_table(spec.context, rotated, spec.rotary_base) if rotated else None
+        self.register_buffer("_rotation", rotation, persistent=False)
+        initialise(self, spec, torch.Generator().manual_seed(seed))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.tokens(tokens) + self.positions(positions)
+        x = self.tokens(tokens)
+        if self.positions is not None:
+            places = torch.arange(tokens.shape[1], device=tokens.device) + self.spec.position_offset
+            x = x + self.positions(places)
+        rotation = cast(Tensor | None, self._rotation)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, rotation)
         head = self.tokens.weight if self.head is None else self.head.weight
-        return functional.linear(self.norm(x), head)
+        logits = functional.linear(self.norm(x), head)
+        return logits if self._multiplier == 1.0 else logits * self._multiplier

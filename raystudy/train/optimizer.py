@@ -1,14 +1,17 @@
-"""The optimizer of a run: AdamW with weight decay on matrices only."""
+"""The optimizer of a run: AdamW or SGD, weight decay on matrices only."""
 
 import torch
-from torch import nn
 
-from raystudy.specs.training import AdamW
+from raystudy.specs.training import AdamW, Optimizer
+from raystudy.train.decoder import Decoder
+from raystudy.train.parametrisation import parameter_groups
 
 
-def build_optimizer(model: nn.Module, spec: AdamW, lr: float) -> torch.optim.Optimizer:
-    """AdamW over all parameters; those with fewer than two axes (biases, norms) do not decay."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True)
+def build_optimizer(model: Decoder, spec: Optimizer, lr: float) -> torch.optim.Optimizer:
+    """The optimizer over all parameters; a group's learning rate is that of the run times its `lr_factor`."""
+    groups = parameter_groups(model, spec.weight_decay, spec.kind)
+    for group in groups:
+        group["lr"] = lr * group["lr_factor"]
+    if isinstance(spec, AdamW):
+        return torch.optim.AdamW(groups, lr=lr, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True)
+    return torch.optim.SGD(groups, lr=lr, momentum=spec.momentum, fused=True)

@@ -1,16 +1,19 @@
 """Read-outs besides the last weights, worked out while a run trains: averages of its weights, never a copy per step.
 
-Each is a running weighted mean, held in the precision of the weights. Its state is all that a resumed run needs.
+Each is a running weighted mean, held in FP32: in bf16 small changes would be rounded away. Its state is all that a
+resumed run needs.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from raystudy.specs.base import digest
 from raystudy.specs.reading import Average, Ema, Reading
+from raystudy.train.tensors import Arrays, to_array, to_tensor
 
 Weights = Mapping[str, Tensor]
 
@@ -26,10 +29,11 @@ class _Mean:
         """Take in `weights` with weight 1, after what was there has shrunk to the share `kept`."""
         self.total = kept * self.total + 1.0
         for name, weight in weights.items():
-            if name not in self.values:
-                self.values[name] = weight.detach().clone()
+            now, before = weight.detach().float(), self.values.get(name)
+            if before is None:
+                self.values[name] = now.clone()
             else:
-                self.values[name].lerp_(weight.detach(), 1.0 / self.total)
+                self.values[name] = before.to(now.device).lerp_(now, 1.0 / self.total)
 
 
 class Readouts:
@@ -62,24 +66,17 @@ class Readouts:
         """The weights of a reading whose step has come; its memory is given back."""
         return self._means.pop(_key(reading)).values
 
-    def state(self) -> dict[str, Tensor]:
-        """All that has been taken in, as tensors by name."""
-        tensors: dict[str, Tensor] = {}
-        for key, mean in self._means.items():
-            tensors[f"{key}/total"] = torch.tensor(mean.total, dtype=torch.float64)
-            tensors |= {f"{key}/weights/{name}": value.clone() for name, value in mean.values.items()}
-        return tensors
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """All that has been taken in: the means as arrays, and the weight of each as plain data."""
+        arrays = {f"{key}/{name}": to_array(v) for key, mean in self._means.items() for name, v in mean.values.items()}
+        return arrays, {key: mean.total for key, mean in self._means.items()}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a `state` of the same readings."""
-        self._means = {}
-        for name, value in tensors.items():
-            key, _, rest = name.partition("/")
-            mean = self._means.setdefault(key, _Mean())
-            if rest == "total":
-                mean.total = float(value)
-            else:
-                mean.values[rest.removeprefix("weights/")] = value.clone()
+    def load_state(self, arrays: Arrays, about: Mapping[str, Any]) -> None:
+        """Go on from a `state` of the same readings, in this process or another."""
+        self._means = {key: _Mean(float(total)) for key, total in about.items()}
+        for place, array in arrays.items():
+            key, _, name = place.partition("/")
+            self._means[key].values[name] = to_tensor(array)
 
 
 def _key(reading: Reading) -> str:

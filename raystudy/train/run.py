@@ -4,36 +4,46 @@ The same spec gives the same losses in a fresh process and as the tenth run of a
 way to be evaluated.
 """
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from raystudy.artifacts.shards import RecipeView
-from raystudy.specs.reading import Asked, Reading
+from raystudy.specs.reading import Asked
 from raystudy.specs.run import TrainRun
-from raystudy.train.branching import Arrays
+from raystudy.train.checkpoint import Checkpoints, Kept
 from raystudy.train.decoder import Decoder
+from raystudy.train.divergence import has_risen, not_finite
 from raystudy.train.evaluation import Evaluation, ValidationDocuments, evaluate, unigram_loss
 from raystudy.train.moved import cumulative_lr, moved
-from raystudy.train.process import reset_state
-from raystudy.train.readouts import Readouts
+from raystudy.train.on_the_way import Keeping, OnTheWay, weights_of
+from raystudy.train.precision import check_device, with_weights_of
+from raystudy.train.process import device_name, peak_memory, reset_state
+from raystudy.train.tensors import Arrays
 from raystudy.train.training import Training
-
-_DIVERGED_RATIO = 1.05  # training losses that end above this times the first one are no training
-_LAST_ROWS = 3  # of the curve, averaged: single batches are noisy
 
 ValidationSets = Mapping[str, ValidationDocuments]  # by digest
 
 
+@dataclass(frozen=True)
+class Means:
+    """What a run is made with that changes its results by rounding at most: the size of a micro-batch, checkpoints."""
+
+    micro_batch_tokens: int | Literal["auto"] = "auto"
+    checkpoints: Checkpoints | None = None
+
+
 @dataclass
 class Outcome:
-    """What a run gives: `status` is finished or diverged; evaluations by validation digest."""
+    """What a run gives: `status` is finished or diverged; evaluations by validation digest.
+
+    `cause`: what was seen of a run that diverged. `made`: how it was made, for its record's provenance.
+    """
 
     status: str
     curve: list[dict[str, float]]
@@ -45,16 +55,8 @@ class Outcome:
     data_order: str
     weights: dict[str, npt.NDArray[Any]] = field(repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Read:
-    """One reading as it was made on the way: its weights, and its evaluations by digest; none where it had diverged."""
-
-    reading: Reading
-    weights: dict[str, npt.NDArray[Any]] = field(repr=False)
-    evaluations: dict[str, Evaluation]
-    unigram: dict[str, float]
+    cause: str = ""
+    made: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,12 @@ class Start:
     replayed_steps: int = 0
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """What is done with what comes up on the way: readings, and what branches start from, by step."""
-
-    read: Callable[[Read], object]
-    branch_point: Callable[[int, Arrays], object]
-
-
 def train(
     run: TrainRun,
     view: RecipeView,
     validation: ValidationSets,
     device: str = "cpu",
+    means: Means | None = None,
     *,
     asked: Asked | None = None,
     keeping: Keeping | None = None,
@@ -92,109 +87,81 @@ def train(
     What is evaluated or kept on the way goes to `keeping` at once. A branch begins at `start`; its losses before the
     first step are those of its parent.
     """
+    means = means or Means()
     started = time.perf_counter()
     reset_state(run.seed)
-    training = Training(run, view, device)
-    initial = evaluate_all(training.model, run, validation, device)
+    training, floors = Training(run, view, device, means.micro_batch_tokens), unigram_floors(view, validation)
+    initial = _timed(training, lambda: evaluate_all(training.model, run, validation, device))
     if start is not None:
         training.start_from(start.arrays)
-    on_the_way = _OnTheWay(run, view, validation, device, asked or Asked(), keeping)
-    on_the_way.seconds = time.perf_counter() - started
-    is_finite = on_the_way.go(training)
-    trained = time.perf_counter()
-    final = evaluate_all(training.model, run, validation, device) if is_finite else {}
-    status = "finished" if is_finite and not has_risen(training.curve) else "diverged"
-    if status == "finished":
-        on_the_way.read(training, run.settings.steps, is_whole=True)
-    ended = time.perf_counter()
-    figures = moved(training.model, training.initial_weights, initial, final, run.settings)
+    way = OnTheWay(asked or Asked(), keeping, lambda model: evaluate_all(model, run, validation, device), floors)
+    earlier = _go_on(training, way, means.checkpoints)
+    is_finite = way.go(training, run.settings.steps)
+    final = _timed(training, lambda: evaluate_all(training.model, run, validation, device)) if is_finite else {}
+    cause = training.problem or not_finite(final) or has_risen(training.curve)
+    if not cause:
+        way.read(training, run.settings.steps, is_whole=True)
+    figures = moved(training.model, training.initial_weights, initial, final, run.settings, training.first_sequences())
     if start is not None and run.starts_from is not None:
         figures["cumulative_lr"] += cumulative_lr(start.parent.settings, run.starts_from.step)
+    seconds = training.watch.seconds()
     return Outcome(
-        status=status,
+        status="diverged" if cause else "finished",
         curve=training.curve,
         initial=initial,
-        final=final,
-        unigram=unigram_floors(view, validation),
+        final={} if not_finite(final) else final,
+        unigram=floors,
         moved=figures,
         data_order=training.stream.fingerprint,
         epochs=training.stream.epochs((training.first_step + run.settings.steps) * run.settings.batch_sequences),
-        weights={name: parameter.detach().cpu().numpy() for name, parameter in training.model.named_parameters()},
-        seconds={
-            "evaluation": (evaluation := on_the_way.seconds + ended - trained),
-            "training": ended - started - evaluation,
-            "total": ended - started,
+        weights=weights_of(training.model),
+        seconds={**seconds, "total": earlier + time.perf_counter() - started},
+        cause=cause,
+        made={
+            "micro_batch_sequences": training.micro_batches.rows,
+            "tokens_per_second": training.step * run.num_tokens / run.settings.steps / seconds["training"],
+            "peak_memory": peak_memory(device),
+            "device_name": device_name(device),
+            "resumed_from_step": means.checkpoints.resumed_from if means.checkpoints else 0,
         },
     )
 
 
-class _OnTheWay:
-    """The stops of one run, in order of step. `seconds`: spent on evaluation so far."""
-
-    def __init__(
-        self,
-        run: TrainRun,
-        view: RecipeView,
-        validation: ValidationSets,
-        device: str,
-        asked: Asked,
-        keeping: Keeping | None,
-    ) -> None:
-        self._run, self._view, self._validation, self._device = run, view, validation, device
-        self._asked, self._keeping = asked, keeping
-        self.readouts = Readouts(asked.readings)
-        self.seconds = 0.0
-
-    def go(self, training: Training) -> bool:
-        """Train to the end, with a stop wherever something is asked; whether the last weights are finite."""
-        steps, weights = self._run.settings.steps, dict(training.model.named_parameters())
-        if self.readouts:
-            training.after_step = lambda step: self.readouts.update(step, weights)
-        stops = {*(reading.step for reading in self._asked.readings), *self._asked.checkpoints, steps}
-        has_ended = is_finite = False
-        for stop in sorted(stop for stop in stops if stop <= steps):
-            if not has_ended:
-                is_finite = training.advance(stop)
-                has_ended = training.step < stop  # a logged loss is not finite: no later weights are
-            if stop < steps:
-                self.read(training, stop, is_whole=is_finite and not has_risen(training.curve))
-            if is_finite and stop in self._asked.checkpoints and self._keeping is not None:
-                self._keeping.branch_point(stop, training.branch_point())
-        return is_finite
-
-    def read(self, training: Training, step: int, *, is_whole: bool) -> None:
-        """Make the readings of one step; those of weights that are not `is_whole` have no evaluation."""
-        started = time.perf_counter()
-        for reading in self._asked.readings:
-            if reading.step != step:
-                continue
-            if not is_whole:
-                self._keep(Read(reading, {}, {}, {}))
-                continue
-            model = training.model
-            if reading.readout is not None:
-                model = copy.deepcopy(training.model)
-                averaged = self.readouts.take(reading)
-                with torch.no_grad():
-                    for name, weight in model.named_parameters():
-                        weight.copy_(averaged[name])
-            evaluations = evaluate_all(model, self._run, self._validation, self._device)
-            weights = {name: weight.detach().cpu().numpy().copy() for name, weight in model.named_parameters()}
-            self._keep(Read(reading, weights, evaluations, unigram_floors(self._view, self._validation)))
-        self.seconds += time.perf_counter() - started
-
-    def _keep(self, read: Read) -> None:
-        if self._keeping is not None:
-            self._keeping.read(read)
-
-
-def replay(run: TrainRun, view: RecipeView, step: int, device: str, start: Start | None = None) -> Arrays | None:
+def replay(
+    run: TrainRun,
+    view: RecipeView,
+    step: int,
+    device: str,
+    start: Start | None = None,
+    micro_batch_tokens: int | Literal["auto"] = "auto",
+) -> Arrays | None:
     """What a branch of `run` starts from after `step` steps, by taking them again; None where it has diverged."""
     reset_state(run.seed)
-    training = Training(run, view, device)
+    training = Training(run, view, device, micro_batch_tokens)
     if start is not None:
         training.start_from(start.arrays)
     return training.branch_point() if training.advance(step) else None
+
+
+def _timed(training: Training, evaluation: Callable[[], dict[str, Evaluation]]) -> dict[str, Evaluation]:
+    began = time.perf_counter()
+    found = evaluation()
+    training.watch.add({"evaluation": time.perf_counter() - began})
+    return found
+
+
+def _go_on(training: Training, way: OnTheWay, checkpoints: Checkpoints | None) -> float:
+    """Take the training to where its checkpoint is, and let it leave checkpoints; the seconds that took it before."""
+    if checkpoints is None:
+        return 0.0
+    parts: dict[str, Kept] = {"training": training, **({"readouts": way.readouts} if way.readouts else {})}
+    checkpoints.restore(parts)
+
+    def keep() -> None:
+        training.watch.add({"checkpoint": checkpoints.keep_if_due(training.step, parts)})
+
+    training.keep = keep
+    return training.seconds_before
 
 
 def evaluate_all(model: Decoder, run: TrainRun, validation: ValidationSets, device: str) -> dict[str, Evaluation]:
@@ -211,12 +178,8 @@ def unigram_floors(view: RecipeView, validation: ValidationSets) -> dict[str, fl
 
 def load_weights(run: TrainRun, arrays: Mapping[str, npt.NDArray[Any]], device: str = "cpu") -> Decoder:
     """The run's model with kept weights."""
+    check_device(device)
     model = Decoder(run.model, run.seed)
     model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+    with_weights_of(model, run.precision)
     return model.to(device)
-
-
-def has_risen(curve: list[dict[str, float]]) -> bool:
-    """Whether training stands above where it began: from the curve alone, as validation sets are not the run's."""
-    last = [row["loss"] for row in curve[-_LAST_ROWS:]]
-    return sum(last) / len(last) > _DIVERGED_RATIO * curve[0]["loss"]

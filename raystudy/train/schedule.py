@@ -2,23 +2,30 @@
 
 import math
 
-from raystudy.specs.training import Constant, Cosine, Schedule
+from raystudy.specs.schedules import Constant, Cosine, Linear, Schedule, WarmupStableDecay
 
 
 def lr_factor(schedule: Schedule, step: int, steps: int) -> float:
     """The factor of the peak learning rate at `step` (from 0) of a run of `steps`.
 
-    Warm-up rises linearly and reaches 1 at its last step; WSD decays linearly and would reach 0 one step
-    after the last; cosine ends at `final`.
+    Warm-up rises linearly and reaches 1 at its last step. A cosine ends at `final`; a decay of WSD would reach 0 and
+    a linear schedule `final` one step after the last.
     """
-    warmup = round(schedule.warmup * steps)
+    warmup = schedule.warmup_length(steps)
     if step < warmup:
         return (step + 1) / warmup
+    if isinstance(schedule, Constant):
+        return 1.0
     if isinstance(schedule, Cosine):
         progress = (step - warmup) / max(1, steps - 1 - warmup)
         return schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * progress))
-    if isinstance(schedule, Constant):
+    if isinstance(schedule, Linear):
+        return schedule.final + (1 - schedule.final) * (steps - step) / (steps - warmup)
+    return _decay_factor(schedule, step, steps)
+
+
+def _decay_factor(schedule: WarmupStableDecay, step: int, steps: int) -> float:
+    decay, remaining = schedule.decay_length(steps), steps - step
+    if not decay or remaining >= decay:
         return 1.0
-    decay = round(schedule.decay * steps)
-    remaining = steps - step
-    return min(1.0, remaining / decay) if decay else 1.0
+    return remaining / decay if schedule.decay_shape == "linear" else 1 - math.sqrt(1 - remaining / decay)

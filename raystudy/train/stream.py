@@ -2,7 +2,8 @@
 
 Samples come in blocks; inside a block each source gets its weight's share (systematic sampling, so that
 the mixture is exact to one sample a block), in a random order. A source's windows come in a random order
-without repetition until all are used; then a new epoch begins. Knows nothing of tokens or of torch.
+without repetition until all are used; then a new epoch begins. A run that is to repeat its data as often as a longer
+one reads fewer windows of each source (`reads`). Knows nothing of tokens or of torch.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 _BLOCK = 256  # samples; part of the data order and so of `numerics`
-_MIXING, _ORDER = 1, 2  # purposes of random streams
+_MIXING, _ORDER, _CHOICE = 1, 2, 3  # purposes of random streams
 
 IntArray = npt.NDArray[np.int64]
 
@@ -23,13 +24,23 @@ class SampleStream:
         weights: share of each source, sums to 1.
         num_windows: training windows that each source holds, at least one.
         seed: of the run; recipes compared with each other share it.
+        reads: how many of its windows each source lends, at least one; all where not given. Which they are is drawn
+            from the seed; those of a smaller number are among those of a larger one.
     """
 
-    def __init__(self, weights: Sequence[float], num_windows: Sequence[int], seed: int) -> None:
+    def __init__(
+        self, weights: Sequence[float], num_windows: Sequence[int], seed: int, reads: Sequence[int] | None = None
+    ) -> None:
         self._bounds = np.cumsum(np.asarray(weights, dtype=np.float64))
         self._bounds /= self._bounds[-1]
-        self._num_windows = [int(count) for count in num_windows]
         self._seed = seed
+        lent = num_windows if reads is None else reads
+        self._num_windows = [min(int(count), int(most)) for count, most in zip(num_windows, lent, strict=True)]
+        self._chosen = {
+            source: self._generator(_CHOICE, source).permutation(int(count))[:read]
+            for source, (count, read) in enumerate(zip(num_windows, self._num_windows, strict=True))
+            if read < count
+        }
         self._blocks: list[IntArray] = []  # source of each sample
         self._before: list[IntArray] = [np.zeros(len(self._num_windows), dtype=np.int64)]
         self._orders: dict[tuple[int, int], IntArray] = {}
@@ -51,7 +62,7 @@ class SampleStream:
         return " ".join(f"{self._generator(*stream).random():.12f}" for stream in ((_MIXING, 0), (_ORDER, 0, 0)))
 
     def epochs(self, num_samples: int) -> list[float]:
-        """How often each source has been read after `num_samples` samples."""
+        """How often the windows that each source lends have been read after `num_samples` samples."""
         counts = np.zeros(len(self._num_windows), dtype=np.int64)
         if num_samples:
             sources, _ = self.samples(num_samples - 1, 1)
@@ -89,7 +100,8 @@ class SampleStream:
         if (source, epoch) not in self._orders:
             generator = self._generator(_ORDER, source, epoch)
             self._orders = {k: order for k, order in self._orders.items() if k[0] != source or k[1] >= epoch - 1}
-            self._orders[source, epoch] = generator.permutation(self._num_windows[source])
+            order = generator.permutation(self._num_windows[source])
+            self._orders[source, epoch] = self._chosen[source][order] if source in self._chosen else order
         return self._orders[source, epoch]
 
     def _generator(self, *purpose: int) -> np.random.Generator:

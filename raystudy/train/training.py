@@ -1,44 +1,65 @@
 """A training in progress: model, optimizer, place in the data and the curve so far. Knows nothing of evaluation.
 
-The steps taken and the losses logged are the same however often it stops on its way.
+The steps taken and the losses logged are the same however often it stops on its way, and whether it goes on in the
+process that began it or, from its `state`, in another.
 """
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from raystudy.artifacts.shards import RecipeView
+from raystudy.specs.epochs import windows_read
 from raystudy.specs.run import TrainRun
-from raystudy.train.branching import Arrays, branch_point, start_from
+from raystudy.train.branching import branch_point, start_from
 from raystudy.train.decoder import Decoder
+from raystudy.train.micro_batches import MicroBatches
 from raystudy.train.optimizer import build_optimizer
+from raystudy.train.precision import check_device, with_weights_of
+from raystudy.train.process import generators, set_generators
 from raystudy.train.schedule import lr_factor
+from raystudy.train.stopwatch import Stopwatch
 from raystudy.train.stream import SampleStream
+from raystudy.train.tensors import Arrays, optimizer_arrays, put, set_optimizer, to_array
 
 _CURVE_POINTS = 50  # most rows of a training curve
+_FIXED_TOKENS = 1024  # of the batch on which the change of the logits is measured
 
 
 class Training:
-    """The training that `run` asks for, on `view`: built at initialisation, taken on by `advance`."""
+    """The training that `run` asks for, on `view`: built at initialisation, taken on by `advance`.
 
-    def __init__(self, run: TrainRun, view: RecipeView, device: str) -> None:
+    After every step `after_step` is called, then `keep`, when the state can be kept. `problem` says what was not
+    finite, if something was not.
+    """
+
+    def __init__(
+        self, run: TrainRun, view: RecipeView, device: str, micro_batch_tokens: int | Literal["auto"] = "auto"
+    ) -> None:
+        check_device(device, run.precision)
         self._run, self._view, self._device = run, view, device
         self.model = Decoder(run.model, run.seed).to(device)
+        with_weights_of(self.model, run.precision)
         self.initial_weights = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        self.stream = SampleStream(
-            [source.weight for source in view.sources],
-            [source.windows(run.model.context) for source in view.sources],
-            run.seed,
-        )
-        self._optimizer = build_optimizer(self.model, run.settings.optimizer, run.settings.lr)
+        windows = [source.windows(run.model.context) for source in view.sources]
+        reads = [windows_read(count, run.settings) for count in windows]
+        self.stream = SampleStream([source.weight for source in view.sources], windows, run.seed, reads)
+        self.optimizer = build_optimizer(self.model, run.settings.optimizer, run.settings.lr)
+        self.micro_batches = MicroBatches(micro_batch_tokens, run.settings.batch_sequences, run.model.context)
+        self.watch = Stopwatch(device)
         self.curve: list[dict[str, float]] = []
         self.step = 0  # steps taken
         self.first_step = run.starts_from.step if run.starts_from is not None else 0  # taken by those it branched from
         self.after_step: Callable[[int], None] | None = None  # told how many steps have been taken
+        self.keep: Callable[[], None] | None = None
+        self.problem = ""
+        self._began = 0.0
+        self.seconds_before = 0.0  # what earlier processes took of this run
 
     def advance(self, until: int) -> bool:
         """Take steps until `until` have been taken; stops early at the first logged loss that is not finite.
@@ -46,43 +67,94 @@ class Training:
         Returns:
             Whether all logged losses and all weights are finite.
         """
+        self._began = time.perf_counter()
+        is_finite = self._advance(until)
+        self.watch.add({"training": time.perf_counter() - self._began})
+        return is_finite
+
+    def _advance(self, until: int) -> bool:
         every = max(1, self._run.settings.steps // _CURVE_POINTS)
+        self.problem = ""  # what is seen at the end must not depend on where it stops on its way
         while self.step < until:
             row = self._take_step()
             if self.step % every == 0 or self.step == self._run.settings.steps - 1:
                 self.curve.append({key: v.item() if isinstance(v, torch.Tensor) else v for key, v in row.items()})
+                self.watch.seconds()
                 if not math.isfinite(self.curve[-1]["loss"]):
+                    self.problem = f"the training loss was {self.curve[-1]['loss']} at step {self.step}"
                     return False
             self.step += 1
             if self.after_step is not None:
                 self.after_step(self.step)
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
+            if self.keep is not None:
+                self.keep()
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+            self.problem = f"weights were not finite after step {self.step - 1}"
+        return not self.problem
 
     def branch_point(self) -> Arrays:
         """What a branch starts from here: weights and optimizer."""
-        return branch_point(self.model, self._optimizer)
+        return branch_point(self.model, self.optimizer)
 
     def start_from(self, arrays: Arrays) -> None:
         """Begin at another run's branch point; the weights of initialisation stay what they were."""
-        start_from(self.model, self._optimizer, arrays)
+        start_from(self.model, self.optimizer, arrays)
 
     def _take_step(self) -> dict[str, float | torch.Tensor]:
         """One update of the weights; a row of the curve, read off the device only if it is kept."""
-        settings, context = self._run.settings, self._run.model.context
+        settings = self._run.settings
         lr = settings.lr * lr_factor(settings.schedule, self.step, settings.steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_factor"]
+        self.watch.start()
         first = (self.first_step + self.step) * settings.batch_sequences
-        batch = read_batch(self._view, self.stream, first, settings.batch_sequences, context)
-        tokens = torch.from_numpy(batch).to(self._device)
-        logits = self.model(tokens[:, :-1])
-        loss = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-        self._optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        batch = self.read_batch(first, settings.batch_sequences)
+        self.watch.lap("data")
+        loss = self.micro_batches.backward(self.model, batch, self._device, self._run.precision)
+        self.watch.lap("forward-backward")
         largest_norm = settings.clip if settings.clip is not None else math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest_norm)
-        self._optimizer.step()
-        return {"step": self.step, "lr": lr, "loss": loss.detach(), "gradient_norm": norm}
+        self.optimizer.step()
+        self.watch.lap("optimizer")
+        return {"step": self.step, "lr": lr, "loss": loss, "gradient_norm": norm}
+
+    def first_sequences(self) -> torch.Tensor:
+        """Token ids [sequence, context] of the run's first samples: a fixed batch on which to see the model change."""
+        context = self._run.model.context
+        count = max(1, min(self._run.settings.batch_sequences, _FIXED_TOKENS // context))
+        return torch.from_numpy(self.read_batch(0, count)[:, :-1]).to(self._device)
+
+    def read_batch(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        """Token ids [count, context + 1] of the run's samples first .. first + count - 1."""
+        return read_batch(self._view, self.stream, first, count, self._run.model.context)
+
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """All that the steps ahead rest on, as named arrays and plain data; to be asked after a step.
+
+        The place in the data is the step.
+        """
+        arrays = {f"weight/{name}": to_array(weight) for name, weight in self.model.named_parameters()}
+        arrays |= {f"optimizer/{name}": array for name, array in optimizer_arrays(self.model, self.optimizer).items()}
+        arrays |= {f"generator/{name}": array for name, array in generators(self._device).items()}
+        seconds = self.watch.seconds()
+        seconds["training"] = seconds.get("training", 0.0) + time.perf_counter() - self._began
+        about = {"step": self.step, "curve": self.curve, "seconds": seconds}
+        return arrays, about
+
+    def load_state(self, arrays: Arrays, about: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave, in this process or another."""
+        parts: dict[str, Arrays] = {"weight": {}, "optimizer": {}, "generator": {}}
+        for key, array in arrays.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = array
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                put(parts["weight"][name], weight)
+        set_optimizer(self.model, self.optimizer, parts["optimizer"])
+        set_generators(parts["generator"], self._device)
+        self.step, self.curve = about["step"], [dict(row) for row in about["curve"]]
+        self.watch.add(about["seconds"])
+        self.seconds_before = about["seconds"]["training"] + about["seconds"].get("evaluation", 0.0)
 
 
 def read_batch(view: RecipeView, stream: SampleStream, first: int, count: int, context: int) -> npt.NDArray[np.int64]:

@@ -85,12 +85,14 @@ def test_many_that_meet_the_same_damage_at_once_lose_no_good_copy(tmp_path):
 def test_torn_json_of_a_study_is_set_aside_and_told(tmp_path):
     (tmp_path / "study.json").write_text('{"study": ')
     (tmp_path / "lock.json").write_text("{")
+    (tmp_path / "frozen.json").write_text("{")
     write_json(tmp_path / "comparison.json", {})
     (line,) = set_torn_json_aside(tmp_path)
     assert "study.json must be JSON" in line
     assert "kept as study.json.bad-0" in line
     assert (tmp_path / "comparison.json").exists()
     assert (tmp_path / "lock.json").exists(), "a study must not come unlocked by damage"
+    assert (tmp_path / "frozen.json").exists(), "learning rates must not come unfrozen by damage"
 
 
 def test_leftovers_of_dead_writers_go_and_those_of_live_ones_stay(tmp_path):

@@ -122,6 +122,23 @@ def name_a_path_as_shards(_, metadata):
     metadata[b"raystudy.study"] = json.dumps(study)
 
 
+def leak(value):
+    def change(_, metadata):
+        study = json.loads(metadata[b"raystudy.study"])
+        study["inputs"]["leaked"] = value
+        metadata[b"raystudy.study"] = json.dumps(study)
+
+    return change
+
+
+def freeze(**changes):
+    """A frozen rule of which something is of another type."""
+    basis = {"fixed": "f", "shards": ["s"], "lrs": [0.1], "extend": 2, "seeds": [0], "validation": ["v"]}
+    rule = {"lr": 0.1, "edge": None, "words": "", "basis": {**basis, **changes.pop("basis", {})}, **changes}
+    frozen = {"format": "raystudy-frozen/1", "rules": {"r": rule}, "data": {}}
+    return lambda _, metadata: metadata.update({b"raystudy.frozen": json.dumps(frozen).encode()})
+
+
 def name_a_path_as_study(_, metadata):
     study = json.loads(metadata[b"raystudy.study"])
     study["study"]["name"] = "../elsewhere"
@@ -152,6 +169,12 @@ FOREIGN = {
         lambda _, m: m.update({b"raystudy.frozen": b'{"data": {"x": {"shards": "../.."}}}'}),
         "must name frozen data by their digests",
     ),
+    "leaks that are no map": (leak([1]), "must hold a resolved study"),
+    "leaks of one recipe that are no map": (leak({"a": 0.5}), "must hold a resolved study"),
+    "a leak that is no share": (leak({"a": {"x": "much"}}), "must hold a resolved study"),
+    "a frozen rule of another form": (freeze(basis={"shards": 5}), "must hold what the study has frozen, but"),
+    "a frozen rate that is no number": (freeze(lr="fast"), "lr: Input should be a valid number"),
+    "a frozen rate of nothing": (freeze(lr=0), "a learning rate is not above 0"),
     "a foreign lock": (lambda _, m: m.update({b"raystudy.lock": b"{}"}), "must be a lock of format"),
 }
 
@@ -177,6 +200,40 @@ def test_what_a_study_has_frozen_travels_with_it(storage, tmp_path, verb):
     verb("export", NAME, "--storage", storage, "--out", tmp_path / "x.parquet")
     verb("import", tmp_path / "x.parquet", "--storage", tmp_path / "new")
     assert json.loads((tmp_path / "new").joinpath(*path).read_text()) == frozen
+
+
+@pytest.fixture
+def after_a_killed_launch(exported, tmp_path):
+    """Whether an import goes well after a first launch that was killed with only that frozen; and what is frozen."""
+
+    def imports(verb, frozen):
+        path = tmp_path / "new" / "studies" / NAME / "frozen.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(frozen))
+        status, _, told = verb("import", exported, "--storage", tmp_path / "new")
+        assert (status == 4) == ("frozen.json differs. Import into another storage" in told), told
+        assert (status == 0) == path.with_name("study.json").exists() == (tmp_path / "new" / "runs").exists()
+        return status == 0, json.loads(path.read_text())
+
+    return imports
+
+
+def test_what_a_killed_first_launch_had_frozen_takes_nothing_from_an_import(
+    after_a_killed_launch, features_source, verb
+):
+    whole = json.loads((features_source / "studies" / NAME / "frozen.json").read_text())
+    assert whole["rules"]
+    own = {"shards": "0" * 32, "vocabulary": 0, "words": "another's"}
+    is_done, frozen = after_a_killed_launch(verb, {**whole, "rules": {}, "data": {"own": own}})
+    assert (is_done, frozen) == (True, {**whole, "data": {**whole["data"], "own": own}})
+
+
+def test_what_is_settled_otherwise_here_stops_an_import_before_anything_is_written(
+    after_a_killed_launch, features_source, verb
+):
+    changed = json.loads((features_source / "studies" / NAME / "frozen.json").read_text())
+    next(iter(changed["rules"].values()))["lr"] *= 2
+    assert after_a_killed_launch(verb, changed) == (False, changed)
 
 
 def test_torn_and_foreign_files_are_told(exported, tmp_path, verb):

@@ -75,11 +75,12 @@ def test_prune_removes_what_no_study_uses_and_the_comparison_stays_digit_for_dig
     _, before, _ = verb("compare", NAME, "--storage", storage, "--json")
     view, validation = make_shards(storage)
     (storage / "built").mkdir(exist_ok=True)
-    (storage / "built" / "aa.json").write_text(json.dumps({"digest": view}))
+    (storage / "built" / f"{'a' * 32}.json").write_text(json.dumps({"digest": view}))
     run = next((storage / "runs").iterdir())
     (run / "result.json.bad-0").write_text("torn")
-    (storage / "shards" / ".writing-x").mkdir()
-    (storage / "shards" / ".writing-x" / "tokens.bin").write_text("half")
+    half = storage / "shards" / f".writing-00000000-1-{'0' * 32}"
+    half.mkdir()
+    (half / "tokens.bin").write_text("half")
     used = usage_of(verb, storage)
     assert used["unused"]["num_runs"] > 0
     assert used["unused"]["num_shards"] == 3

@@ -144,7 +144,7 @@ def copied(source, tmp_path) -> Path:
 def test_what_is_asked_travels_with_a_task_to_any_worker(source):
     state = results_of(source / "study.yaml", source / "storage").state
     wanted = list(make_wave(state).wanted.values())
-    tasks = make_tasks(wanted, "storage", {"digest": "held"}, "cpu")
+    tasks = make_tasks(wanted, "storage", {"digest": "held"}, state.study.resources)
     sent = [Task(**json.loads(json.dumps(asdict(task)))) for task in tasks]
     asked = {run.run_id: ask for task in sent for run, ask in zip(task.specs(), task.asked_of(), strict=True)}
     assert asked == {run.run_id: run.everything_asked for run in wanted}

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -62,7 +63,7 @@ class HourExecutor(InlineExecutor):
 
     def run(self, tasks):
         for task in tasks:
-            yield from (RunReport(report.run_id, report.status, 0, 900.0) for report in do_task(task))
+            yield from (replace(report, seconds=900.0) for report in do_task(task))
 
 
 def test_a_launch_stops_before_its_device_time_is_exceeded(tmp_path):
@@ -78,12 +79,12 @@ def test_runs_are_let_go_only_while_they_fit_into_the_device_time_left():
     state = StudyState(study, inputs_of(study), {})
     todo = [run for run in make_wave(state).todo if run.model == "target"]
     spending = Spending(Budget(max_device_hours=1), Resources(cpus_per_run=2), num_at_once=4)
-    spending.ended(todo[0], 300.0)  # 600 device-seconds of 3,600; five more such runs fit
+    spending.ended(todo[0], 300.0, is_made=True)  # 600 device-seconds of 3,600; five more such runs fit
     sizes = []
     while chosen := spending.affordable(todo, state):
         sizes.append(len(chosen))
         for run in chosen:
-            spending.ended(run, 300.0)
+            spending.ended(run, 300.0, is_made=True)
     assert sizes == [4, 1]
     assert spending.device_seconds == 3600.0
 

@@ -61,6 +61,7 @@ def test_a_worker_that_is_killed_costs_its_task_one_failure_and_the_others_go_on
         (victim,) = (worker.process for worker in executor._busy)
         os.kill(victim.pid, signal.SIGKILL)
         (failed,) = reports
+        assert failed.seconds > 0.1, "a device was held until the worker died"
         assert (failed.run_id, failed.status) == (long.task_id, "failed")
         assert "killed by signal 9" in failed.cause
         assert [report.status for report in executor.run(tasks[:1])] == ["finished"]
@@ -75,12 +76,12 @@ def test_a_failure_comes_back_with_its_cause_and_leaves_no_result(tasks, tmp_pat
 
 
 def test_a_new_validation_set_costs_an_evaluation_of_kept_weights_and_no_training(tasks, tmp_path):
-    assert [report.status for report in do_task(tasks[0])] == ["finished"]
+    assert [(report.status, report.is_made) for report in do_task(tasks[0])] == [("finished", True)]
     _, other = make_shards(tmp_path, seed=1)
     run_id = tasks[0].task_id
     before = (tmp_path / "runs" / run_id / "result.json").read_bytes()
     more = Task(tasks[0].runs, str(tmp_path), {**tasks[0].validation, other: "other"})
-    assert [report.status for report in do_task(more)] == ["finished"]
+    assert [(report.status, report.is_made) for report in do_task(more)] == [("finished", False)]
     assert (tmp_path / "runs" / run_id / "result.json").read_bytes() == before
     record = Storage(tmp_path).runs.read(run_id, [other])
     assert record.metric("loss", other) > 0
@@ -143,15 +144,15 @@ def test_out_of_memory_ends_a_run_without_a_score_and_the_launch_says_so(tmp_pat
     storage = copy_inputs(tiny_storage, tmp_path / "storage")
     real = raystudy.train.run.train
 
-    def starved(run, view, validation, device="cpu", **asked):
+    def starved(run, *others, **asked):
         if run.model.width == 32 and run.seed == 1:
             raise MemoryError
-        return real(run, view, validation, device, **asked)
+        return real(run, *others, **asked)
 
     monkeypatch.setattr(raystudy.train.run, "train", starved)
     overrides = ["models.target.training.steps=2", "training.steps=2"]
     launch = run_study(load_study(TINY, overrides), Storage(storage), InlineExecutor, Progress(io.StringIO()))
-    with pytest.raises(IncompleteError, match="out of memory"):
+    with pytest.raises(IncompleteError, match=r"out of memory. Lower resources\.micro_batch_tokens"):
         launch.raise_if_incomplete()
     comparison = StudyResults(Storage(storage), Storage(storage).study("tiny")).comparison_json
     assert comparison["verdict"]["outcome"] == "blocked"

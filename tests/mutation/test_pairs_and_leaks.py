@@ -35,7 +35,7 @@ def draw_samples_by_recipe(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         raystudy.train.training,
         "SampleStream",
-        lambda weights, windows, seed: real(weights, windows, 100 * next(calls) + seed),
+        lambda weights, windows, seed, reads: real(weights, windows, 100 * next(calls) + seed, reads),
     )
 
 

@@ -4,8 +4,9 @@ import pytest
 
 from raystudy.specs.base import canonical_json, digest
 from raystudy.specs.run import ResolvedDecoder, TrainRun
+from raystudy.specs.schedules import WarmupStableDecay
 from raystudy.specs.space import LearningRateAxis, LogGrid
-from raystudy.specs.training import AdamW, RunSettings, TrainingOverride, TrainingSettings, WarmupStableDecay
+from raystudy.specs.training import AdamW, RunSettings, TrainingOverride, TrainingSettings
 
 
 def a_run(**changes) -> TrainRun:

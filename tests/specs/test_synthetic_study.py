@@ -6,7 +6,7 @@ from raystudy.errors import SpecError
 from raystudy.execute.inputs import find_inputs
 from raystudy.specs.load import load_study
 from raystudy.specs.model import RandomFeaturesSpec
-from raystudy.specs.run import FEATURES_NUMERICS, FeaturesRun, ProbeRun, read_run
+from raystudy.specs.run import FEATURES_NUMERICS, FeaturesProbe, FeaturesRun, read_run
 from raystudy.specs.training import SgdSettings
 from tests.conftest import ROOT
 from tests.planted import write_study
@@ -91,11 +91,6 @@ def test_what_is_wrong_is_told_with_the_way_out(tmp_path, old, new, told):
             "{kind: known, scores: best-achievable}",
             "only that of synthetic",
         ),
-        (
-            "{kind: reduced-lr, model: proxy, lr: 1e-4}",
-            "{kind: gradient-alignment, model: proxy}",
-            "random-feature models",
-        ),
         ("training: {steps: 10, batch_tokens: 64}\n", "", "training: the key 'training' must be given"),
     ],
 )
@@ -112,7 +107,7 @@ def test_runs_of_every_kind_come_back_from_their_json():
     features = FeaturesRun(
         kind="train-features", shards="x", model=model, settings=settings, seed=0, numerics=FEATURES_NUMERICS
     )
-    probe = ProbeRun(
+    probe = FeaturesProbe(
         kind="probe", probe="gradient-alignment", shards="x", model=model, validation="v", numerics=FEATURES_NUMERICS
     )
     for run in (features, probe):

@@ -6,6 +6,7 @@ import pytest
 
 from raystudy.study.comparing import compare_study
 from raystudy.study.state import StudyState
+from raystudy.study.verdict import verdict
 from tests.planted import RECIPES, curved_loss, planted_state, study_spec
 
 ORDER = {name: 4.0 + 0.1 * index for index, name in enumerate(RECIPES)}
@@ -188,3 +189,14 @@ def test_guards_look_at_the_truth_too():
     comparison = compare_study(planted_state(losses(BENT), floor=4.25))
     assert "h" in comparison["truth_guards"]["barely_trained"]
     assert "the truth has not beaten the unigram floor" in comparison["verdict"]["sentence"]
+
+
+def test_the_verdict_says_how_many_contradictions_it_does_not_name():
+    comparison = compare_study(planted_state(losses(SAME)))
+    for found, end in (
+        (["x"], "each other: x."),
+        (["x", "y"], "x; 1 more contradiction in the"),
+        (["x"] * 4, "x; 3 more"),
+    ):
+        said = verdict({**comparison, "contradictions": found})
+        assert (said["outcome"], end in said["sentence"]) == ("blocked", True), said

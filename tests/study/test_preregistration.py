@@ -31,6 +31,7 @@ def started(state: StudyState, shift: datetime.timedelta, only: str | None = Non
 
 
 LATER = datetime.timedelta(minutes=1)
+SHARP = {"kind": "sharpness", "model": "proxy"}
 EARLIER = datetime.timedelta(minutes=-1)
 
 
@@ -169,3 +170,13 @@ def test_a_contrast_that_may_lie_under_the_least_difference_that_counts_is_undec
         given = verdict({**comparison, "success": success, "premise": None})
         assert given["outcome"] == outcome
         assert ("undecided whether by more than" in given["sentence"]) == (outcome == "undecided")
+
+
+def test_a_setting_that_protocols_have_gained_since_is_no_difference_unless_it_is_used():
+    study = study_spec(protocols={"truth": study_spec().protocols["truth"].model_dump(mode="json"), "sharp": SHARP})
+    now, before = registered_content(study), registered_content(study)
+    assert "tolerance" not in now["candidates"]["sharp"], "a setting at its default is in no lock"
+    before["candidates"]["sharp"]["tolerance"] = 1e-3  # as a lock has it that was written with all defaults
+    assert differences(before, now) == differences(now, before) == []
+    used = study_spec(protocols={**before["truth"], "sharp": {**SHARP, "tolerance": 0.5}})
+    assert differences(before, registered_content(used)) == ["candidates.sharp"]

@@ -8,10 +8,11 @@ from raystudy.artifacts.shards import open_tokens, open_view
 from raystudy.errors import StorageError
 from raystudy.specs.reading import Asked, Average, Ema, Reading
 from raystudy.specs.run import StartsFrom, TrainRun
-from raystudy.specs.training import Constant, WarmupStableDecay
+from raystudy.specs.schedules import Constant, WarmupStableDecay
 from raystudy.train.evaluation import ValidationDocuments, evaluate
+from raystudy.train.on_the_way import Keeping
 from raystudy.train.readouts import Readouts
-from raystudy.train.run import Keeping, Start, load_weights, replay, train
+from raystudy.train.run import Start, load_weights, replay, train
 from raystudy.train.training import Training
 from tests.train.test_training import a_run
 
@@ -60,7 +61,7 @@ def test_a_score_at_a_step_of_a_long_constant_run_is_that_of_a_run_of_so_many_st
     unasked = train(constant(view, 64), view, validation)
     assert loss_of(unasked.final) == loss_of(long.final), "being read changes nothing"
     assert unasked.curve == long.curve
-    assert long.seconds["evaluation"] + long.seconds["training"] == pytest.approx(long.seconds["total"])
+    assert 0 < long.seconds["evaluation"] + long.seconds["training"] <= long.seconds["total"]
 
 
 def branch_of(parent: TrainRun, at: int, steps: int) -> TrainRun:
@@ -97,7 +98,7 @@ def test_replaying_the_parent_gives_what_it_would_have_kept(data):
     again = replay(parent, view, 12, "cpu")
     assert again.keys() == kept.points[12].keys()
     assert all(np.array_equal(again[name], kept.points[12][name]) for name in again)
-    assert any(name.startswith("optimizer/0/exp_avg") for name in again)
+    assert any(name.startswith("optimizer/exp_avg/") for name in again)
 
 
 def test_a_branch_point_of_another_model_is_refused(data):
@@ -161,7 +162,7 @@ def test_read_outs_go_on_from_their_state_as_if_nothing_had_happened():
         whole.update(step, now)
         (first if step <= 5 else second).update(step, now)
         if step == 5:
-            second.load(first.state())
+            second.load_state(*first.state())
     for reading in readings:
         assert torch.equal(whole.take(reading)["a"], second.take(reading)["a"])
 

@@ -11,7 +11,7 @@ from raystudy.errors import DataError
 from raystudy.execute.work import Task, do_task
 from raystudy.specs.base import digest
 from raystudy.specs.model import RandomFeaturesSpec
-from raystudy.specs.run import FEATURES_NUMERICS, FeaturesRun, ProbeRun
+from raystudy.specs.run import FEATURES_NUMERICS, FeaturesProbe, FeaturesRun
 from raystudy.specs.synthetic import Domain, SyntheticDomains, mixture
 from raystudy.specs.training import SgdSettings
 from raystudy.study.synthetic import best_achievable_loss, gradient_alignment, moments, spectrum, teachers
@@ -134,7 +134,7 @@ def test_renaming_domains_changes_no_data_and_order_of_weights_is_that_of_domain
 @pytest.fixture
 def task(tmp_path):
     write_synthetic(tmp_path, DATA)
-    probe = ProbeRun(
+    probe = FeaturesProbe(
         kind="probe",
         probe="gradient-alignment",
         shards=digest(DATA),
@@ -148,10 +148,10 @@ def task(tmp_path):
 
 def test_a_task_leaves_a_record_of_every_member(task, tmp_path):
     reports = do_task(task)
-    assert [report.status for report in reports] == ["finished", "finished", "diverged"]
+    assert [report.status for report in reports] == ["finished", "diverged", "finished"]
     ledger = Storage(tmp_path).runs
     by_status = {report.run_id: ledger.read(report.run_id) for report in reports}
-    probe, finished, diverged = by_status.values()
+    finished, diverged, probe = by_status.values()
     assert finished.metric("loss", digest(TARGET)) > 0.1
     assert finished.result["metrics"][0]["unit"] == "squared error"
     assert diverged.metric("loss", digest(TARGET)) is None

@@ -14,7 +14,8 @@ import torch
 from raystudy.artifacts.shards import open_tokens, open_view
 from raystudy.specs.model import DecoderSpec, count_parameters, training_flops_per_token
 from raystudy.specs.run import NUMERICS, ResolvedDecoder, TrainRun
-from raystudy.specs.training import AdamW, Cosine, RunSettings, WarmupStableDecay
+from raystudy.specs.schedules import Cosine, WarmupStableDecay
+from raystudy.specs.training import AdamW, RunSettings
 from raystudy.train.decoder import Decoder
 from raystudy.train.evaluation import ValidationDocuments, evaluate, unigram_loss
 from raystudy.train.optimizer import build_optimizer

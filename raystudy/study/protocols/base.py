@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 
 from raystudy.compare.scores import Scores
 from raystudy.specs.base import digest
+from raystudy.specs.point import Changes
 from raystudy.specs.reading import Scoring
 from raystudy.study.scoring import scored_by
-from raystudy.study.state import StudyState, WantedRun
+from raystudy.study.state import StudyState
+from raystudy.study.wanted import WantedRun
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,11 @@ def extension_of(sweep: Sequence[WantedRun], most_more: int) -> list[Extension]:
     """What `most_more` learning rates would add to the runs of a sweep; nothing for none."""
     if not most_more:
         return []
-    num_runs = most_more * len(sweep) // len({run.lr for run in sweep})
-    first, ids = sweep[0], sorted(f"{run.run_id} {run.reading or ''}".strip() for run in sweep)
-    each = with_parents([first])
-    tokens, flops = sum(run.run.num_tokens for run in each), sum(run.flops for run in each)
-    return [Extension(digest(ids), num_runs * len(each), num_runs * tokens, num_runs * flops)]
+    ids, num_lrs = sorted(f"{run.run_id} {run.reading or ''}".strip() for run in sweep), len({run.lr for run in sweep})
+    every = with_parents(sweep)
+    tokens, flops = sum(run.run.num_tokens for run in every), sum(run.flops for run in every)
+    num_runs = most_more * len(every) // num_lrs
+    return [Extension(digest(ids), num_runs, most_more * tokens // num_lrs, most_more * flops / num_lrs)]
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Scored:
     ladder: str | None = None
     lr: float | None = None
     lr_rule: str | None = None
-    edges: Mapping[str, str] = field(default_factory=dict)  # recipe -> low or high
+    edges: Mapping[str, str] = field(default_factory=dict)  # recipe -> low or high, of which axis where there are more
+    changes: Changes = ()  # settings beside `lr` at which all runs are
     scoring: Scoring | None = None
 
 

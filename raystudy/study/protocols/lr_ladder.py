@@ -18,13 +18,13 @@ class LrLadder(ProtocolKind):
     def demand(self, state: StudyState) -> Demand:
         """Recipes x learning rates x seeds."""
         spec = self.spec
-        return demand_of(state, state.grid(spec.model, state.recipes, spec.space.lr.values(), spec.seeds, spec.scoring))
+        return demand_of(state, state.grid(spec.model, state.recipes, spec.space.points(), spec.seeds, spec.scoring))
 
     def scored(self, state: StudyState) -> list[Scored]:
         """One protocol per learning rate, named `<name>@<lr>`."""
         spec, rungs = self.spec, []
-        for lr in spec.space.lr.values():
-            name = f"{self.name}@{lr:g}"
-            rung = score_at(state, name, spec.kind, spec.model, lr, spec)
-            rungs.append(replace(rung, ladder=self.name, lr_rule=f"{lr:g}, absolute"))
+        for point in spec.space.points():
+            name = f"{self.name}@{point.lr:g}"
+            rung = score_at(state, name, spec.kind, spec.model, point, spec)
+            rungs.append(replace(rung, ladder=self.name, lr_rule=f"{point.lr:g}, absolute"))
         return rungs

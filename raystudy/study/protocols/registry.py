@@ -4,19 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 from raystudy.specs.study import StudySpec
-from raystudy.study.protocols.alignment import GradientAlignment
 from raystudy.study.protocols.base import ProtocolKind
 from raystudy.study.protocols.given import Known, Table
-from raystudy.study.protocols.lr_ladder import LrLadder
-from raystudy.study.protocols.single_lr import SingleLr
-from raystudy.study.protocols.tuned import Tuned
+from raystudy.study.protocols.likeness import Likeness
+from raystudy.study.protocols.probing import GradientAlignment, Sharpness
+from raystudy.study.protocols.training_kinds import TRAINING_KINDS
 
 PROTOCOL_KINDS: dict[str, Callable[[str, Any], ProtocolKind]] = {
-    "tuned": Tuned,
-    "reduced-lr": SingleLr,
-    "standard-lr": SingleLr,
-    "lr-ladder": LrLadder,
+    **TRAINING_KINDS,
     "gradient-alignment": GradientAlignment,
+    "sharpness": Sharpness,
+    "likeness": Likeness,
     "known": Known,
     "table": Table,
 }

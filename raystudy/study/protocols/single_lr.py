@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from raystudy.compare.scores import Scores
+from raystudy.specs.point import Point
 from raystudy.specs.protocol import LrLadderProtocol, ReducedLrProtocol, StandardLrProtocol
 from raystudy.study.lr_rules import ResolvedRule, describe_rule, resolve_rule
 from raystudy.study.protocols.base import (
@@ -33,8 +34,8 @@ class SingleLr(ProtocolKind):
         extensions, baseline = extension_of(resolved.baseline_runs, resolved.most_more), resolved.baseline_runs
         if self.spec.lr.ratio == 1 and self.spec.lr.model in (None, self.spec.model):
             baseline = asked_ahead(state, baseline, self.spec.scoring)  # the chosen ones are scored themselves
-        if resolved.lr is not None:
-            runs = state.grid(self.spec.model, state.recipes, [resolved.lr], self.spec.seeds, self.spec.scoring)
+        if resolved.point is not None:
+            runs = state.grid(self.spec.model, state.recipes, [resolved.point], self.spec.seeds, self.spec.scoring)
             return demand_of(state, [*baseline, *runs], (), extensions)
         lr = next(run.lr for run in resolved.baseline_runs if run.lr is not None)
         likely = with_parents(state.grid(self.spec.model, state.recipes, [lr], self.spec.seeds, self.spec.scoring))
@@ -45,9 +46,9 @@ class SingleLr(ProtocolKind):
         """One protocol once the rule is resolved."""
         spec = self.spec
         resolved = resolve_rule(state, spec.model, spec.lr, spec.seeds)
-        if resolved.lr is None:
+        if resolved.point is None:
             return []
-        scored = score_at(state, self.name, spec.kind, spec.model, resolved.lr, spec)
+        scored = score_at(state, self.name, spec.kind, spec.model, resolved.point, spec)
         every_run = {(run.run_id, run.reading): run for run in (*resolved.baseline_runs, *scored.all_runs)}
         edges = self._edges(state, resolved)
         return [replace(scored, lr_rule=describe_rule(spec.lr), all_runs=list(every_run.values()), edges=edges)]
@@ -69,14 +70,15 @@ def score_at(
     name: str,
     kind: str,
     model: str,
-    lr: float,
+    point: Point,
     spec: ReducedLrProtocol | StandardLrProtocol | LrLadderProtocol,
 ) -> Scored:
-    """Every recipe's losses at `lr`, over the protocol's seeds and as it scores them."""
-    runs = {recipe: state.grid(model, [recipe], [lr], spec.seeds, spec.scoring) for recipe in state.recipes}
+    """Every recipe's losses at `point`, over the protocol's seeds and as it scores them."""
+    runs = {recipe: state.grid(model, [recipe], [point], spec.seeds, spec.scoring) for recipe in state.recipes}
     scores = {}
     for metric in state.metrics:
         rows = [[state.loss(run, metric) for run in runs[recipe]] for recipe in state.recipes]
         scores[metric] = Scores(name, state.recipes, np.array(rows, dtype=np.float64), spec.runs_per_score)
     all_runs = with_parents(run for row in runs.values() for run in row)
-    return Scored(name, kind, scores, runs, all_runs, model=model, lr=lr, scoring=spec.scoring)
+    rate, changes = point.lr, point.changes
+    return Scored(name, kind, scores, runs, all_runs, model=model, lr=rate, changes=changes, scoring=spec.scoring)

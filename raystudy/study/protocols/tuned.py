@@ -1,7 +1,7 @@
 """`tuned`: a full sweep per recipe; the score is the loss at the recipe's own best learning rate.
 
-The best learning rate is chosen on the primary metric; every other metric is read from that same model.
-Without selection seeds the minimum of seed means is optimistic, and labelled so.
+Where a space has more axes it is the best point of them all. The best is chosen on the primary metric; every other
+metric is read from that same model. Without selection seeds the minimum of seed means is optimistic, and labelled so.
 """
 
 import numpy as np
@@ -22,32 +22,32 @@ class Tuned(ProtocolKind):
         self.spec = spec
 
     def grid(self, state: StudyState) -> ExtendedGrid:
-        """The learning rates of the sweep, the same for all recipes."""
+        """The points of the sweep, the same for all recipes."""
         spec = self.spec
-        return extended_grid(state, spec.model, state.recipes, spec.space.lr, spec.seeds, spec.scoring)
+        return extended_grid(state, spec.model, state.recipes, spec.space, spec.seeds, spec.scoring)
 
     def lrs(self, state: StudyState) -> tuple[float, ...]:
         """Its learning rates, as far as results ask for them; ascending."""
         return self.grid(state).lrs
 
     def demand(self, state: StudyState) -> Demand:
-        """Recipes x learning rates x seeds."""
+        """Recipes x points x seeds."""
         grid = self.grid(state)
-        runs = state.grid(self.spec.model, state.recipes, grid.lrs, self.spec.seeds, self.spec.scoring)
+        runs = state.grid(self.spec.model, state.recipes, grid.points, self.spec.seeds, self.spec.scoring)
         return demand_of(state, runs, (), extension_of(runs, grid.most_more))
 
     def sweep(self, state: StudyState, recipe: str, metric: str | None = None) -> Sweep:
         """One recipe's sweep; on the study's primary metric unless told."""
-        spec = self.spec
-        return read_sweep(state, spec.model, recipe, self.lrs(state), spec.seeds, metric, spec.scoring)
+        spec, points = self.spec, self.grid(state).points
+        return read_sweep(state, spec.model, recipe, points, spec.seeds, metric, spec.scoring, space=spec.space)
 
     def scored(self, state: StudyState) -> list[Scored]:
-        """One protocol: each recipe at its own best learning rate."""
+        """One protocol: each recipe at its own best point."""
         sweeps = {recipe: self.sweep(state, recipe) for recipe in state.recipes}
         chosen = {recipe: sweep.best if sweep.is_complete else None for recipe, sweep in sweeps.items()}
-        lrs = self.lrs(state)
+        points = self.grid(state).points
         runs = {
-            recipe: state.grid(self.spec.model, [recipe], [lrs[best]], self.spec.seeds, self.spec.scoring)
+            recipe: state.grid(self.spec.model, [recipe], [points[best]], self.spec.seeds, self.spec.scoring)
             for recipe, best in chosen.items()
             if best is not None
         }
@@ -59,7 +59,7 @@ class Tuned(ProtocolKind):
                 self.spec.kind,
                 scores,
                 runs,
-                with_parents(state.grid(self.spec.model, state.recipes, lrs, self.spec.seeds, self.spec.scoring)),
+                with_parents(state.grid(self.spec.model, state.recipes, points, self.spec.seeds, self.spec.scoring)),
                 model=self.spec.model,
                 edges=edges,
                 scoring=self.spec.scoring,

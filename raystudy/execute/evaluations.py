@@ -1,0 +1,106 @@
+"""Evaluations of decoders' runs: kept as they are made on the way, and made later from kept weights."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from raystudy.artifacts.evaluations import plain_readout, reading_of
+from raystudy.artifacts.weights import read_weights, write_weights
+from raystudy.errors import RaystudyError, StorageError
+from raystudy.execute.workplace import Workplace
+from raystudy.specs.reading import Asked, Reading
+from raystudy.specs.run import TrainRun
+
+if TYPE_CHECKING:
+    from raystudy.execute.workplace import Documents
+    from raystudy.train.evaluation import Evaluation
+    from raystudy.train.on_the_way import Read
+
+
+def keep_reading(run: TrainRun, at: Workplace, read: "Read") -> None:
+    """Keep what was read on the way: weights while they are small, evaluations, or that there are none."""
+    if not read.evaluations:
+        _write_diverged(run, at, read.reading)
+        return
+    write_weights(at.storage.runs.folder(run.run_id), read.reading.step, read.weights, read.reading.readout)
+    for digest, evaluation in read.evaluations.items():
+        write_evaluation(run, at, digest, read.reading, evaluation, read.unigram[digest])
+
+
+def _write_diverged(run: TrainRun, at: Workplace, reading: Reading) -> None:
+    about = {"step": reading.step, "readout": plain_readout(reading.readout), "status": "diverged"}
+    for digest in at.validation:
+        at.storage.runs.write_evaluation(run.run_id, {"validation": digest, **about})
+
+
+def write_evaluation(
+    run: TrainRun, at: Workplace, digest: str, reading: Reading, evaluation: "Evaluation", floor: float
+) -> None:
+    """Leave one evaluation on the storage."""
+    at.storage.runs.write_evaluation(
+        run.run_id,
+        {
+            "run_id": run.run_id,
+            "validation": digest,
+            "step": reading.step,
+            "readout": plain_readout(reading.readout),
+            "unigram_loss": floor,
+            "loss_sum": evaluation.loss_sum.tolist(),
+            "num_tokens": evaluation.num_tokens.tolist(),
+            "num_bytes": evaluation.num_bytes.tolist(),
+        },
+    )
+
+
+def evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked, *, is_finished: bool) -> bool:
+    """Evaluate kept weights where evaluations lack; whether the run must be trained again for what has no weights.
+
+    Raises:
+        RaystudyError: the last weights were not kept, or have a loss that is not finite.
+    """
+    runs, last = at.storage.runs, Reading(step=run.settings.steps)
+    known = runs.read_evaluations(run.run_id)
+    readings = [last, *asked.readings] if is_finished else [r for r in asked.readings if r.step < last.step]
+    for reading in readings:
+        lacking = {d: v for d, v in documents.items() if runs.read_evaluation(run.run_id, d, reading) is None}
+        if not lacking:
+            continue
+        if any(value.get("status") == "diverged" and reading_of(value) == reading for value in known):
+            _write_diverged(run, at, reading)
+            continue
+        is_torn = False
+        try:
+            arrays = read_weights(runs.folder(run.run_id), reading.step, reading.readout)
+        except StorageError as error:
+            runs.put_weights_aside(run.run_id, reading.step, str(error), reading.readout)
+            arrays, is_torn = None, True
+        if arrays is not None:
+            _evaluate(run, at, lacking, reading, arrays)
+        elif reading == last and not is_torn:
+            names = ", ".join(at.validation[digest] for digest in lacking)
+            raise RaystudyError(
+                f"run {run.run_id} must be evaluated on {names}, but its weights were not kept. "
+                f"Remove its folder from the storage to train it again"
+            )
+        else:
+            return True
+    return False
+
+
+def _evaluate(
+    run: TrainRun, at: Workplace, lacking: "Documents", reading: Reading, arrays: dict[str, npt.NDArray[Any]]
+) -> None:
+    from raystudy.train.process import reset_state
+    from raystudy.train.run import evaluate_all, load_weights, unigram_floors
+
+    reset_state(run.seed)
+    floors = unigram_floors(at.view(run.shards), lacking)
+    model = load_weights(run, arrays, at.device)
+    for digest, evaluation in evaluate_all(model, run, lacking, at.device).items():
+        if not math.isfinite(evaluation.nats_per_token):
+            raise RaystudyError(
+                f"the loss of run {run.run_id} on {at.validation[digest]} must be finite, but is "
+                f"{evaluation.nats_per_token}: its weights are no use there. Leave that validation set out"
+            )
+        write_evaluation(run, at, digest, reading, evaluation, floors[digest])

@@ -1,0 +1,41 @@
+"""GPUs of this machine: whether there are any, and which worker process sees which.
+
+Knows nothing of Ray, which shares out the GPUs of its nodes itself. torch is loaded only where GPUs are asked for.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+
+from raystudy.errors import SpecError
+from raystudy.specs.study import Resources
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that torch finds here, as names for CUDA_VISIBLE_DEVICES."""
+    from raystudy.train.process import num_gpus
+
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    count = num_gpus()
+    return named[:count] if len(named) >= count else [str(index) for index in range(count)]
+
+
+def check_gpus(resources: Resources, available: int, where: str) -> None:
+    """See that one run gets the GPUs it asks for.
+
+    Raises:
+        SpecError: there are fewer.
+    """
+    if resources.gpus_per_run > available:
+        raise SpecError(
+            f"{where} must have the {resources.gpus_per_run:g} GPUs that resources.gpus_per_run asks for, but has "
+            f"{available}. Set it to 0 to train on CPUs, or go where there are GPUs and a build of torch for them"
+        )
+
+
+def gpu_places(visible: Sequence[str], per_run: float) -> list[str]:
+    """For each run that fits at once, the GPUs it sees; runs that take less than one share it."""
+    if per_run < 1:
+        return [name for name in visible for _ in range(math.floor(1 / per_run + 1e-9))]
+    count = math.ceil(per_run)
+    return [",".join(visible[first : first + count]) for first in range(0, len(visible) - count + 1, count)]

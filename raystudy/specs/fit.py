@@ -1,0 +1,55 @@
+"""Whether a study's models, settings and resources fit together: rules that need checked specs.
+
+Asked once all else in the file is right; what a rule needs is then sure to be there.
+"""
+
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+
+from raystudy.specs.study import StudyDecoder, StudySpec
+from raystudy.specs.training import resolve_settings
+from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
+
+_ANY_VOCABULARY, _ANY_LR = 2, 1.0  # neither has a say in what is asked here
+
+
+def fit_problems(study: StudySpec, document: YamlDocument) -> list[Problem]:
+    """Every setting that does not fit the rest, one problem each."""
+    found: list[Problem] = []
+    for name, model in study.models.items():
+        if isinstance(model, StudyDecoder):
+            problems = (*_settings(study, name, document), *_resources(study, name, document))
+            found += [problem for problem in problems if problem not in found]
+    return found
+
+
+def _settings(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Problem]:
+    settings = study.settings_of(name)
+    try:
+        resolve_settings(settings, study.decoder(name).shape, _ANY_VOCABULARY, _ANY_LR)
+    except ValidationError as error:
+        for details in error.errors():
+            rule = f"{details['msg'].removeprefix('Value error, ')} for model {name!r}"
+            yield _problem(document, _place(study, name, "schedule"), rule, "Train longer, or shorten what is in steps")
+    if settings.precision == "tf32" and study.resources.device != "cuda":
+        rule = "tf32 must be computed on a GPU, but resources.gpus_per_run is 0"
+        yield _problem(document, _place(study, name, "precision"), rule, "Ask for a GPU, or use fp32")
+
+
+def _resources(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Problem]:
+    tokens, context = study.resources.micro_batch_tokens, study.decoder(name).context
+    if isinstance(tokens, int) and tokens < context:
+        rule = f"must hold one sequence of {context} tokens (the context of model {name!r}), but got {tokens}"
+        yield _problem(document, ("resources", "micro_batch_tokens"), rule)
+
+
+def _place(study: StudySpec, name: str, field: str) -> KeyPath:
+    """Where the training setting `field` of a model stands: with the model if it has its own."""
+    own = study.decoder(name).training
+    has_own = own is not None and field in own.model_fields_set
+    return ("models", name, "training", field) if has_own else ("training", field)
+
+
+def _problem(document: YamlDocument, path: KeyPath, rule: str, way_out: str = "") -> Problem:
+    return Problem(document.position(path), show_path(path), rule, way_out)

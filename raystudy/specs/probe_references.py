@@ -1,0 +1,108 @@
+"""Rules between a study's probes and its other sections; on plain data, as all rules of `references`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from raystudy.specs.space import LearningRateAxis
+from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
+
+_OF_DECODERS = ("gradient-alignment", "sharpness")
+_OF_TEXT = ("sharpness", "likeness")
+_TRAINING = ("tuned", "reduced-lr", "standard-lr", "lr-ladder")
+_EXACT_KEYS = ("kind", "model")
+
+
+def probe_problems(document: YamlDocument) -> Iterator[Problem]:
+    """What does not fit of every probe among the protocols."""
+    for name, protocol in _section(document, "protocols").items():
+        if not isinstance(protocol, dict):
+            continue
+        path: KeyPath = ("protocols", name)
+        if isinstance(document.data.get("synthetic"), dict):
+            yield from _synthetic(document, path, protocol)
+        elif protocol.get("kind") in _OF_DECODERS:
+            yield from _batches(document, path, protocol)
+            if isinstance(protocol.get("at"), dict):
+                yield from _checkpoint(document, (*path, "at"), protocol, protocol["at"])
+
+
+def _section(document: YamlDocument, name: str) -> dict[str, Any]:
+    value = document.data.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _problem(document: YamlDocument, path: KeyPath, rule: str, way_out: str = "") -> Problem:
+    return Problem(document.position(path), show_path(path), rule, way_out)
+
+
+def _synthetic(document: YamlDocument, path: KeyPath, protocol: Mapping[str, Any]) -> Iterator[Problem]:
+    kind = protocol.get("kind")
+    if kind in _OF_TEXT:
+        rule = f"a probe of kind {kind!r} must be of a study about text, but this one has a section `synthetic`"
+        yield _problem(document, (*path, "kind"), rule, "Leave the protocol out")
+    more = [key for key in protocol if key not in _EXACT_KEYS] if kind == "gradient-alignment" else []
+    if more:
+        rule = f"gradient alignment of random-feature models is exact and has no settings, but got {', '.join(more)}"
+        yield _problem(document, path, rule, "Leave them out")
+
+
+def _batches(document: YamlDocument, path: KeyPath, protocol: Mapping[str, Any]) -> Iterator[Problem]:
+    model = _section(document, "models").get(str(protocol.get("model")))
+    context = model.get("context") if isinstance(model, dict) else None
+    tokens = protocol.get("batch_tokens")
+    if isinstance(tokens, int) and isinstance(context, int) and context > 0 and tokens % context:
+        rule = f"batch_tokens must be a multiple of the model's context, but got {tokens} and {context}"
+        yield _problem(document, (*path, "batch_tokens"), rule)
+
+
+def _checkpoint(
+    document: YamlDocument, path: KeyPath, probe: Mapping[str, Any], at: Mapping[str, Any]
+) -> Iterator[Problem]:
+    protocols, name = _section(document, "protocols"), at.get("protocol")
+    trained = {n: p for n, p in protocols.items() if isinstance(p, dict) and p.get("kind") in _TRAINING}
+    listed = document.data.get("recipes")
+    recipes = [r.get("name") for r in (listed if isinstance(listed, list) else ()) if isinstance(r, dict)]
+    if isinstance(at.get("recipe"), str) and at["recipe"] not in recipes:
+        rule = f"must be the name of a recipe, but got {at['recipe']!r}"
+        yield _problem(document, (*path, "recipe"), rule, f"Known: {', '.join(map(str, recipes))}")
+    if not isinstance(name, str):
+        return
+    if name not in trained:
+        rule = f"must be the name of a protocol that trains, but got {name!r}"
+        yield _problem(document, (*path, "protocol"), rule, f"Known: {', '.join(trained) or 'none'}")
+        return
+    chosen = trained[name]
+    if chosen.get("model") != probe.get("model"):
+        rule = f"the probe's model must be that of {name!r}, but they are {probe.get('model')!r} and "
+        yield _problem(document, path, f"{rule}{chosen.get('model')!r}")
+    if (chosen["kind"] == "lr-ladder") != (at.get("lr") is not None):
+        rule = "a checkpoint has an `lr` if its protocol is an lr-ladder, and only then"
+        yield _problem(document, path, rule, f"{name!r} is of kind {chosen['kind']!r}")
+    elif (rungs := _rungs(chosen)) and isinstance(at.get("lr"), int | float) and float(at["lr"]) not in rungs:
+        rule = f"must be a learning rate of {name!r}, but got {at['lr']:g}"
+        yield _problem(document, (*path, "lr"), rule, f"Known: {', '.join(f'{lr:g}' for lr in rungs)}")
+    for field in ("at_steps", "readout"):
+        if chosen.get(field) not in (None, "last"):
+            rule = f"a probe reads the weights of one step as they were, but {name!r} has {field}"
+            yield _problem(document, (*path, "protocol"), rule, "Name another protocol, and a `step` here if need be")
+    theirs = _seeds(chosen)
+    lacking = [seed for seed in _seeds(probe) if seed not in theirs]
+    if lacking:
+        rule = f"every seed of the probe must be one of {name!r}, whose seeds are {theirs}, but got {lacking}"
+        yield _problem(document, (*path, "protocol"), rule, f"Give the probe seeds of {name!r}")
+
+
+def _rungs(ladder: Mapping[str, Any]) -> tuple[float, ...]:
+    """The learning rates of a ladder; none where its space is wrong, which is told elsewhere."""
+    space = ladder.get("space")
+    try:
+        return LearningRateAxis.model_validate(space["lr"] if isinstance(space, dict) else None).values()
+    except (KeyError, ValidationError):
+        return ()
+
+
+def _seeds(protocol: Mapping[str, Any]) -> list[Any]:
+    seeds = protocol.get("seeds", [0])
+    return list(seeds) if isinstance(seeds, list | tuple) else []
