@@ -76,7 +76,7 @@ def test_every_budget_branch_and_read_out_is_a_candidate_of_the_same_runs(source
     assert [entry["readout"] and entry["readout"]["kind"] for entry in entries.values()] == [
         None, None, None, "average", "ema", None,
     ]  # fmt: skip
-    assert entries["decayed"]["branch"] == {"at": 10, "steps": 4}
+    assert entries["decayed"]["branch"] == {"at": 10, "steps": 4, "decay_shape": "linear"}
     means = [entry["mean_loss"] for entry in entries.values()]
     assert len(set(means)) == len(means), "each scores other weights"
     assert results.comparison_json["missing"] == []

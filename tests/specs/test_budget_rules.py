@@ -8,7 +8,7 @@ from raystudy.specs.budgets import branch_problem, constant_until, step_problem
 from raystudy.specs.load import load_study
 from raystudy.specs.reading import Asked, Average, Ema, Reading
 from raystudy.specs.run import StartsFrom
-from raystudy.specs.training import Constant, Cosine, WarmupStableDecay
+from raystudy.specs.schedules import Constant, Cosine, WarmupStableDecay
 from tests.conftest import ROOT
 from tests.planted import write_study
 from tests.specs.test_identity import a_run
