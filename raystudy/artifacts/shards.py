@@ -136,7 +136,7 @@ def open_tokens(root: Path, digest: str, verify: bool = True) -> TokenShard:
         DataError: it is missing or damaged; with `verify` every file's SHA-256 is compared, once per process.
     """
     folder = shard_folder(root, digest)
-    manifest = _open(folder, "tokens", verify)
+    manifest = open_shards(folder, "tokens", verify)
     return TokenShard(
         digest=digest,
         vocabulary_size=int(manifest["vocabulary_size"]),
@@ -153,7 +153,7 @@ def open_view(root: Path, digest: str, verify: bool = True) -> RecipeView:
         DataError: it, or a token shard it reads, is missing or damaged.
     """
     folder = shard_folder(root, digest)
-    manifest = _open(folder, "view", verify)
+    manifest = open_shards(folder, "view", verify)
     shards: dict[str, TokenShard] = {}
     sources = []
     for row in manifest["sources"]:
@@ -172,7 +172,7 @@ def open_view_parts(root: Path, digest: str) -> list[Selected]:
         DataError: it, or a token shard it reads, is missing.
     """
     folder = shard_folder(root, digest)
-    parts = [part for row in _open(folder, "view", verify=False)["sources"] for part in row["parts"]]
+    parts = [part for row in open_shards(folder, "view", verify=False)["sources"] for part in row["parts"]]
     return [Selected(open_tokens(root, part["shard"], verify=False), np.load(folder / part["kept"])) for part in parts]
 
 
@@ -182,7 +182,19 @@ def digest_by_manifest(manifest: Mapping[str, Any]) -> str:
         return tokens_digest(manifest["files"], manifest["vocabulary_size"], manifest["end_of_text"])
     if manifest["kind"] == "view":
         return view_digest(manifest["sources"], manifest["files"])
+    if manifest["kind"] == "items":
+        return items_digest(manifest["files"], manifest["vocabulary_size"])
     return spec_digest(manifest["data"])  # synthetic: the data's spec is all there is
+
+
+def tokens_size(root: Path, digest: str) -> tuple[int, int]:
+    """Of the token shard called `digest`: its tokens without those that begin documents, and its bytes of text.
+
+    Raises:
+        DamagedError: it is missing, or its manifest is not what was written.
+    """
+    manifest = open_shards(shard_folder(root, digest), "tokens", verify=False)
+    return int(manifest["tokens"]) - int(manifest["documents"]), int(manifest["bytes"])
 
 
 def shard_folder(root: Path, digest: str) -> Path:
@@ -196,11 +208,11 @@ def shards_read_by(root: Path, digest: str) -> list[str]:
     Raises:
         DamagedError: there is no such folder, or its manifest is not what was written.
     """
-    sources = _open(shard_folder(root, digest), None, verify=False).get("sources", ())
+    sources = open_shards(shard_folder(root, digest), None, verify=False).get("sources", ())
     return [part["shard"] for source in sources for part in source["parts"]]
 
 
-def _open(folder: Path, kind: str | None, verify: bool) -> dict[str, Any]:
+def open_shards(folder: Path, kind: str | None, verify: bool = True) -> dict[str, Any]:
     """The manifest, once it is seen to be of the folder's digest and, unless None, of this kind."""
     manifest = open_sealed(folder, verify)
     found = manifest.get("kind")
@@ -218,6 +230,11 @@ def _open(folder: Path, kind: str | None, verify: bool) -> dict[str, Any]:
 def tokens_digest(checksums: Mapping[str, str], vocabulary_size: int, end_of_text: int) -> str:
     """The digest of a token shard whose files have these SHA-256 sums."""
     return spec_digest({"files": checksums, "vocabulary_size": vocabulary_size, "end_of_text": end_of_text})
+
+
+def items_digest(checksums: Mapping[str, str], vocabulary_size: int) -> str:
+    """The digest of a downstream task's items whose files have these SHA-256 sums."""
+    return spec_digest({"items": checksums, "vocabulary_size": vocabulary_size})
 
 
 def view_digest(rows: Sequence[Mapping[str, Any]], checksums: Mapping[str, str]) -> str:

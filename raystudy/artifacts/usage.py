@@ -96,7 +96,7 @@ def _size(path: Path) -> int:
 def _part(kind: str, file: Path) -> str:
     if kind != "runs":
         return kind
-    if file.parent.name == "eval":
+    if file.parent.name in ("eval", "tasks"):
         return "evaluations"
     return {"curve.jsonl": "curves"}.get(file.name, "weights" if file.name.startswith("weights-") else "records")
 

@@ -5,8 +5,8 @@ The same for every kind of worker. torch is loaded when something is trained or 
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from raystudy.artifacts.shards import RecipeView, TokenShard, open_tokens, open_
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.weights import read_weights, write_weights
 from raystudy.errors import RaystudyError, StorageError
+from raystudy.execute.downstream_work import answer_at_end, answer_kept
 from raystudy.specs.run import TrainRun
 
 if TYPE_CHECKING:
@@ -25,12 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a run is made: `validation` maps a set's digest to its name; `about` is in every record's provenance."""
+    """Where a run is made: `validation` maps a set's digest to its name; `about` is in every record's provenance.
+
+    `downstream` maps the digest of a downstream task's items to its name.
+    """
 
     storage: Storage
     validation: Mapping[str, str]
     device: str
     about: Mapping[str, Any]
+    downstream: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_decoder_run(run: TrainRun, at: Workplace) -> str:
@@ -40,6 +45,8 @@ def make_decoder_run(run: TrainRun, at: Workplace) -> str:
     if record is not None:
         if record.status == "finished":
             _evaluate_kept(run, at, documents)
+            again = partial(_train, run, at, documents)
+            answer_kept(run, at.storage, at.downstream, at.device, again)
         return record.status
     return _train(run, at, documents)
 
@@ -62,7 +69,11 @@ def _train(run: TrainRun, at: Workplace, documents: "Documents") -> str:
         write_weights(runs.folder(run.run_id), run.settings.steps, outcome.weights)
     for digest, evaluation in outcome.final.items():
         _write_evaluation(run, at, digest, evaluation, outcome.unigram[digest])
-    result = _result(run, outcome.status, _metrics(at, outcome), outcome.seconds, _provenance(at, started_at))
+    metrics, seconds = _metrics(at, outcome), dict(outcome.seconds)
+    if outcome.status == "finished" and at.downstream:
+        rows, took = answer_at_end(run, at.storage, at.downstream, outcome.weights, at.device)
+        metrics, seconds = metrics + rows, {**seconds, "downstream": took, "total": seconds["total"] + took}
+    result = _result(run, outcome.status, metrics, seconds, _provenance(at, started_at))
     details = {"moved": outcome.moved, "epochs_per_source": outcome.epochs, "data_order": outcome.data_order}
     runs.write_result(run.run_id, {**result, **details})
     return outcome.status

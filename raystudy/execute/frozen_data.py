@@ -13,6 +13,7 @@ from functools import partial
 
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import DataError
+from raystudy.execute.downstream_inputs import check_tasks, with_tasks
 from raystudy.execute.inputs import UNBUILT, build_inputs, check_files, find_inputs
 from raystudy.execute.progress import Progress
 from raystudy.recipes.build import inputs_digest, validation_inputs_digest
@@ -39,6 +40,11 @@ class SettledData:
     absent: tuple[Item, ...]
     keys: Mapping[Item, str]
 
+    def with_tasks(self, study: StudySpec, storage: Storage, progress: Progress | None = None) -> "SettledData":
+        """These data with the study's downstream tasks: built with `progress`, else found."""
+        now = with_tasks(self.now, study, storage, progress)
+        return replace(self, now=now, before=replace(self.before, tasks=now.tasks, sizes=now.sizes))
+
     def freeze(self, frozen: Frozen) -> Frozen:
         """What is frozen, with these data."""
         data = dict(frozen.data)
@@ -59,13 +65,14 @@ def build_data(loaded: LoadedStudy, storage: Storage, frozen: Frozen, progress: 
     present = _without(study, absent)
     if present.validation or present.all_recipes:
         check_files(present)
+        check_tasks(study)
         now = build_inputs(present, storage, progress)
     else:
         now = StudyInputs({}, {}, frozen.data[keys[absent[0]]].vocabulary)
     if absent:
         names = ", ".join(name for _, name in absent)
         progress.say(f"the files of {names} cannot be read here; the shards on the storage are used")
-    return _settle(study, frozen, keys, absent, now)
+    return _settle(study, frozen, keys, absent, now).with_tasks(study, storage, progress)
 
 
 def find_data(loaded: LoadedStudy, storage: Storage, frozen: Frozen) -> SettledData:
@@ -77,7 +84,7 @@ def find_data(loaded: LoadedStudy, storage: Storage, frozen: Frozen) -> SettledD
         now = find_inputs(present, storage)
     else:
         now = StudyInputs({}, {}, frozen.data[keys[absent[0]]].vocabulary)
-    settled = _settle(study, frozen, keys, absent, now)
+    settled = _settle(study, frozen, keys, absent, now).with_tasks(study, storage)
     # Shards that were removed from the storage are no change of text: whether it is one is known once they are built.
     gone = [
         item

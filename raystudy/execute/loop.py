@@ -15,6 +15,7 @@ from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.storage import Storage, StudyFolder
 from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
+from raystudy.execute.downstream_inputs import mend_tasks
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.frozen_data import build_data
 from raystudy.execute.inputs import mend_inputs
@@ -188,7 +189,8 @@ class _Driver:
         """Execute one wave; returns the runs that failed."""
         validation = {digest: name for name, digest in self._inputs.validation.items()}
         device = "cuda" if self.loaded.spec.resources.gpus_per_run > 0 else "cpu"
-        tasks = make_tasks(todo, str(self.storage.root), validation, device)
+        downstream = {digest: name for name, digest in self._inputs.tasks.items()}
+        tasks = make_tasks(todo, str(self.storage.root), validation, device, downstream)
         by_id = {run.run_id: run for run in todo}
         failed = []
         for report in executor.run(tasks):
@@ -203,7 +205,9 @@ class _Driver:
                 self.progress.say(f"failed: {run}: {report.cause}")
                 self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
                 if report.damaged:
-                    mend_inputs(Path(report.damaged), self.loaded.spec, self.storage, self._inputs, self.progress)
+                    about = (self.loaded.spec, self.storage, self._inputs, self.progress)
+                    mend_inputs(Path(report.damaged), *about)
+                    mend_tasks(*about)
             else:
                 self.launch.num_made += 1
         return failed

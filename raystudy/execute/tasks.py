@@ -16,7 +16,13 @@ FEWEST_TASKS = 50  # a wave is not cut into fewer tasks than this to save placin
 _STEP_SECONDS = 3e-3  # of one step beside its FLOPs, as small models take on a CPU core; only an estimate
 
 
-def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, str], device: str) -> list[Task]:
+def make_tasks(
+    todo: Sequence[WantedRun],
+    root: str,
+    validation: Mapping[str, str],
+    device: str,
+    downstream: Mapping[str, str] | None = None,
+) -> list[Task]:
     """Tasks in the order of their first runs: neighbouring short runs of a decoder share one (see `_packs`), and
     random-feature runs on one recipe."""
     groups: dict[tuple[str, int], list[WantedRun]] = {}
@@ -37,6 +43,7 @@ def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, st
             device,
             members[0].recipe,
             members[0].model,
+            downstream or {},
         )
         for members in groups.values()
     ]

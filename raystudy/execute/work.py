@@ -6,12 +6,13 @@ The worker writes the record itself, so that a finished run is safe whatever the
 import platform
 import socket
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raystudy import __version__
+from raystudy.artifacts.downstream import join_answers, lacking_answers
 from raystudy.artifacts.files import NO_ROOM, unwritable
 from raystudy.artifacts.records import Record
 from raystudy.artifacts.storage import Storage
@@ -25,8 +26,8 @@ from raystudy.specs.run import FeaturesRun, ProbeRun, Run, TrainRun, read_run
 class Task:
     """The unit that is scheduled: one or more runs, made in order, each leaving a record of its own.
 
-    `runs` are specs as JSON; `validation` maps a set's digest to its name. `recipe` and `model` are names for
-    people; nothing depends on them.
+    `runs` are specs as JSON; `validation` maps a set's digest to its name, `downstream` those of a downstream task's
+    items. `recipe` and `model` are names for people; nothing depends on them.
     """
 
     runs: tuple[str, ...]
@@ -35,6 +36,7 @@ class Task:
     device: str = "cpu"
     recipe: str = ""
     model: str = ""
+    downstream: Mapping[str, str] = field(default_factory=dict)
 
     def specs(self) -> list[Run]:
         """The members' specs."""
@@ -78,7 +80,8 @@ def _report(task: Task, run: TrainRun) -> RunReport:
     try:
         storage = Storage(Path(task.storage))
         storage.runs.mends = True
-        status = make_decoder_run(run, Workplace(storage, task.validation, task.device, _about(task, {})))
+        at = Workplace(storage, task.validation, task.device, _about(task, {}), task.downstream)
+        status = make_decoder_run(run, at)
     except Exception as error:
         return _failed(run.run_id, error, time.perf_counter() - started)
     return RunReport(run.run_id, status, run.num_tokens, time.perf_counter() - started)
@@ -112,17 +115,20 @@ def failed_reports(task: Task, cause: str) -> list[RunReport]:
     reports = []
     for run in task.specs():
         record = ledger.read(run.run_id, task.validation)
-        if record is None or not _is_measured(run, record, task.validation):
+        if record is not None:
+            record = join_answers(ledger, {run.run_id: record}, task.downstream)[run.run_id]
+        if record is None or not _is_measured(run, record, task):
             reports.append(RunReport(run.run_id, "failed", cause=cause))
         else:
             reports.append(RunReport(run.run_id, record.status, run.num_tokens, record.device_seconds))
     return reports
 
 
-def _is_measured(run: Run, record: Record, validation: Iterable[str]) -> bool:
+def _is_measured(run: Run, record: Record, task: Task) -> bool:
     if isinstance(run, ProbeRun) or record.status != "finished":
         return True
-    return all(record.metric("loss", dataset) is not None for dataset in validation)
+    has_losses = all(record.metric("loss", dataset) is not None for dataset in task.validation)
+    return has_losses and not lacking_answers(record.metrics, task.downstream)
 
 
 def _about(task: Task, packages: Mapping[str, str]) -> dict[str, Any]:
