@@ -126,6 +126,24 @@ def _with_answers(ledger: RunLedger, record: Record, tasks: Sequence[str]) -> Re
     return replace(record, metrics=metrics)
 
 
+def read_all_answers(ledger: RunLedger, run_id: str) -> list[dict[str, Any]]:
+    """All answers of a run; torn or foreign ones are told and left out."""
+    found = []
+    for path in sorted((ledger.folder(run_id) / "tasks").glob("*.json")):
+        try:
+            value = read_json(path)
+            problem = answers_problem(value, run_id)
+        except UnreadableError:
+            raise
+        except StorageError as error:
+            problem = str(error)
+        if problem is not None:
+            ledger.damage.append(f"{path} must hold a run's answers to a task, but {problem}; it is left out")
+        else:
+            found.append(value)
+    return found
+
+
 def mended_answers(ledger: RunLedger, run_id: str, items: str, step: int) -> dict[str, Any] | None:
     """As `read_answers`; damage is told with the ledger's, set aside by a ledger that mends, and counts as missing."""
     folder = ledger.folder(run_id)

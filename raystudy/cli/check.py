@@ -22,7 +22,8 @@ def call(options: argparse.Namespace) -> int:
     check_tasks(study)
     print(
         f"{options.study}: study {study.name!r} is right: {len(study.recipes)} recipes, {len(study.validation)} "
-        f"validation sets, {_tasks(study)}{len(study.models)} models, {len(study.protocols)} protocols, truth {study.truth!r}"
+        f"validation sets, {_tasks(study)}{len(study.models)} models, {len(study.protocols)} protocols, "
+        f"truth {study.truth!r}"
     )
     return 0
 

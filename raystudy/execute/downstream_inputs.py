@@ -73,11 +73,13 @@ def _set_of(task: DownstreamTask, inputs: StudyInputs) -> str:
 def _build(
     name: str, task: DownstreamTask, inputs: StudyInputs, study: StudySpec, storage: Storage, *, progress: Progress
 ) -> str:
-    with _naming(name):
-        build = partial(build_task, task, _set_of(task, inputs), study.tokenizer, storage.root)
-        digest = mending(build, progress)
-        mending(partial(open_items, storage.root, digest), progress)
+    def build() -> str:
+        digest = build_task(task, _set_of(task, inputs), study.tokenizer, storage.root)
+        open_items(storage.root, digest)
         return digest
+
+    with _naming(name):
+        return mending(build, progress)
 
 
 def _find(name: str, task: DownstreamTask, inputs: StudyInputs, study: StudySpec, storage: Storage) -> str:

@@ -7,6 +7,7 @@ own YAML names. The YAML files of `include` may name Python code beside them, wh
 
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
@@ -63,9 +64,9 @@ def harness_questions(task: HarnessTask) -> list[Question]:
 
 
 def _load(task: HarnessTask) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=task.include)
+    manager = None if task.include is None else _manager(task.include)
+    if manager is None or task.task not in manager.all_subtasks:
+        manager = _manager(None)
     if task.task not in manager.all_subtasks:
         raise DataError(
             f"`task` must be the name of a task of lm-evaluation-harness {_version()}, but got {task.task!r}. "
@@ -82,6 +83,14 @@ def _load(task: HarnessTask) -> Any:
             f"cache, or give the items as a task of kind `jsonl`"
         ) from error
     return loaded
+
+
+@lru_cache(maxsize=4)
+def _manager(include: str | None) -> Any:
+    """The harness's index of one folder's tasks, or of its own, of which there are thousands."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include, include_defaults=include is None)
 
 
 def _version() -> str:
