@@ -109,6 +109,8 @@ class RunLedger:
                 if sum(evaluation["num_bytes"]):  # a synthetic set has no text, nor a unigram loss
                     metrics["bits-per-byte", dataset] = loss / math.log(2) / sum(evaluation["num_bytes"])
                     metrics["unigram-loss", dataset] = evaluation["unigram_loss"]
+                    if evaluation.get("trigram_loss") is not None:
+                        metrics["trigram-loss", dataset] = evaluation["trigram_loss"]
         return replace(record, metrics=metrics)
 
     def read_all(self, runs: Mapping[str, Run], validation: Iterable[str] = ()) -> dict[str, Record]:

@@ -12,7 +12,7 @@
 A digest covers what determines training, never a name. Knows nothing of text, tokenizers or models.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ class ViewSource:
         self.name: str = row["name"]
         self.weight: float = row["weight"]
         self.unigram_counts = unigram_counts
+        self._parts = parts
         lengths = np.concatenate([part.shard.document_tokens[part.kept] for part in parts])
         ends = np.cumsum(lengths)
         self.num_documents = len(lengths)
@@ -85,6 +86,15 @@ class ViewSource:
         self._shifts = np.concatenate([part.shard.offsets[part.kept] for part in parts]) - (ends - lengths)
         self._part_ends = ends[np.cumsum([len(part.kept) for part in parts]) - 1]
         self._tokens = [part.shard.tokens for part in parts]
+
+    def chunks(self, num_tokens: int) -> Iterator[tuple[TokenArray, IntArray]]:
+        """All its documents, whole, some `num_tokens` tokens at a time: their tokens, and the length of each."""
+        for part in self._parts:
+            lengths = part.shard.document_tokens[part.kept]
+            cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // num_tokens)) + 1
+            for own, size in zip(np.split(part.kept, cuts), np.split(lengths, cuts), strict=True):
+                shifts = part.shard.offsets[own] - (np.cumsum(size) - size)
+                yield part.shard.tokens[np.arange(size.sum()) + np.repeat(shifts, size)], size
 
     def windows(self, context: int) -> int:
         """How many windows of context + 1 tokens, `context` apart, the source holds.

@@ -16,15 +16,15 @@ from raystudy.artifacts.files import read_json, storage_errors
 from raystudy.errors import StorageError
 
 _LEFT_OVER = re.compile(r"\.writing-.*|.*\.bad-[^.]*")  # torn writes, and what was kept aside
-_KINDS = {"shards": "shards", "built": "pointers", "runs": "runs", "studies": "studies"}
+_KINDS = {"shards": "shards", "built": "pointers", "floors": "floors", "runs": "runs", "studies": "studies"}
 
 
 @dataclass(frozen=True)
 class Item:
-    """A folder or file with one use. `kind`: shards, pointers, runs, studies or left-over.
+    """A folder or file with one use. `kind`: shards, pointers, floors, runs, studies or left-over.
 
-    `name` is a digest, a run id or a folder's name. `parts` are the bytes by kind of content, what is left over not
-    counted.
+    `name` is a digest (of floors their recipe's), a run id or a folder's name. `parts` are the bytes by kind of
+    content, what is left over not counted.
     """
 
     kind: str

@@ -15,6 +15,7 @@ from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.weights import read_weights, write_weights
 from raystudy.errors import RaystudyError, StorageError
 from raystudy.execute.downstream_work import answer_at_end, answer_kept
+from raystudy.execute.floor_work import trigram_floors
 from raystudy.specs.run import TrainRun
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ def _train(run: TrainRun, at: Workplace, documents: "Documents") -> str:
     runs.write_curve(run.run_id, outcome.curve)
     if outcome.status == "finished":
         write_weights(runs.folder(run.run_id), run.settings.steps, outcome.weights)
+    trigram = trigram_floors(at.storage.root, _view(at.storage.root, run.shards), documents)
     for digest, evaluation in outcome.final.items():
-        _write_evaluation(run, at, digest, evaluation, outcome.unigram[digest])
-    metrics, seconds = _metrics(at, outcome), dict(outcome.seconds)
+        _write_evaluation(run, at, digest, evaluation, outcome.unigram[digest], trigram[digest])
+    metrics, seconds = _metrics(at, outcome, trigram), dict(outcome.seconds)
     if outcome.status == "finished" and at.downstream:
         rows, took = answer_at_end(run, at.storage, at.downstream, outcome.weights, at.device)
         metrics, seconds = metrics + rows, {**seconds, "downstream": took, "total": seconds["total"] + took}
@@ -92,12 +94,14 @@ def _result(
     }
 
 
-def _metrics(at: Workplace, outcome: "Outcome") -> list[dict[str, Any]]:
+def _metrics(at: Workplace, outcome: "Outcome", trigram: Mapping[str, float | None]) -> list[dict[str, Any]]:
     """Rows of name, dataset, value, unit, direction. A diverged run's losses that are not finite are left out."""
     rows = []
     for digest, name in at.validation.items():
         values = [("initial-loss", outcome.initial[digest].nats_per_token, "nats per token")]
         values.append(("unigram-loss", outcome.unigram[digest], "nats per token"))
+        floor = trigram[digest]
+        values += [] if floor is None else [("trigram-loss", floor, "nats per token")]
         if outcome.status == "finished":
             values.append(("loss", outcome.final[digest].nats_per_token, "nats per token"))
             values.append(("bits-per-byte", outcome.final[digest].bits_per_byte, "bits per byte"))
@@ -115,7 +119,9 @@ def _metrics(at: Workplace, outcome: "Outcome") -> list[dict[str, Any]]:
     return rows
 
 
-def _write_evaluation(run: TrainRun, at: Workplace, digest: str, evaluation: "Evaluation", floor: float) -> None:
+def _write_evaluation(
+    run: TrainRun, at: Workplace, digest: str, evaluation: "Evaluation", floor: float, trigram: float | None
+) -> None:
     at.storage.runs.write_evaluation(
         run.run_id,
         {
@@ -124,6 +130,7 @@ def _write_evaluation(run: TrainRun, at: Workplace, digest: str, evaluation: "Ev
             "step": run.settings.steps,
             "readout": "last",
             "unigram_loss": floor,
+            "trigram_loss": trigram,
             "loss_sum": evaluation.loss_sum.tolist(),
             "num_tokens": evaluation.num_tokens.tolist(),
             "num_bytes": evaluation.num_bytes.tolist(),
@@ -154,10 +161,11 @@ def _evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents") -> None
             f"Remove its folder from the storage to train it again"
         )
     reset_state(run.seed)
-    floors = unigram_floors(_view(at.storage.root, run.shards), lacking)
+    view = _view(at.storage.root, run.shards)
+    floors, trigram = unigram_floors(view, lacking), trigram_floors(at.storage.root, view, lacking)
     model = load_weights(run, arrays, at.device)
     for digest, evaluation in evaluate_all(model, run, lacking, at.device).items():
-        _write_evaluation(run, at, digest, evaluation, floors[digest])
+        _write_evaluation(run, at, digest, evaluation, floors[digest], trigram[digest])
 
 
 def _provenance(at: Workplace, started_at: str) -> dict[str, Any]:

@@ -81,14 +81,20 @@ def _scored_tokens(documents: ValidationDocuments) -> npt.NDArray[np.int64]:
 def unigram_loss(
     documents: ValidationDocuments, weights: Sequence[float], counts: Sequence[npt.NDArray[np.int64]]
 ) -> float:
-    """Loss in nats per token of the recipe's own word counts: the floor a trained model must get under.
-
-    The recipe's distribution is the mixture, at its weights, of the sources' token frequencies, each with half
-    a count added (Jeffreys prior).
-    """
-    mixture = sum(
-        weight * (count + 0.5) / (count.sum() + 0.5 * len(count)) for weight, count in zip(weights, counts, strict=True)
-    )
-    log_probability = np.log(np.asarray(mixture))
+    """Loss in nats per token of the recipe's own word counts: the floor a trained model must get under."""
+    log_probability = np.log(unigram_probabilities(weights, counts))
     total = sum(float(log_probability[tokens[1:]].sum()) for tokens in documents.tokens)
     return -total / float(_scored_tokens(documents).sum())
+
+
+def unigram_probabilities(weights: Sequence[float], counts: Sequence[npt.NDArray[np.int64]]) -> FloatArray:
+    """The mixture, at the recipe's weights, of its sources' token frequencies; [vocabulary].
+
+    Each has half a count added (Jeffreys prior).
+    """
+    return np.asarray(
+        sum(
+            weight * (count + 0.5) / (count.sum() + 0.5 * len(count))
+            for weight, count in zip(weights, counts, strict=True)
+        )
+    )
