@@ -31,9 +31,17 @@ class SourceDraft:
 
 
 def write_tokens(
-    root: Path, documents: Sequence[TokenArray], document_bytes: Sequence[int], vocabulary_size: int, end_of_text: int
+    root: Path,
+    documents: Sequence[TokenArray],
+    document_bytes: Sequence[int],
+    vocabulary_size: int,
+    end_of_text: int,
+    overlap: float = 0.0,
 ) -> str:
-    """Write a token shard and return its digest; `documents` come without the end-of-text token."""
+    """Write a token shard and return its digest; `documents` come without the end-of-text token.
+
+    `overlap`: by how much the windows overlap in which a validation set is scored, as a share.
+    """
     offsets = np.zeros(len(documents) + 1, dtype=np.int64)
     np.cumsum([len(document) + 1 for document in documents], out=offsets[1:])
     tokens = np.empty(int(offsets[-1]), dtype=TOKEN_TYPE)
@@ -46,7 +54,7 @@ def write_tokens(
         "document_bytes.npy": _npy(np.asarray(document_bytes, dtype=np.int64)),
     }
     checksums = {name: sha256(content) for name, content in contents.items()}
-    digest = tokens_digest(checksums, vocabulary_size, end_of_text)
+    digest = tokens_digest(checksums, vocabulary_size, end_of_text, overlap)
     manifest = {
         "kind": "tokens",
         "vocabulary_size": vocabulary_size,
@@ -54,6 +62,7 @@ def write_tokens(
         "documents": len(documents),
         "tokens": len(tokens),
         "bytes": int(sum(document_bytes)),
+        **({"overlap": overlap} if overlap else {}),
     }
     write_sealed(shard_folder(root, digest), contents, manifest)
     return digest

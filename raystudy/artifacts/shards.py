@@ -33,13 +33,17 @@ TOKEN_TYPE = np.dtype("<u2")
 
 @dataclass(frozen=True)
 class TokenShard:
-    """Tokenised documents: `tokens` uint16 [num_tokens], `offsets` int64 [documents + 1], bytes [documents]."""
+    """Tokenised documents: `tokens` uint16 [num_tokens], `offsets` int64 [documents + 1], bytes [documents].
+
+    `overlap`: by how much the windows overlap in which a validation set is scored, as a share.
+    """
 
     digest: str
     vocabulary_size: int
     tokens: TokenArray
     offsets: IntArray
     document_bytes: IntArray
+    overlap: float = 0.0
 
     @property
     def num_documents(self) -> int:
@@ -153,6 +157,7 @@ def open_tokens(root: Path, digest: str, verify: bool = True) -> TokenShard:
         tokens=np.asarray(np.memmap(folder / "tokens.bin", dtype=TOKEN_TYPE, mode="r")),
         offsets=np.load(folder / "documents.npy"),
         document_bytes=np.load(folder / "document_bytes.npy"),
+        overlap=float(manifest.get("overlap", 0.0)),
     )
 
 
@@ -189,7 +194,8 @@ def open_view_parts(root: Path, digest: str) -> list[Selected]:
 def digest_by_manifest(manifest: Mapping[str, Any]) -> str:
     """The digest that the manifest of any kind of shards stands for; raises KeyError or TypeError for another one."""
     if manifest["kind"] == "tokens":
-        return tokens_digest(manifest["files"], manifest["vocabulary_size"], manifest["end_of_text"])
+        about = (manifest["vocabulary_size"], manifest["end_of_text"], manifest.get("overlap", 0.0))
+        return tokens_digest(manifest["files"], *about)
     if manifest["kind"] == "view":
         return view_digest(manifest["sources"], manifest["files"])
     if manifest["kind"] == "items":
@@ -237,9 +243,10 @@ def open_shards(folder: Path, kind: str | None, verify: bool = True) -> dict[str
     return manifest
 
 
-def tokens_digest(checksums: Mapping[str, str], vocabulary_size: int, end_of_text: int) -> str:
+def tokens_digest(checksums: Mapping[str, str], vocabulary_size: int, end_of_text: int, overlap: float = 0.0) -> str:
     """The digest of a token shard whose files have these SHA-256 sums."""
-    return spec_digest({"files": checksums, "vocabulary_size": vocabulary_size, "end_of_text": end_of_text})
+    about = {"files": checksums, "vocabulary_size": vocabulary_size, "end_of_text": end_of_text}
+    return spec_digest({**about, "overlap": overlap} if overlap else about)
 
 
 def items_digest(checksums: Mapping[str, str], vocabulary_size: int) -> str:

@@ -185,4 +185,4 @@ def _documents(root: Path, digest: str) -> "ValidationDocuments":
     from raystudy.train.evaluation import ValidationDocuments
 
     shard: TokenShard = open_tokens(root, digest)
-    return ValidationDocuments(shard.documents(), [int(count) for count in shard.document_bytes])
+    return ValidationDocuments(shard.documents(), [int(count) for count in shard.document_bytes], shard.overlap)
