@@ -92,7 +92,7 @@ def test_scores_of_several_tokenizers_are_compared_in_bits_per_byte_only(tmp_pat
         path.write_text(rows.format(metric, tokenizer))
         assert [row.tokenizer for row in read_score_table(path)] == ["bpe", tokenizer, "other", "other"]
     path.write_text(rows.format("loss", "words"))
-    with pytest.raises(DataError, match="must be bits per byte to be compared.* 'loss' 'a' has tokenizer 'bpe'"):
+    with pytest.raises(DataError, match=r"must be bits per byte to be compared.* 'loss' 'a' has tokenizer 'bpe'"):
         read_score_table(path)
     path.write_text("recipe,score,tokenizer\na,1,bpe\nb,1,\n")
     with pytest.raises(DataError, match="none named"):
