@@ -194,6 +194,7 @@ def _about(state: StudyState, candidate: Scored, metric: str) -> dict[str, Any]:
         "lr_rule": candidate.lr_rule,
         "runs_per_score": scores.runs_per_score or scores.values.shape[1],
         "num_seeds": scores.values.shape[1],
+        **({"direction": "higher-is-better"} if read_metric(metric).is_task else {}),
         "mean_loss": _mean(state.loss(run, metric) for run in chosen),
         "mean_unigram_loss": _mean(state.unigram_loss(run, metric) for run in chosen),
         "guards": guards(state, candidate.runs, metric, candidate.edges),

@@ -13,13 +13,14 @@ from typing import Any
 from raystudy.artifacts.records import Record
 from raystudy.artifacts.study_lock import Lock
 from raystudy.specs.base import digest
+from raystudy.specs.metrics import read_metric
 from raystudy.specs.study import StudySpec
 from raystudy.study.state import StudyState
 from raystudy.study.waves import make_wave
 
 
 def registered_content(study: StudySpec) -> dict[str, Any]:
-    """What a lock covers: primary metric, truth, candidates, contrast, success; JSON-ready, names included."""
+    """What a lock covers: primary metric (and its task), truth, candidates, contrast, success; names included."""
     protocols = {name: protocol.model_dump(mode="json") for name, protocol in study.protocols.items()}
     content = {
         "primary_metric": study.comparison.primary_metric,
@@ -28,6 +29,9 @@ def registered_content(study: StudySpec) -> dict[str, Any]:
         "contrast": study.comparison.contrast,
         "success": study.comparison.success,
     }
+    metric = read_metric(study.comparison.primary_metric)
+    if metric.is_task:
+        content["task"] = study.tasks[metric.chosen].model_dump(mode="json")
     return dict(json.loads(json.dumps(content)))
 
 

@@ -102,6 +102,9 @@ def test_a_study_with_tasks_compares_them_as_scores_that_are_negated_once(small,
     assert -1 < metrics["task/prose/probability"]["mean_loss"] < 0
     assert metrics["task/prose/probability"]["mean_unigram_loss"] is None
     assert metrics["bits-per-byte"]["mean_unigram_loss"] > 1
+    directions = {metric: entry["direction"] for metric, entry in metrics.items()}
+    assert directions["task/prose/accuracy"] == "higher-is-better"
+    assert directions["loss"] == "lower-is-better"
     assert "scores are the negative" in comparison["conventions"]["direction"]
     assert verb("storage", "verify", "--storage", small)[0] == 0
     assert verb("report", "tiny-tasks", "--storage", small)[0] == 0

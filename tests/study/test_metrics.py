@@ -9,6 +9,7 @@ import pytest
 from raystudy.artifacts.records import Record
 from raystudy.specs.metrics import known_metrics, read_metric
 from raystudy.study.comparing import compare_study, guards
+from raystudy.study.preregistration import differences, registered_content
 from raystudy.study.state import StudyInputs, StudyState
 from tests.planted import RECIPES, curved_loss, inputs_of, planted_state, study_spec
 
@@ -132,3 +133,13 @@ def test_a_task_made_from_leaked_text_is_flagged_and_one_from_elsewhere_is_not()
     assert state.leaked_sets("a", "task/own/accuracy") == []
     assert state.leaked_sets("a", "loss/q") == []
     assert state.leaked_sets("a", "loss") == ["p"]
+
+
+def test_a_lock_on_a_tasks_metric_covers_what_the_task_is():
+    quiz = {"kind": "jsonl", "files": ["quiz.jsonl"]}
+    asked = {"primary_metric": "task/quiz/accuracy"}
+    locked = registered_content(study_spec(tasks={"quiz": quiz}, comparison=asked))
+    assert differences(locked, registered_content(study_spec(tasks={"quiz": quiz}, comparison=asked))) == []
+    longer = study_spec(tasks={"quiz": quiz | {"max_items": 3}}, comparison=asked)
+    assert differences(locked, registered_content(longer)) == ["task"]
+    assert "task" not in registered_content(study_spec())
