@@ -14,7 +14,7 @@ from raystudy.artifacts.shards import RecipeView, TokenShard, open_tokens, open_
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.weights import read_weights, write_weights
 from raystudy.errors import RaystudyError, StorageError
-from raystudy.execute.downstream_work import answer_at_end, answer_kept
+from raystudy.execute.downstream_work import answer_at_end, answer_kept, open_items_once
 from raystudy.execute.floor_work import trigram_floors
 from raystudy.specs.run import TrainRun
 
@@ -43,6 +43,8 @@ def make_decoder_run(run: TrainRun, at: Workplace) -> str:
     """Make the run if it has no record, or evaluate its kept weights on new validation sets; returns its status."""
     record = at.storage.runs.read(run.run_id, run=run)
     documents = {digest: _documents(at.storage.root, digest) for digest in at.validation}
+    for digest in at.downstream:
+        open_items_once(at.storage.root, digest)  # what is damaged is told before anything is trained
     if record is not None:
         if record.status == "finished":
             _evaluate_kept(run, at, documents)

@@ -1,5 +1,6 @@
 """Downstream tasks put to a trained decoder: at the end of its run, or later to kept weights, without training."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -72,6 +73,7 @@ def answer(model: "nn.Module", run: TrainRun, shard: ItemShard, device: str) -> 
 
     Raises:
         DataError: the items are those of another vocabulary.
+        RaystudyError: a log-probability is not finite.
     """
     from raystudy.train.downstream import score_continuations
 
@@ -81,14 +83,20 @@ def answer(model: "nn.Module", run: TrainRun, shard: ItemShard, device: str) -> 
             f"{shard.digest} are of {shard.vocabulary_size}. Run the study again with its own tokenizer"
         )
     pairs = [(choice.context, choice.continuation) for item in shard.items for choice in item.choices]
-    scores = iter(score_continuations(model, pairs, run.model.context, device))
+    logs = [score.log_probability for score in score_continuations(model, pairs, run.model.context, device)]
+    if not all(map(math.isfinite, logs)):
+        lost = sum(not math.isfinite(value) for value in logs)
+        raise RaystudyError(
+            f"every choice of a task must have a finite log-probability, but {lost} of {len(logs)} have none by run "
+            f"{run.run_id}: its logits overflow. Lower its learning rate"
+        )
     return {
         "run_id": run.run_id,
         "items": shard.digest,
         "step": run.settings.steps,
         "readout": "last",
         "right": [item.right for item in shard.items],
-        "log_probability": _per_item(shard, [next(scores).log_probability for _ in pairs]),
+        "log_probability": _per_item(shard, logs),
         "characters": [[choice.num_characters for choice in item.choices] for item in shard.items],
     }
 

@@ -7,6 +7,7 @@ every token and `bits-per-byte-byte-weighted` every byte the same. `<loss or bit
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from raystudy.specs.downstream import TASK_METRICS
@@ -48,6 +49,7 @@ class Metric:
         return f"{LOSS}/{self.chosen}" if self.kind == "set" else LOSS
 
 
+@lru_cache(maxsize=1024)
 def read_metric(name: str) -> Metric:
     """The metric called `name`, one of `known_metrics`."""
     for rows, weighted in WEIGHTED.items():

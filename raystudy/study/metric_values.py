@@ -3,6 +3,8 @@
 Knows nothing of which runs a study wants.
 """
 
+import math
+
 import numpy as np
 
 from raystudy.artifacts.records import Record
@@ -37,7 +39,7 @@ def _over_sets(record: Record, rows: str, metric: Metric, inputs: StudyInputs) -
     """The mean over the metric's sets, each set, token or byte counting the same, of the rows called `rows`."""
     names = [name for name in inputs.validation if metric.chosen in ("", name)]
     values = [_on_set(record, rows, metric, name, inputs) for name in names]
-    if not names or any(np.isnan(values)):
+    if not names or any(map(math.isnan, values)):
         return _MISSING
     if metric.kind != "weighted mean":
         return float(np.mean(values))
@@ -58,4 +60,4 @@ def _on_set(record: Record, rows: str, metric: Metric, name: str, inputs: StudyI
     if name not in inputs.sizes:
         return _MISSING
     tokens, size = inputs.sizes[name]
-    return value * tokens / size / float(np.log(2))
+    return value * tokens / size / math.log(2)

@@ -9,7 +9,7 @@ import torch
 
 from raystudy.artifacts.downstream import answers_path, read_answers, task_metrics, write_answers
 from raystudy.artifacts.items import Choice, Item, open_items, write_items
-from raystudy.errors import DamagedError, DataError, StorageError
+from raystudy.errors import DamagedError, DataError, RaystudyError, StorageError
 from raystudy.execute.downstream_work import answer
 from raystudy.specs.downstream import TASK_METRICS
 from raystudy.train.decoder import Decoder
@@ -117,6 +117,12 @@ def test_items_of_another_vocabulary_are_refused(tmp_path):
     shard = open_items(tmp_path, write_items(tmp_path, ITEMS, 8))
     with pytest.raises(DataError, match=r"must be of the model's vocabulary \(64\)"):
         answer(PairModel(64, {}), a_run("x"), shard, "cpu")
+
+
+def test_a_model_whose_logits_overflow_is_told_and_leaves_no_answers(tmp_path):
+    shard = open_items(tmp_path, write_items(tmp_path, ITEMS, 8))
+    with pytest.raises(RaystudyError, match=r"6 of 6 have none by run .* its logits overflow"):
+        answer(PairModel(8, {1: 2, 0: 2}, strength=float("nan")), a_run("x", vocabulary=8), shard, "cpu")
 
 
 def test_items_with_a_changed_byte_are_damaged(tmp_path):

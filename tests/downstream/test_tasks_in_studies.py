@@ -142,7 +142,18 @@ def test_a_new_task_on_a_finished_study_costs_answers_of_kept_weights(small, tmp
     assert {path.name for path in (tmp_path / "new" / "runs").glob("*/tasks/*")} == kept
 
 
-def test_items_that_a_worker_finds_damaged_are_built_anew(small, tmp_path, cli):
+def test_items_that_a_worker_finds_damaged_are_told_to_the_driver_before_anything_is_trained(tmp_path):
+    view, validation = make_shards(tmp_path)
+    digest = write_items(tmp_path, random_items(0), 64)
+    folder = tmp_path / "shards" / digest
+    (folder / "items.npy").write_bytes(b"torn")
+    spec = a_run(view)
+    (report,) = do_task(Task((spec.model_dump_json(),), str(tmp_path), {validation: "v"}, downstream={digest: "quiz"}))
+    assert (report.status, report.damaged) == ("failed", str(folder))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_items_found_damaged_at_a_launch_are_built_anew(small, tmp_path, cli):
     storage = shutil.copytree(small, tmp_path / "storage")
     (folder,) = [path.parent for path in (storage / "shards").glob("*/choices.npy")]
     shutil.rmtree(storage / "runs")
