@@ -43,6 +43,18 @@ def test_every_token_of_a_continuation_is_scored_once_given_what_stands_before_i
         score_continuations(model, [(tokens(), tokens(1))], 4, "cpu")
 
 
+@pytest.mark.gpu
+def test_answers_on_a_gpu_are_those_on_a_cpu_within_rounding():
+    model = Decoder(a_run("x", context=16).model, seed=0)
+    generator = np.random.default_rng(0)
+    draw = [generator.integers(0, 64, size).astype(np.uint16) for size in (1, 3, 9, 30)]
+    pairs = [(before, after) for before in draw for after in draw]
+    on_cpu = score_continuations(model, pairs, 16, "cpu")
+    on_gpu = score_continuations(model.to("cuda"), pairs, 16, "cuda")
+    for one, other in zip(on_cpu, on_gpu, strict=True):
+        assert one.log_probability == pytest.approx(other.log_probability, rel=1e-4)
+
+
 def test_what_of_the_context_does_not_fit_is_cut_from_its_left():
     model = Decoder(a_run("x", context=4).model, seed=0)
     (far,) = score_continuations(model, [(tokens(0, 1, 2, 3, 4, 5), tokens(6, 7))], 4, "cpu")

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+import raystudy
 from raystudy.artifacts.downstream import join_answers
 from raystudy.artifacts.items import Choice, Item, write_items
 from raystudy.artifacts.storage import Storage
@@ -106,6 +107,8 @@ def test_a_study_with_tasks_compares_them_as_scores_that_are_negated_once(small,
     assert directions["task/prose/accuracy"] == "higher-is-better"
     assert directions["loss"] == "lower-is-better"
     assert "scores are the negative" in comparison["conventions"]["direction"]
+    runs = raystudy.load(small / "studies" / "tiny-tasks").runs
+    assert runs["task/prose/accuracy"].between(0, 1).all(), "a person reads them as they are"
     assert verb("storage", "verify", "--storage", small)[0] == 0
     assert verb("report", "tiny-tasks", "--storage", small)[0] == 0
 
