@@ -108,6 +108,8 @@ class RunLedger:
                 if sum(evaluation["num_bytes"]):  # a synthetic set has no text, nor a unigram loss
                     metrics["bits-per-byte", dataset] = loss / math.log(2) / sum(evaluation["num_bytes"])
                     metrics["unigram-loss", dataset] = evaluation["unigram_loss"]
+                    if evaluation.get("trigram_loss") is not None:
+                        metrics["trigram-loss", dataset] = evaluation["trigram_loss"]
         return replace(record, metrics=metrics)
 
     def read_all(self, runs: Mapping[str, Run], validation: Iterable[str] = ()) -> dict[str, Record]:
@@ -152,13 +154,12 @@ class RunLedger:
         except OSError as error:
             raise unreadable(path, error) from error
         except (ValueError, RecursionError) as error:
+            told = f"{path} must be a training curve, but is torn or foreign ({error})"
             if self.mends:
-                self._put_aside(path, seen, f"{path} must be a training curve, but is torn or foreign ({error})")
+                self._put_aside(path, seen, told)
             else:
-                self.damage.append(
-                    f"{path} must be a training curve, but is torn or foreign ({error}); it is left out. "
-                    f"The result beside it is whole: remove the run's folder to make both again"
-                )
+                way_out = "The result beside it is whole: remove the run's folder to make both again"
+                self.damage.append(f"{told}; it is left out. {way_out}")
             return []
 
     def write_evaluation(self, run_id: str, evaluation: Mapping[str, Any]) -> None:

@@ -64,7 +64,9 @@ def _has_weights(storage: Storage, run: WantedRun) -> bool:
 
 def _print_evaluations(num_to_evaluate: int, to_retrain: list[str]) -> None:
     if num_to_evaluate:
-        print(f"{num_to_evaluate} of the missing runs are trained, and lack an evaluation on a validation set")
+        print(
+            f"{num_to_evaluate} of the missing runs are trained, and lack an evaluation on a validation set or a task"
+        )
     if to_retrain:
         print(
             f"{len(to_retrain)} of those would need training again, since their weights are gone: {to_retrain[0]}, ..."

@@ -7,7 +7,7 @@ import datetime
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,8 @@ from raystudy.artifacts.shards import RecipeView, TokenShard, open_tokens, open_
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.weights import read_weights, write_weights
 from raystudy.errors import RaystudyError, StorageError
+from raystudy.execute.downstream_work import answer_at_end, answer_kept, open_items_once
+from raystudy.execute.floor_work import trigram_floors
 from raystudy.specs.run import TrainRun
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 class Workplace:
     """Where a run is made: `validation` maps a set's digest to its name; `about` is in every record's provenance.
 
-    `notes` takes what a person should know of the run, beside its status.
+    `downstream` maps the digest of a downstream task's items to its name. `notes` takes what a person should know of
+    the run, beside its status.
     """
 
     storage: Storage
@@ -39,6 +42,7 @@ class Workplace:
     about: Mapping[str, Any]
     micro_batch_tokens: int | Literal["auto"] = "auto"
     checkpoint_minutes: float | None = None
+    downstream: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -49,9 +53,13 @@ def make_decoder_run(run: TrainRun, at: Workplace) -> tuple[str, bool]:
     """
     record = at.storage.runs.read(run.run_id, run=run)
     documents = {digest: _documents(at.storage.root, digest) for digest in at.validation}
+    for digest in at.downstream:
+        open_items_once(at.storage.root, digest)  # what is damaged is told before anything is trained
     if record is not None:
         if record.status == "finished":
             _evaluate_kept(run, at, documents)
+            again = partial(_train, run, at, documents)
+            answer_kept(run, at.storage, at.downstream, at.device, again)
         return record.status, False
     return _train(run, at, documents), True
 
@@ -74,11 +82,16 @@ def _train(run: TrainRun, at: Workplace, documents: "Documents") -> str:
     runs.write_curve(run.run_id, outcome.curve)
     if outcome.status == "finished":
         write_weights(runs.folder(run.run_id), run.settings.steps, outcome.weights)
+    trigram = trigram_floors(at.storage.root, _view(at.storage.root, run.shards), documents)
     for digest, evaluation in outcome.final.items():
-        _write_evaluation(run, at, digest, evaluation, outcome.unigram[digest])
+        _write_evaluation(run, at, digest, evaluation, outcome.unigram[digest], trigram[digest])
+    metrics, seconds = _metrics(at, outcome, trigram), dict(outcome.seconds)
+    if outcome.status == "finished" and at.downstream:
+        rows, took = answer_at_end(run, at.storage, at.downstream, outcome.weights, at.device)
+        metrics, seconds = metrics + rows, {**seconds, "downstream": took, "total": seconds["total"] + took}
     at.notes.extend([means.checkpoints.note] if means.checkpoints and means.checkpoints.note else [])
     provenance = {**_provenance(at, started_at), **outcome.made, "notes": list(at.notes)}
-    result = _result(run, outcome.status, _metrics(at, outcome), outcome.seconds, provenance)
+    result = _result(run, outcome.status, metrics, seconds, provenance)
     details = {"moved": outcome.moved, "epochs_per_source": outcome.epochs, "data_order": outcome.data_order}
     runs.write_result(run.run_id, {**result, **details, **({"cause": outcome.cause} if outcome.cause else {})})
     remove_checkpoint(runs.folder(run.run_id))
@@ -106,12 +119,14 @@ def _result(
     }
 
 
-def _metrics(at: Workplace, outcome: "Outcome") -> list[dict[str, Any]]:
+def _metrics(at: Workplace, outcome: "Outcome", trigram: Mapping[str, float | None]) -> list[dict[str, Any]]:
     """Rows of name, dataset, value, unit, direction. Losses that are not finite, as of a diverged run, are left out."""
     rows = []
     for digest, name in at.validation.items():
         values = [("initial-loss", outcome.initial[digest].nats_per_token, "nats per token")]
         values.append(("unigram-loss", outcome.unigram[digest], "nats per token"))
+        floor = trigram[digest]
+        values += [] if floor is None else [("trigram-loss", floor, "nats per token")]
         if outcome.status == "finished":
             values.append(("loss", outcome.final[digest].nats_per_token, "nats per token"))
             values.append(("bits-per-byte", outcome.final[digest].bits_per_byte, "bits per byte"))
@@ -130,7 +145,9 @@ def _metrics(at: Workplace, outcome: "Outcome") -> list[dict[str, Any]]:
     return rows
 
 
-def _write_evaluation(run: TrainRun, at: Workplace, digest: str, evaluation: "Evaluation", floor: float) -> None:
+def _write_evaluation(
+    run: TrainRun, at: Workplace, digest: str, evaluation: "Evaluation", floor: float, trigram: float | None
+) -> None:
     at.storage.runs.write_evaluation(
         run.run_id,
         {
@@ -139,6 +156,7 @@ def _write_evaluation(run: TrainRun, at: Workplace, digest: str, evaluation: "Ev
             "step": run.settings.steps,
             "readout": "last",
             "unigram_loss": floor,
+            "trigram_loss": trigram,
             "loss_sum": evaluation.loss_sum.tolist(),
             "num_tokens": evaluation.num_tokens.tolist(),
             "num_bytes": evaluation.num_bytes.tolist(),
@@ -169,7 +187,8 @@ def _evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents") -> None
             f"Remove its folder from the storage to train it again"
         )
     reset_state(run.seed)
-    floors = unigram_floors(_view(at.storage.root, run.shards), lacking)
+    view = _view(at.storage.root, run.shards)
+    floors, trigram = unigram_floors(view, lacking), trigram_floors(at.storage.root, view, lacking)
     model = load_weights(run, arrays, at.device)
     for digest, evaluation in evaluate_all(model, run, lacking, at.device).items():
         if not math.isfinite(evaluation.nats_per_token):
@@ -177,7 +196,7 @@ def _evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents") -> None
                 f"the loss of run {run.run_id} on {at.validation[digest]} must be finite, but is "
                 f"{evaluation.nats_per_token}: its weights are no use there. Leave that validation set out"
             )
-        _write_evaluation(run, at, digest, evaluation, floors[digest])
+        _write_evaluation(run, at, digest, evaluation, floors[digest], trigram[digest])
 
 
 def _provenance(at: Workplace, started_at: str) -> dict[str, Any]:
@@ -197,4 +216,4 @@ def _documents(root: Path, digest: str) -> "ValidationDocuments":
     from raystudy.train.evaluation import ValidationDocuments
 
     shard: TokenShard = open_tokens(root, digest)
-    return ValidationDocuments(shard.documents(), [int(count) for count in shard.document_bytes])
+    return ValidationDocuments(shard.documents(), [int(count) for count in shard.document_bytes], shard.overlap)

@@ -7,11 +7,12 @@ import platform
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from raystudy import __version__
+from raystudy.artifacts.downstream import join_answers, lacking_answers
 from raystudy.artifacts.files import NO_ROOM, unwritable
 from raystudy.artifacts.records import Record
 from raystudy.artifacts.storage import Storage
@@ -27,8 +28,8 @@ from raystudy.specs.run import FeaturesProbe, FeaturesRun, ProbeRun, Run, TrainR
 class Task:
     """The unit that is scheduled: one or more runs, made in order, each leaving a record of its own.
 
-    `runs` are specs as JSON; `validation` maps a set's digest to its name. `recipe` and `model` are names for
-    people; nothing depends on them.
+    `runs` are specs as JSON; `validation` maps a set's digest to its name, `downstream` those of a downstream task's
+    items. `recipe` and `model` are names for people; nothing depends on them.
     """
 
     runs: tuple[str, ...]
@@ -39,6 +40,7 @@ class Task:
     model: str = ""
     micro_batch_tokens: int | Literal["auto"] = "auto"
     checkpoint_minutes: float | None = None
+    downstream: Mapping[str, str] = field(default_factory=dict)
 
     def specs(self) -> list[Run]:
         """The members' specs."""
@@ -86,8 +88,8 @@ def _report(task: Task, run: TrainRun) -> RunReport:
     try:
         storage = Storage(Path(task.storage))
         storage.runs.mends = True
-        at = Workplace(storage, task.validation, task.device, _about(task, {}))
-        at = replace(at, micro_batch_tokens=task.micro_batch_tokens, checkpoint_minutes=task.checkpoint_minutes)
+        means = (task.micro_batch_tokens, task.checkpoint_minutes, task.downstream)
+        at = Workplace(storage, task.validation, task.device, _about(task, {}), *means)
         status, is_made = make_decoder_run(run, at)
     except Exception as error:
         return _failed(run.run_id, error, time.perf_counter() - started)
@@ -142,17 +144,20 @@ def failed_reports(task: Task, cause: str, seconds: float = 0.0) -> list[RunRepo
     reports, share = [], seconds / len(task.runs)
     for run in task.specs():
         record = ledger.read(run.run_id, task.validation)
-        if record is None or not _is_measured(run, record, task.validation):
+        if record is not None:
+            record = join_answers(ledger, {run.run_id: record}, task.downstream)[run.run_id]
+        if record is None or not _is_measured(run, record, task):
             reports.append(RunReport(run.run_id, "failed", seconds=share, cause=cause))
         else:
             reports.append(RunReport(run.run_id, record.status, run.num_tokens, share))
     return reports
 
 
-def _is_measured(run: Run, record: Record, validation: Iterable[str]) -> bool:
+def _is_measured(run: Run, record: Record, task: Task) -> bool:
     if isinstance(run, ProbeRun) or record.status != "finished":
         return True
-    return all(record.metric("loss", dataset) is not None for dataset in validation)
+    has_losses = all(record.metric("loss", dataset) is not None for dataset in task.validation)
+    return has_losses and not lacking_answers(record.metrics, task.downstream)
 
 
 def _about(task: Task, packages: Mapping[str, str]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def extension_price(state: StudyState, slots: int, known: StudyState | None = No
 
 
 def lacking_evaluations(state: StudyState) -> list[WantedRun]:
-    """Runs that finished, but not on all of the study's validation sets: kept weights make that an evaluation."""
+    """Runs that finished, but not on all validation sets and tasks: kept weights make that an evaluation."""
     runs = {run.run_id: run for protocol in protocols_of(state.study).values() for run in protocol.demand(state).runs}
     return [run for run in runs.values() if state.record(run) is not None and not state.is_done(run)]
 

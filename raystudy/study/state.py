@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-import numpy as np
-
+from raystudy.artifacts.downstream import lacking_answers
 from raystudy.artifacts.records import Record
+from raystudy.specs.downstream import DEFAULT_TASK_METRICS, ContinuationTask
 from raystudy.specs.epochs import windows_share
+from raystudy.specs.metrics import LOSS, read_metric, task_metric
 from raystudy.specs.model import training_flops_per_token
 from raystudy.specs.point import Changes, Point, changes_in_words, point_of
 from raystudy.specs.point_settings import settings_at
@@ -32,24 +33,14 @@ from raystudy.specs.run import (
 from raystudy.specs.study import StudyFeatures, StudySpec
 from raystudy.specs.training import SgdSettings, resolve_settings
 from raystudy.study.frozen import FrozenRule
+from raystudy.study.inputs import StudyInputs
+from raystudy.study.metric_values import floor_of, score_of, sets_of
 
-PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, nats per token; a study may name another
+__all__ = ["PRIMARY_METRIC", "StudyInputs", "StudyState", "WantedRun"]
+
+PRIMARY_METRIC = LOSS  # equal-weighted mean over validation sets, nats per token; a study may name another
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class StudyInputs:
-    """Digests that stand for a study's data: shards by recipe, validation sets by name; vocabulary size.
-
-    `leaked`: share of a validation set's documents that a recipe holds too, by recipe and set, where it is too much;
-    None where it was not looked for.
-    """
-
-    shards: Mapping[str, str]
-    validation: Mapping[str, str]
-    vocabulary: int
-    leaked: Mapping[str, Mapping[str, float]] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,13 +133,16 @@ class StudyState:
 
     @property
     def unit(self) -> str:
-        """Unit of every metric."""
-        return "squared error" if self.study.is_synthetic else "nats per token"
+        """Unit of the primary metric."""
+        return "squared error" if self.study.is_synthetic else read_metric(self.primary_metric).unit
 
     @property
     def metrics(self) -> list[str]:
-        """The mean over validation sets, then one metric per set."""
-        return [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]
+        """What is compared: the mean over validation sets, each set, then what the study asks for, tasks last."""
+        sets = [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]
+        of_tasks = [task_metric(task, metric) for task in self.study.tasks for metric in DEFAULT_TASK_METRICS]
+        asked = (self.primary_metric, *self.study.comparison.metrics)
+        return list(dict.fromkeys([*sets, *asked, *of_tasks]))
 
     def want(self, model: str, recipe: str, point: float | Point, seed: int) -> WantedRun:
         """The run of `model` on `recipe` at one point of a search space, or a bare learning rate, and one seed."""
@@ -207,13 +201,14 @@ class StudyState:
         return self.records.get(wanted.run_id)
 
     def is_done(self, wanted: WantedRun) -> bool:
-        """Whether the run has ended and, if it finished, is evaluated on all the study's validation sets."""
+        """Whether the run has ended and, if it finished, is evaluated on all the study's validation sets and tasks."""
         record = self.record(wanted)
         if record is None:
             return False
         if isinstance(wanted.run, ProbeRun):
             return True
-        return record.status != "finished" or self._has_losses(record)
+        has_answers = not lacking_answers(record.metrics, self.inputs.tasks.values())
+        return record.status != "finished" or (self._has_losses(record) and has_answers)
 
     def _has_losses(self, record: Record) -> bool:
         losses = [record.metric("loss", digest) for digest in self.inputs.validation.values()]
@@ -231,20 +226,28 @@ class StudyState:
             return float("nan")
         if record.status == "diverged":
             return float("inf")
-        return self._value(record, "loss", metric)
+        return score_of(record, metric, self.inputs)
+
+    def value(self, wanted: WantedRun, metric: str) -> float:
+        """The metric as a record gives it, in its own direction: an accuracy is positive."""
+        score = self.loss(wanted, metric)
+        return -score if read_metric(metric).is_task else score
 
     def leaked_sets(self, recipe: str, metric: str) -> list[str]:
-        """Validation sets behind `metric` of which the recipe holds text."""
-        chosen = metric.partition("/")[2]
-        return [name for name in (self.inputs.leaked or {}).get(recipe, {}) if chosen in ("", name)]
+        """Validation sets behind `metric`, a task made from one too, of which the recipe holds text."""
+        sets, task = sets_of(metric, self.inputs), self.study.tasks.get(read_metric(metric).chosen)
+        if read_metric(metric).is_task and isinstance(task, ContinuationTask):
+            sets = [task.validation]
+        return [name for name in (self.inputs.leaked or {}).get(recipe, {}) if name in sets]
 
     def unigram_loss(self, wanted: WantedRun, metric: str) -> float:
-        """The unigram floor of the run's recipe; NaN where it is not known."""
-        record = self.record(wanted)
-        return float("nan") if record is None else self._value(record, "unigram-loss", metric)
+        """The unigram floor of the run's recipe in the metric's unit; NaN where it is not known, and of a task."""
+        return self._floor(wanted, metric, "unigram-loss")
 
-    def _value(self, record: Record, name: str, metric: str) -> float:
-        chosen = metric.partition("/")[2]
-        digests = [d for n, d in self.inputs.validation.items() if chosen in ("", n)]
-        values = [record.metric(name, digest) for digest in digests]
-        return float("nan") if any(v is None for v in values) else float(np.mean([v for v in values if v is not None]))
+    def trigram_loss(self, wanted: WantedRun, metric: str) -> float:
+        """The trigram floor of the run's recipe, as `unigram_loss`."""
+        return self._floor(wanted, metric, "trigram-loss")
+
+    def _floor(self, wanted: WantedRun, metric: str, rows: str) -> float:
+        record = self.record(wanted)
+        return float("nan") if record is None else floor_of(record, metric, self.inputs, rows)
