@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raystudy.artifacts.records import Record
+from raystudy.artifacts.results import Record
 from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import StudySpec
 from raystudy.study.state import StudyInputs, StudyState

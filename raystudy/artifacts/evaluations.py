@@ -7,7 +7,7 @@ Weights that are not finite, or that have not trained, have no losses: their eva
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from raystudy.errors import StorageError
 from raystudy.specs.base import canonical_json, digest
+from raystudy.specs.downstream import TASK_METRICS
 from raystudy.specs.reading import Reading, Readout
 
 EVALUATION_FORMAT = "raystudy-evaluation/1"
 LAST = "last"  # the read-out of the weights as they are
 COLUMNS = ("loss_sum", "num_tokens", "num_bytes")
+_ANSWERED = next(iter(TASK_METRICS))  # all that answers give are there, or none
 _READOUT: TypeAdapter[Readout] = TypeAdapter(Readout)
 
 
@@ -63,7 +65,14 @@ def evaluated_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     metrics = {"loss": loss / tokens}
     if num_bytes:  # a synthetic set has no text, nor a unigram loss
         metrics |= {"bits-per-byte": loss / math.log(2) / num_bytes, "unigram-loss": evaluation["unigram_loss"]}
+        trigram = evaluation.get("trigram_loss")
+        metrics |= {} if trigram is None else {"trigram-loss": trigram}
     return metrics
+
+
+def lacking_answers(metrics: Mapping[tuple[str, str], float], tasks: Iterable[str]) -> list[str]:
+    """Of the items `tasks` (digests), those that weights with these metrics have not answered."""
+    return [items for items in tasks if (_ANSWERED, items) not in metrics]
 
 
 def check_evaluation(run_id: str, validation: str, reading: Reading, value: Any, path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def remove_leftovers(root: Path, study_folder: Path, run_ids: Iterable[str]) -> 
     """Remove what is left over in the places a launch of these runs writes to; how many there were."""
     runs = [root / "runs" / run_id for run_id in run_ids]
     folders = [study_folder, root / "shards", root / "built", *runs]
-    folders += [folder / below for folder in runs for below in ("eval", "attempts")]
+    folders += [folder / below for folder in runs for below in ("eval", "tasks", "attempts")]
     for folder in runs:
         if checkpoint_path(folder).exists() and (folder / "result.json").exists():
             remove_checkpoint(folder)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from raystudy.artifacts.downstream import answers_problem
 from raystudy.artifacts.evaluations import evaluation_problem
-from raystudy.artifacts.records import Record, parse_result
+from raystudy.artifacts.results import Record, parse_result
 from raystudy.artifacts.study_lock import parse_lock
 from raystudy.errors import DataError, StorageError
 from raystudy.specs.base import canonical_json
@@ -32,6 +33,7 @@ EXPORT_FORMAT = "raystudy-export/1"
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _TEXTS = ("run_id", "status", "spec", "result", "curve")
 _LISTS = ("evaluations", "attempts")
+_ANSWERS = "answers"  # to downstream tasks; exports made before there were any have no such column
 _METADATA = ("format", "study", "study_text", "lock", "frozen")
 
 
@@ -44,6 +46,7 @@ class ExportedRun:
     evaluations: Sequence[Mapping[str, Any]]
     curve: Sequence[Mapping[str, Any]]
     attempts: Sequence[Mapping[str, Any]]
+    answers: Sequence[Mapping[str, Any]] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,7 +76,7 @@ def write_export(export: Export, version: str) -> bytes:
 
     rows = [_row(run) for run in export.runs]
     text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
-    types = [(name, text) for name in _TEXTS] + [(name, texts) for name in _LISTS]
+    types = [(name, text) for name in _TEXTS] + [(name, texts) for name in (*_LISTS, _ANSWERS)]
     types += [("recipe", text), ("model", text), ("lr", pyarrow.float64()), ("seed", pyarrow.int64())]
     metadata = {
         "raystudy.format": EXPORT_FORMAT,
@@ -98,6 +101,7 @@ def _row(run: ExportedRun) -> dict[str, Any]:
         "curve": "".join(_json(row) + "\n" for row in run.curve),
         "evaluations": [_json(evaluation) for evaluation in run.evaluations],
         "attempts": [_json(attempt) for attempt in run.attempts],
+        _ANSWERS: [_json(answers) for answers in run.answers],
         **run.about,
     }
 
@@ -131,7 +135,8 @@ def read_export(path: Path) -> Export:
             parse_lock(lock, f"{path}: the lock")
     except StorageError as error:
         raise DataError(str(error)) from error
-    rows = table.select([*_TEXTS, *_LISTS]).to_pylist()
+    optional = [_ANSWERS] if _ANSWERS in table.column_names else []
+    rows = table.select([*_TEXTS, *_LISTS, *optional]).to_pylist()
     runs = [_exported_run(path, number, row) for number, row in enumerate(rows, start=1)]
     if len({run.record.run_id for run in runs}) < len(runs):
         raise DataError(f"{path}: every run must occur once, but one occurs again. Make the export anew")
@@ -175,7 +180,7 @@ def _check_study(path: Path, study: Any) -> None:
     try:
         spec = StudySpec.model_validate_json(json.dumps(study["study"]))
         inputs = study["inputs"]
-        digests = [*inputs["shards"].values(), *inputs["validation"].values()]
+        digests = [*inputs["shards"].values(), *inputs["validation"].values(), *inputs.get("tasks", {}).values()]
         named = set(inputs["shards"]) == {recipe.name for recipe in spec.all_recipes}
         int(inputs["vocabulary"])
         shares = [share for held in (inputs.get("leaked") or {}).values() for share in held.values()]
@@ -218,10 +223,13 @@ def _exported_run(path: Path, number: int, row: Mapping[str, Any]) -> ExportedRu
     evaluations = [_parse(path, f"an evaluation of record {number}", text) for text in row["evaluations"]]
     for problem in filter(None, (evaluation_problem(value, run.run_id) for value in evaluations)):
         raise DataError(f"{where}: an evaluation is wrong: {problem}")
+    answers = [_parse(path, f"answers of record {number}", text) for text in row.get(_ANSWERS) or ()]
+    for problem in filter(None, (answers_problem(value, run.run_id) for value in answers)):
+        raise DataError(f"{where}: answers to a task are wrong: {problem}")
     curve = [_parse(path, f"the curve of record {number}", line) for line in row["curve"].splitlines()]
     attempts = [_parse(path, f"an attempt of record {number}", text) for text in row["attempts"]]
     if not all(isinstance(value, dict) for value in (*curve, *attempts)):
         raise DataError(f"{where}: curve and attempts must hold JSON objects, but do not")
     if not all(isinstance(value, int | float | None) for line in curve for value in line.values()):
         raise DataError(f"{where}: the curve must hold numbers, but does not")
-    return ExportedRun(run, record, evaluations, curve, attempts)
+    return ExportedRun(run, record, evaluations, curve, attempts, answers)

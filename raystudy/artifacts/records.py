@@ -14,62 +14,25 @@ moves it aside, so that it can be made anew.
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.damage import Look, look, set_aside
 from raystudy.artifacts.evaluations import (
     check_evaluation,
-    check_format,
     evaluated_metrics,
     evaluation_digest,
     evaluation_file,
     reading_of,
 )
 from raystudy.artifacts.files import json_files, names_in, read_json, unreadable, write_bytes, write_json
+from raystudy.artifacts.results import RESULT_FORMAT, Readings, Record, check_spec, parse_result
 from raystudy.artifacts.weights import weights_path
 from raystudy.errors import StorageError, UnreadableError
 from raystudy.specs.base import canonical_json
 from raystudy.specs.reading import Reading, Readout
-from raystudy.specs.run import Run, read_run
-
-RESULT_FORMAT = "raystudy-run/1"
-Readings = Iterable[Reading]
-DONE = ("finished", "diverged", "out-of-memory")  # a failed run is never done
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a run left behind. `metrics` maps (name, dataset) to a value; dataset is a validation set's digest.
-
-    `readings` holds the same for other weights than the last, as far as they were asked for and are evaluated.
-    """
-
-    run_id: str
-    status: str
-    metrics: Mapping[tuple[str, str], float]
-    result: Mapping[str, Any]
-    readings: Mapping[Reading, Mapping[tuple[str, str], float]] = field(default_factory=dict)
-
-    def metric(self, name: str, dataset: str, reading: Reading | None = None) -> float | None:
-        """One metric of the last weights, or of a reading; None when that was not evaluated on `dataset`."""
-        metrics = self.metrics if reading is None else self.readings.get(reading, {})
-        return metrics.get((name, dataset))
-
-    def is_measured(self, validation: Iterable[str], steps: int, readings: Readings = (), *, last: bool = True) -> bool:
-        """Whether the run, of `steps` steps, has all these losses, the `last` too: of a diverged one those before."""
-        if self.status == "out-of-memory":
-            return True
-        is_finished = self.status == "finished"
-        asked = [None] * (is_finished and last) + [r for r in readings if is_finished or r.step < steps]
-        losses = [self.metric("loss", dataset, reading) for reading in asked for dataset in validation]
-        return all(loss is not None and not math.isnan(loss) for loss in losses)
-
-    @property
-    def device_seconds(self) -> float:
-        """Wall time of the run on its device."""
-        return float(self.result["seconds"]["total"])
+from raystudy.specs.run import Run
 
 
 class RunLedger:
@@ -103,7 +66,7 @@ class RunLedger:
             result = read_json(path)
             record = None if result is None else parse_result(run_id, result, path)
             if record is not None and run is not None:
-                _check_spec(record, run, path)
+                check_spec(record, run, path)
         except UnreadableError:
             raise
         except StorageError as error:
@@ -180,13 +143,12 @@ class RunLedger:
         except OSError as error:
             raise unreadable(path, error) from error
         except (ValueError, RecursionError) as error:
+            told = f"{path} must be a training curve, but is torn or foreign ({error})"
             if self.mends:
-                self._put_aside(path, seen, f"{path} must be a training curve, but is torn or foreign ({error})")
+                self._put_aside(path, seen, told)
             else:
-                self.damage.append(
-                    f"{path} must be a training curve, but is torn or foreign ({error}); it is left out. "
-                    f"The result beside it is whole: remove the run's folder to make both again"
-                )
+                way_out = "The result beside it is whole: remove the run's folder to make both again"
+                self.damage.append(f"{told}; it is left out. {way_out}")
             return []
 
     def write_evaluation(self, run_id: str, evaluation: Mapping[str, Any]) -> None:
@@ -263,34 +225,3 @@ def _curve_row(line: str) -> dict[str, float | None]:
     if not isinstance(row, dict):
         raise ValueError(f"a row is a {type(row).__name__}")
     return row
-
-
-def _check_spec(record: Record, run: Run, path: Path) -> None:
-    """Raises StorageError unless the result's spec is that of `run`."""
-    spec = record.result.get("spec")
-    # Written by this version the two are equal, which is a tenth of the work; fields added since have defaults.
-    if spec == run.model_dump(mode="json"):
-        return
-    try:
-        found = read_run(json.dumps(spec)).run_id
-    except ValueError as error:
-        raise StorageError(f"{path} must hold the spec of run {run.run_id}, but holds no spec") from error
-    if found != run.run_id:
-        raise StorageError(f"{path} must hold the result of run {run.run_id}, but its spec is that of run {found}")
-
-
-def parse_result(run_id: str, result: Any, path: object) -> Record:
-    """Check a result, which came from the place `path`; raises StorageError with what is wrong."""
-    check_format(result, RESULT_FORMAT, "a result", path)
-    if result.get("run_id") != run_id:
-        raise StorageError(f"{path} must hold the result of run {run_id}, but holds that of {result.get('run_id')!r}")
-    if result.get("status") not in DONE:
-        raise StorageError(f"{path} must have a status of {', '.join(DONE)}, but has {result.get('status')!r}")
-    try:
-        metrics = {(row["name"], row["dataset"]): float(row["value"]) for row in result["metrics"]}
-        float(result["seconds"]["total"])
-        if not isinstance(result["spec"], dict):
-            raise TypeError("its spec is no object")
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{path} must hold metrics and seconds, but is damaged ({error!r})") from error
-    return Record(run_id, result["status"], metrics, result)

@@ -17,20 +17,22 @@ from typing import Any
 
 from raystudy.errors import DataError
 
-COLUMNS = ("recipe", "protocol", "score", "seed", "metric")
+COLUMNS = ("recipe", "protocol", "score", "seed", "metric", "tokenizer")
+_ANY_TOKENIZER = "bits-per-byte"  # the metrics whose name begins so mean the same whatever cuts the text into tokens
 _PARQUET_MAGIC = b"PAR1"
 _MOST_BYTES = 2_000_000_000  # a table is read whole; 2 GB is far more than scores take
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score; `protocol`, `seed` and `metric` are None where the table has no such column."""
+    """One score; `protocol`, `seed`, `metric` and `tokenizer` are None where the table has no such column."""
 
     recipe: str
     score: float
     protocol: str | None
     seed: str | None
     metric: str | None
+    tokenizer: str | None = None
 
 
 def read_score_table(
@@ -43,7 +45,7 @@ def read_score_table(
 
     Raises:
         DataError: the file cannot be read as a table, lacks a column, has no rows, leaves a name empty, repeats a
-            row, or holds a score that is not a finite number.
+            row, holds a score that is not a finite number, or holds scores per token of several tokenizers.
     """
     data = _bytes_of(path)
     is_parquet = data.startswith(_PARQUET_MAGIC) or path.suffix.lower() in (".parquet", ".pq")
@@ -60,7 +62,22 @@ def read_score_table(
         rows.append(row)
     if not rows:
         raise DataError(f"{path} must have rows, but has a header only")
+    _check_tokenizers(path, rows)
     return rows
+
+
+def _check_tokenizers(path: Path, rows: Sequence[ScoreRow]) -> None:
+    """Raises DataError where one protocol has scores of several tokenizers that only bits per byte could compare."""
+    first: dict[tuple[str | None, str | None], ScoreRow] = {}
+    for row in rows:
+        there = first.setdefault((row.protocol, row.metric), row)
+        if row.tokenizer != there.tokenizer and not (row.metric or "").startswith(_ANY_TOKENIZER):
+            raise DataError(
+                f"{path}: scores of different tokenizers must be bits per byte to be compared, but of the metric "
+                f"{row.metric or '(none named)'!r} {there.recipe!r} has tokenizer {there.tokenizer!r} and "
+                f"{row.recipe!r} has {row.tokenizer!r}. Give bits per byte, in rows whose metric is called "
+                f"{_ANY_TOKENIZER!r} or begins so"
+            )
 
 
 def table_checksum(path: Path) -> str:
@@ -164,14 +181,19 @@ def _lacking(path: Path, noun: str, name: str, header: Sequence[str]) -> str:
 def _row(where: str, cells: Mapping[str, Any]) -> ScoreRow:
     names = {noun: _name(where, noun, cells[noun]) for noun in cells if noun != "score"}
     return ScoreRow(
-        names["recipe"], _score(where, cells["score"]), names.get("protocol"), names.get("seed"), names.get("metric")
+        recipe=names["recipe"],
+        score=_score(where, cells["score"]),
+        protocol=names.get("protocol"),
+        seed=names.get("seed"),
+        metric=names.get("metric"),
+        tokenizer=names.get("tokenizer") or None,
     )
 
 
 def _name(where: str, noun: str, cell: Any) -> str:
     text = "" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else str(cell).strip()
     # A protocol without seeds may stand beside one with seeds.
-    if not text and noun != "seed":
+    if not text and noun not in ("seed", "tokenizer"):
         raise DataError(f"{where}: every row must name its {noun}, but the cell is empty")
     return text
 

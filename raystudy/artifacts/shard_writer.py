@@ -33,9 +33,16 @@ class SourceDraft:
 
 
 def write_tokens(
-    root: Path, documents: Sequence[TokenArray], document_bytes: Sequence[int], vocabulary_size: int, end_of_text: int
+    root: Path,
+    documents: Sequence[TokenArray],
+    document_bytes: Sequence[int],
+    vocabulary_size: int,
+    end_of_text: int,
+    overlap: float = 0.0,
 ) -> str:
     """Write a token shard and return its digest; `documents` come without the end-of-text token.
+
+    `overlap`: by how much the windows overlap in which a validation set is scored, as a share.
 
     Raises:
         DataError: the vocabulary has ids that the shard's type of number cannot hold.
@@ -57,7 +64,7 @@ def write_tokens(
         "document_bytes.npy": _npy(np.asarray(document_bytes, dtype=np.int64)),
     }
     checksums = {name: sha256(content) for name, content in contents.items()}
-    digest = tokens_digest(checksums, vocabulary_size, end_of_text)
+    digest = tokens_digest(checksums, vocabulary_size, end_of_text, overlap)
     manifest = {
         "kind": "tokens",
         "vocabulary_size": vocabulary_size,
@@ -65,6 +72,7 @@ def write_tokens(
         "documents": len(documents),
         "tokens": len(tokens),
         "bytes": int(sum(document_bytes)),
+        **({"overlap": overlap} if overlap else {}),
     }
     write_sealed(shard_folder(root, digest), contents, manifest)
     return digest

@@ -12,7 +12,7 @@
 A digest covers what determines training, never a name. Knows nothing of text, tokenizers or models.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,17 @@ TOKEN_TYPE = np.dtype("<u2")
 
 @dataclass(frozen=True)
 class TokenShard:
-    """Tokenised documents: `tokens` uint16 [num_tokens], `offsets` int64 [documents + 1], bytes [documents]."""
+    """Tokenised documents: `tokens` uint16 [num_tokens], `offsets` int64 [documents + 1], bytes [documents].
+
+    `overlap`: by how much the windows overlap in which a validation set is scored, as a share.
+    """
 
     digest: str
     vocabulary_size: int
     tokens: TokenArray
     offsets: IntArray
     document_bytes: IntArray
+    overlap: float = 0.0
 
     @property
     def num_documents(self) -> int:
@@ -76,6 +80,7 @@ class ViewSource:
         self.name: str = row["name"]
         self.weight: float = row["weight"]
         self.unigram_counts = unigram_counts
+        self._parts = parts
         lengths = np.concatenate([part.shard.document_tokens[part.kept] for part in parts])
         ends = np.cumsum(lengths)
         self.num_documents = len(lengths)
@@ -85,6 +90,15 @@ class ViewSource:
         self._shifts = np.concatenate([part.shard.offsets[part.kept] for part in parts]) - (ends - lengths)
         self._part_ends = ends[np.cumsum([len(part.kept) for part in parts]) - 1]
         self._tokens = [part.shard.tokens for part in parts]
+
+    def chunks(self, num_tokens: int) -> Iterator[tuple[TokenArray, IntArray]]:
+        """All its documents, whole, some `num_tokens` tokens at a time: their tokens, and the length of each."""
+        for part in self._parts:
+            lengths = part.shard.document_tokens[part.kept]
+            cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // num_tokens)) + 1
+            for own, size in zip(np.split(part.kept, cuts), np.split(lengths, cuts), strict=True):
+                shifts = part.shard.offsets[own] - (np.cumsum(size) - size)
+                yield part.shard.tokens[np.arange(size.sum()) + np.repeat(shifts, size)], size
 
     def windows(self, context: int) -> int:
         """How many windows of context + 1 tokens, `context` apart, the source holds.
@@ -142,13 +156,14 @@ def open_tokens(root: Path, digest: str, verify: bool = True) -> TokenShard:
         DataError: it is missing or damaged; with `verify` every file's SHA-256 is compared, once per process.
     """
     folder = shard_folder(root, digest)
-    manifest = _open(folder, "tokens", verify)
+    manifest = open_shards(folder, "tokens", verify)
     return TokenShard(
         digest=digest,
         vocabulary_size=int(manifest["vocabulary_size"]),
         tokens=np.asarray(np.memmap(folder / "tokens.bin", dtype=TOKEN_TYPE, mode="r")),
         offsets=np.load(folder / "documents.npy"),
         document_bytes=np.load(folder / "document_bytes.npy"),
+        overlap=float(manifest.get("overlap", 0.0)),
     )
 
 
@@ -159,7 +174,7 @@ def open_view(root: Path, digest: str, verify: bool = True) -> RecipeView:
         DataError: it, or a token shard it reads, is missing or damaged.
     """
     folder = shard_folder(root, digest)
-    manifest = _open(folder, "view", verify)
+    manifest = open_shards(folder, "view", verify)
     shards: dict[str, TokenShard] = {}
     sources = []
     for row in manifest["sources"]:
@@ -178,7 +193,7 @@ def open_view_parts(root: Path, digest: str) -> list[Selected]:
         DataError: it, or a token shard it reads, is missing.
     """
     folder = shard_folder(root, digest)
-    parts = [part for row in _open(folder, "view", verify=False)["sources"] for part in row["parts"]]
+    parts = [part for row in open_shards(folder, "view", verify=False)["sources"] for part in row["parts"]]
     return [Selected(open_tokens(root, part["shard"], verify=False), np.load(folder / part["kept"])) for part in parts]
 
 
@@ -197,17 +212,30 @@ def source_sizes(root: Path, digest: str) -> list[SourceSize]:
     Raises:
         DataError: it is missing, or its manifest is not what was written.
     """
-    rows = _open(shard_folder(root, digest), "view", verify=False)["sources"]
+    rows = open_shards(shard_folder(root, digest), "view", verify=False)["sources"]
     return [SourceSize(row["name"], row["weight"], row["tokens"]) for row in rows]
 
 
 def digest_by_manifest(manifest: Mapping[str, Any]) -> str:
     """The digest that the manifest of any kind of shards stands for; raises KeyError or TypeError for another one."""
     if manifest["kind"] == "tokens":
-        return tokens_digest(manifest["files"], manifest["vocabulary_size"], manifest["end_of_text"])
+        about = (manifest["vocabulary_size"], manifest["end_of_text"], manifest.get("overlap", 0.0))
+        return tokens_digest(manifest["files"], *about)
     if manifest["kind"] == "view":
         return view_digest(manifest["sources"], manifest["files"])
+    if manifest["kind"] == "items":
+        return items_digest(manifest["files"], manifest["vocabulary_size"])
     return spec_digest(manifest["data"])  # synthetic: the data's spec is all there is
+
+
+def tokens_size(root: Path, digest: str) -> tuple[int, int]:
+    """Of the token shard called `digest`: its tokens without those that begin documents, and its bytes of text.
+
+    Raises:
+        DamagedError: it is missing, or its manifest is not what was written.
+    """
+    manifest = open_shards(shard_folder(root, digest), "tokens", verify=False)
+    return int(manifest["tokens"]) - int(manifest["documents"]), int(manifest["bytes"])
 
 
 def shard_folder(root: Path, digest: str) -> Path:
@@ -221,11 +249,11 @@ def shards_read_by(root: Path, digest: str) -> list[str]:
     Raises:
         DamagedError: there is no such folder, or its manifest is not what was written.
     """
-    sources = _open(shard_folder(root, digest), None, verify=False).get("sources", ())
+    sources = open_shards(shard_folder(root, digest), None, verify=False).get("sources", ())
     return [part["shard"] for source in sources for part in source["parts"]]
 
 
-def _open(folder: Path, kind: str | None, verify: bool) -> dict[str, Any]:
+def open_shards(folder: Path, kind: str | None, verify: bool = True) -> dict[str, Any]:
     """The manifest, once it is seen to be of the folder's digest and, unless None, of this kind."""
     manifest = open_sealed(folder, verify)
     found = manifest.get("kind")
@@ -240,9 +268,15 @@ def _open(folder: Path, kind: str | None, verify: bool) -> dict[str, Any]:
     return manifest
 
 
-def tokens_digest(checksums: Mapping[str, str], vocabulary_size: int, end_of_text: int) -> str:
+def tokens_digest(checksums: Mapping[str, str], vocabulary_size: int, end_of_text: int, overlap: float = 0.0) -> str:
     """The digest of a token shard whose files have these SHA-256 sums."""
-    return spec_digest({"files": checksums, "vocabulary_size": vocabulary_size, "end_of_text": end_of_text})
+    about = {"files": checksums, "vocabulary_size": vocabulary_size, "end_of_text": end_of_text}
+    return spec_digest({**about, "overlap": overlap} if overlap else about)
+
+
+def items_digest(checksums: Mapping[str, str], vocabulary_size: int) -> str:
+    """The digest of a downstream task's items whose files have these SHA-256 sums."""
+    return spec_digest({"items": checksums, "vocabulary_size": vocabulary_size})
 
 
 def view_digest(rows: Sequence[Mapping[str, Any]], checksums: Mapping[str, str]) -> str:

@@ -20,17 +20,18 @@ _HEX = "[0-9a-f]{32}"
 _TORN = rf"\.writing-([0-9a-f]{{8}}-[0-9]+|removed)-{_HEX}|\.aside-{_HEX}"
 _LEFT_OVER = re.compile(rf"{_TORN}|{_HEX}(\.json)?\.bad-[0-9]+")  # torn writes, and what was kept aside
 _LEFT_OVER_INSIDE = re.compile(rf"{_TORN}|[A-Za-z0-9-]+\.(json|jsonl|safetensors)\.bad-[0-9]+")
-_KINDS = {"shards": "shards", "built": "pointers", "runs": "runs", "studies": "studies"}
+_KINDS = {"shards": "shards", "built": "pointers", "floors": "floors", "runs": "runs", "studies": "studies"}
 _NAMES = {
     "shards": re.compile(_HEX),
     "pointers": re.compile(rf"{_HEX}\.json"),
+    "floors": re.compile(_HEX),
     "runs": re.compile(_HEX),
     "studies": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"),
 }
 _HOLDS = {  # one of these, or nothing at all
     "runs": re.compile(
         r"(spec|result)\.json|curve\.jsonl|(weights-[0-9]+(-[0-9a-f]{16})?|branch-[0-9]+|checkpoint)\.safetensors"
-        r"|eval|attempts"
+        r"|eval|tasks|attempts"
     ),
     "studies": re.compile(r"(study|lock|frozen|progress|comparison)\.json|study\.yaml|report\.html|driver"),
 }
@@ -38,10 +39,10 @@ _HOLDS = {  # one of these, or nothing at all
 
 @dataclass(frozen=True)
 class Item:
-    """A folder or file with one use. `kind`: shards, pointers, runs, studies, left-over or foreign.
+    """A folder or file with one use. `kind`: shards, pointers, floors, runs, studies, left-over or foreign.
 
-    `name` is a digest, a run id or a folder's name. `parts` are the bytes by kind of content, what is left over not
-    counted.
+    `name` is a digest (of floors their recipe's), a run id or a folder's name. `parts` are the bytes by kind of
+    content, what is left over not counted.
     """
 
     kind: str
@@ -130,7 +131,7 @@ def _size(path: Path) -> int:
 def _part(kind: str, file: Path) -> str:
     if kind != "runs":
         return kind
-    if file.parent.name == "eval":
+    if file.parent.name in ("eval", "tasks"):
         return "evaluations"
     if file.name.startswith(("weights-", "branch-")):
         return "weights"

@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from raystudy.artifacts.downstream import answers_digest, answers_problem, task_metrics
 from raystudy.artifacts.evaluations import evaluated_metrics, evaluation_digest, evaluation_problem, reading_of
 from raystudy.artifacts.files import read_json
-from raystudy.artifacts.records import Record, parse_result
+from raystudy.artifacts.results import Record, parse_result
 from raystudy.artifacts.sealed import open_sealed
 from raystudy.artifacts.shards import digest_by_manifest, shard_folder
 from raystudy.artifacts.storage import Storage, StudyFolder
@@ -102,7 +103,10 @@ def _run(storage: Storage, item: Item, found: Verification) -> None:
     evaluations = sorted((item.path / "eval").glob("*.json"))
     for path in evaluations:
         _attempt(found, path, lambda path=path: _evaluation(item, path, record))  # type: ignore[misc]
-    found.checked["evaluations"] += len(evaluations)
+    answers = sorted((item.path / "tasks").glob("*.json"))
+    for path in answers:
+        _attempt(found, path, lambda path=path: _answers(item, path, record))  # type: ignore[misc]
+    found.checked["evaluations"] += len(evaluations) + len(answers)
     for path in sorted((*item.path.glob("weights-*.safetensors"), *item.path.glob("branch-*.safetensors"))):
         _attempt(found, path, lambda path=path: _weights(path))  # type: ignore[misc]
         found.checked["weights"] += 1
@@ -136,6 +140,20 @@ def _evaluation(item: Item, path: Path, record: list[Record]) -> None:
         loss = evaluated_metrics(value)["loss"]
         if not math.isclose(loss, final, rel_tol=_SUMS_AGREE) and _is_last(record[0], reading_of(value)):
             problem = f"its sums give a loss of {loss!r}, the result says {final!r}"
+    if problem is not None:
+        raise StorageError(f"{path}: {problem}")
+
+
+def _answers(item: Item, path: Path, record: list[Record]) -> None:
+    value = read_json(path)
+    problem = answers_problem(value, item.name)
+    if problem is None and path.stem != answers_digest(value["items"], reading_of(value)):
+        problem = "its name is not that of its items, step and read-out"
+    if problem is None and record and _is_last(record[0], reading_of(value)):
+        for name, measured in task_metrics(value).items():
+            final = record[0].metric(name, value["items"])
+            if final is not None and not math.isclose(measured, final, rel_tol=_SUMS_AGREE, abs_tol=_SUMS_AGREE):
+                problem = f"its answers give {name} {measured!r}, the result says {final!r}"
     if problem is not None:
         raise StorageError(f"{path}: {problem}")
 

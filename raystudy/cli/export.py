@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from raystudy import __version__
+from raystudy.artifacts.downstream import read_all_answers
 from raystudy.artifacts.files import read_json
 from raystudy.artifacts.parquet import Export, ExportedRun, write_export
 from raystudy.artifacts.storage import folder_name
@@ -53,7 +54,8 @@ def collect(results: StudyResults) -> Export:
             continue
         about = {"recipe": wanted.recipe, "model": wanted.model, "lr": wanted.lr, "seed": wanted.seed}
         evaluations, attempts = ledger.read_evaluations(run_id), ledger.read_attempts(run_id)
-        runs.append(ExportedRun(wanted.run, record, evaluations, ledger.read_curve(run_id), attempts, about))
+        answers, curve = read_all_answers(ledger, run_id), ledger.read_curve(run_id)
+        runs.append(ExportedRun(wanted.run, record, evaluations, curve, attempts, answers, about))
     text = results.folder.path / "study.yaml"
     return Export(
         study=dict(json.loads((results.folder.path / "study.json").read_bytes())),

@@ -4,6 +4,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from raystudy.artifacts.downstream import mended_answers, write_answers
 from raystudy.artifacts.evaluations import reading_of
 from raystudy.artifacts.files import read_json, write_bytes, write_json
 from raystudy.artifacts.parquet import Export, ExportedRun, read_export
@@ -107,6 +108,9 @@ def _write_evaluations(ledger: RunLedger, exported: ExportedRun) -> None:
         there = ledger.read_evaluation(exported.record.run_id, evaluation["validation"], reading_of(evaluation))
         if there is None:
             ledger.write_evaluation(exported.record.run_id, evaluation)
+    for answers in exported.answers:
+        if mended_answers(ledger, exported.record.run_id, answers["items"], reading_of(answers)) is None:
+            write_answers(ledger.folder(exported.record.run_id), answers)
 
 
 def _differs(ledger: RunLedger, exported: ExportedRun) -> bool:

@@ -72,8 +72,8 @@ def _without_weights(storage: Storage, state: StudyState, run: WantedRun) -> tup
 def _print_evaluations(num_to_evaluate: int, to_retrain: list[str], for_readings: list[str]) -> None:
     if num_to_evaluate:
         print(
-            f"{num_to_evaluate} of the missing runs are trained, and lack an evaluation on a validation set, at a step "
-            f"or of a read-out"
+            f"{num_to_evaluate} of the missing runs are trained, and lack an evaluation on a validation set or a task, "
+            f"at a step or of a read-out"
         )
     if for_readings:
         print(

@@ -19,12 +19,12 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """`--table` and what goes with it."""
     group = parser.add_argument_group("a table of scores instead of STUDY")
     group.add_argument("--table", metavar="FILE", help="CSV, TSV or Parquet with columns recipe, protocol, score and "
-                       "optionally seed and metric")  # fmt: skip
+                       "optionally seed, metric and tokenizer")  # fmt: skip
     group.add_argument("--truth", metavar="NAME", help="the protocol that is the truth")
     group.add_argument("--candidate", metavar="NAME", nargs="+", action="extend",
                        help="protocols to compare with it (default: all others)")  # fmt: skip
     group.add_argument("--column", metavar="NOUN=COLUMN", nargs="+", action="extend",
-                       help="the table's name for recipe, protocol, score, seed or metric")  # fmt: skip
+                       help="the table's name for recipe, protocol, score, seed, metric or tokenizer")  # fmt: skip
     group.add_argument("--higher-is-better", metavar="METRIC", nargs="*", action="extend",
                        help="metrics of which higher is better (without METRIC: all)")  # fmt: skip
     group.add_argument("--seed", type=int, help="of the generator behind every interval (default: 0)")

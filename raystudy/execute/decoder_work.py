@@ -12,7 +12,9 @@ from raystudy.artifacts.checkpoints import remove_checkpoint
 from raystudy.artifacts.weights import write_branch_point, write_weights
 from raystudy.errors import RaystudyError
 from raystudy.execute.branch_start import ParentDivergedError, start_of
+from raystudy.execute.downstream_work import answer_tasks, open_items_once
 from raystudy.execute.evaluations import evaluate_kept, keep_reading, write_evaluation
+from raystudy.execute.floor_work import trigram_floors
 from raystudy.execute.workplace import Workplace
 from raystudy.specs.reading import Asked, Reading
 from raystudy.specs.run import TrainRun
@@ -35,6 +37,8 @@ def make_decoder_run(run: TrainRun, at: Workplace, asked: Asked | None = None) -
     asked = asked or Asked()
     record = at.storage.runs.read(run.run_id, run=run)
     documents = at.documents()
+    for digest in at.downstream:
+        open_items_once(at.storage.root, digest)  # what is damaged is told before anything is trained
     if record is None:
         return _train(run, at, documents, asked), True
     if record.status == "out-of-memory":
@@ -79,11 +83,16 @@ def _train(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked) -
     last = Reading(step=run.settings.steps)
     if outcome.status == "finished":
         write_weights(folder, last.step, outcome.weights)
+    trigram = trigram_floors(at.storage.root, view, documents)
     for digest, evaluation in outcome.final.items():
-        write_evaluation(run, at, digest, last, evaluation, outcome.unigram[digest])
+        write_evaluation(run, at, digest, last, evaluation, outcome.unigram[digest], trigram[digest])
+    metrics, seconds = _metrics(at, outcome, trigram), dict(outcome.seconds)
+    if outcome.status == "finished" and at.downstream:
+        rows, took = answer_tasks(run, at.storage, at.downstream, outcome.weights, at.device, last)
+        metrics, seconds = metrics + rows, {**seconds, "downstream": took, "total": seconds["total"] + took}
     at.notes.extend([means.checkpoints.note] if means.checkpoints and means.checkpoints.note else [])
     provenance = {**_provenance(at, started_at), **outcome.made, "notes": list(at.notes)}
-    result = _result(run, outcome.status, _metrics(at, outcome), outcome.seconds, provenance)
+    result = _result(run, outcome.status, metrics, seconds, provenance)
     details: dict[str, Any] = {
         "moved": outcome.moved,
         "epochs_per_source": outcome.epochs,
@@ -117,12 +126,14 @@ def _result(
     }
 
 
-def _metrics(at: Workplace, outcome: "Outcome") -> list[dict[str, Any]]:
+def _metrics(at: Workplace, outcome: "Outcome", trigram: Mapping[str, float | None]) -> list[dict[str, Any]]:
     """Rows of name, dataset, value, unit, direction. Losses that are not finite, as of a diverged run, are left out."""
     rows = []
     for digest, name in at.validation.items():
         values = [("initial-loss", outcome.initial[digest].nats_per_token, "nats per token")]
         values.append(("unigram-loss", outcome.unigram[digest], "nats per token"))
+        floor = trigram[digest]
+        values += [] if floor is None else [("trigram-loss", floor, "nats per token")]
         if outcome.status == "finished":
             values.append(("loss", outcome.final[digest].nats_per_token, "nats per token"))
             values.append(("bits-per-byte", outcome.final[digest].bits_per_byte, "bits per byte"))

@@ -1,13 +1,17 @@
 """Evaluations of decoders' runs: kept as they are made on the way, and made later from kept weights."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from raystudy.artifacts.downstream import mended_answers
 from raystudy.artifacts.evaluations import plain_readout, reading_of
 from raystudy.artifacts.weights import read_weights, write_weights
 from raystudy.errors import RaystudyError, StorageError
+from raystudy.execute.downstream_work import answer_tasks
+from raystudy.execute.floor_work import trigram_floors
 from raystudy.execute.workplace import Workplace
 from raystudy.specs.reading import Asked, Reading
 from raystudy.specs.run import TrainRun
@@ -19,13 +23,15 @@ if TYPE_CHECKING:
 
 
 def keep_reading(run: TrainRun, at: Workplace, read: "Read") -> None:
-    """Keep what was read on the way: weights while they are small, evaluations, or that there are none."""
+    """Keep what was read on the way: weights while they are small, evaluations and answers, or that there are none."""
     if not read.evaluations:
         _write_diverged(run, at, read.reading)
         return
     write_weights(at.storage.runs.folder(run.run_id), read.reading.step, read.weights, read.reading.readout)
+    trigram = trigram_floors(at.storage.root, at.view(run.shards), at.documents())
     for digest, evaluation in read.evaluations.items():
-        write_evaluation(run, at, digest, read.reading, evaluation, read.unigram[digest])
+        write_evaluation(run, at, digest, read.reading, evaluation, read.unigram[digest], trigram[digest])
+    answer_tasks(run, at.storage, at.downstream, read.weights, at.device, read.reading)
 
 
 def _write_diverged(run: TrainRun, at: Workplace, reading: Reading) -> None:
@@ -35,7 +41,13 @@ def _write_diverged(run: TrainRun, at: Workplace, reading: Reading) -> None:
 
 
 def write_evaluation(
-    run: TrainRun, at: Workplace, digest: str, reading: Reading, evaluation: "Evaluation", floor: float
+    run: TrainRun,
+    at: Workplace,
+    digest: str,
+    reading: Reading,
+    evaluation: "Evaluation",
+    unigram: float,
+    trigram: float | None,
 ) -> None:
     """Leave one evaluation on the storage."""
     at.storage.runs.write_evaluation(
@@ -45,7 +57,8 @@ def write_evaluation(
             "validation": digest,
             "step": reading.step,
             "readout": plain_readout(reading.readout),
-            "unigram_loss": floor,
+            "unigram_loss": unigram,
+            "trigram_loss": trigram,
             "loss_sum": evaluation.loss_sum.tolist(),
             "num_tokens": evaluation.num_tokens.tolist(),
             "num_bytes": evaluation.num_bytes.tolist(),
@@ -54,20 +67,24 @@ def write_evaluation(
 
 
 def evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked, *, is_finished: bool) -> bool:
-    """Evaluate kept weights where evaluations lack; whether the run must be trained again for what has no weights.
+    """Evaluate kept weights, and put tasks to them, where that lacks.
+
+    Returns whether the run must be trained again for what has no weights.
 
     Raises:
-        RaystudyError: the last weights were not kept, or have a loss that is not finite.
+        RaystudyError: the last weights were not kept, or some have a loss that is not finite.
     """
     runs, last = at.storage.runs, Reading(step=run.settings.steps)
-    known = runs.read_evaluations(run.run_id)
+    diverged = {reading_of(v) for v in runs.read_evaluations(run.run_id) if v.get("status") == "diverged"}
     readings = [last, *asked.readings] if is_finished else [r for r in asked.readings if r.step < last.step]
     for reading in readings:
         lacking = {d: v for d, v in documents.items() if runs.read_evaluation(run.run_id, d, reading) is None}
-        if not lacking:
+        if reading in diverged:
+            if lacking:
+                _write_diverged(run, at, reading)
             continue
-        if any(value.get("status") == "diverged" and reading_of(value) == reading for value in known):
-            _write_diverged(run, at, reading)
+        tasks = {d: n for d, n in at.downstream.items() if mended_answers(runs, run.run_id, d, reading) is None}
+        if not lacking and not tasks:
             continue
         is_torn = False
         try:
@@ -76,11 +93,12 @@ def evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents", asked: A
             runs.put_weights_aside(run.run_id, reading.step, str(error), reading.readout)
             arrays, is_torn = None, True
         if arrays is not None:
-            _evaluate(run, at, lacking, reading, arrays)
+            _measure(run, at, lacking, tasks, reading, arrays)
         elif reading == last and not is_torn:
-            names = ", ".join(at.validation[digest] for digest in lacking)
+            wants = [f"be evaluated on {', '.join(at.validation[digest] for digest in lacking)}"] if lacking else []
+            wants += [f"answer the tasks {', '.join(tasks.values())}"] if tasks else []
             raise RaystudyError(
-                f"run {run.run_id} must be evaluated on {names}, but its weights were not kept. "
+                f"run {run.run_id} must {' and '.join(wants)}, but its weights were not kept. "
                 f"Remove its folder from the storage to train it again"
             )
         else:
@@ -88,14 +106,20 @@ def evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents", asked: A
     return False
 
 
-def _evaluate(
-    run: TrainRun, at: Workplace, lacking: "Documents", reading: Reading, arrays: dict[str, npt.NDArray[Any]]
+def _measure(
+    run: TrainRun,
+    at: Workplace,
+    lacking: "Documents",
+    tasks: Mapping[str, str],
+    reading: Reading,
+    arrays: dict[str, npt.NDArray[Any]],
 ) -> None:
     from raystudy.train.process import reset_state
     from raystudy.train.run import evaluate_all, load_weights, unigram_floors
 
     reset_state(run.seed)
-    floors = unigram_floors(at.view(run.shards), lacking)
+    view = at.view(run.shards)
+    floors, trigram = unigram_floors(view, lacking), trigram_floors(at.storage.root, view, lacking)
     model = load_weights(run, arrays, at.device)
     for digest, evaluation in evaluate_all(model, run, lacking, at.device).items():
         if not math.isfinite(evaluation.nats_per_token):
@@ -103,4 +127,5 @@ def _evaluate(
                 f"the loss of run {run.run_id} on {at.validation[digest]} must be finite, but is "
                 f"{evaluation.nats_per_token}: its weights are no use there. Leave that validation set out"
             )
-        write_evaluation(run, at, digest, reading, evaluation, floors[digest])
+        write_evaluation(run, at, digest, reading, evaluation, floors[digest], trigram[digest])
+    answer_tasks(run, at.storage, tasks, arrays, at.device, reading)

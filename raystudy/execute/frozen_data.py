@@ -14,6 +14,7 @@ from pathlib import Path
 
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import DataError
+from raystudy.execute.downstream_inputs import check_tasks, with_tasks
 from raystudy.execute.inputs import UNBUILT, build_inputs, check_files, find_inputs, mending, see_whole
 from raystudy.execute.progress import Progress
 from raystudy.recipes.build import inputs_digest, validation_inputs_digest
@@ -40,6 +41,11 @@ class SettledData:
     absent: tuple[Item, ...]
     keys: Mapping[Item, str]
 
+    def with_tasks(self, study: StudySpec, storage: Storage, progress: Progress | None = None) -> "SettledData":
+        """These data with the study's downstream tasks: built with `progress`, else found."""
+        now = with_tasks(self.now, study, storage, progress)
+        return replace(self, now=now, before=replace(self.before, tasks=now.tasks, sizes=now.sizes))
+
     def freeze(self, frozen: Frozen) -> Frozen:
         """What is frozen, with these data."""
         data = dict(frozen.data)
@@ -60,13 +66,14 @@ def build_data(loaded: LoadedStudy, storage: Storage, frozen: Frozen, progress: 
     present = _without(study, absent)
     if present.validation or present.all_recipes:
         check_files(present)
+        check_tasks(study)
         now = build_inputs(present, storage, progress)
     else:
         now = StudyInputs({}, {}, frozen.data[keys[absent[0]]].vocabulary, None)
     if absent:
         names = ", ".join(name for _, name in absent)
         progress.say(f"the files of {names} cannot be read here; the shards on the storage are used")
-    return _settle(study, frozen, keys, absent, now)
+    return _settle(study, frozen, keys, absent, now).with_tasks(study, storage, progress)
 
 
 def mend_data(path: Path, loaded: LoadedStudy, storage: Storage, frozen: Frozen, progress: Progress) -> None:
@@ -94,7 +101,7 @@ def find_data(loaded: LoadedStudy, storage: Storage, frozen: Frozen) -> SettledD
         now = find_inputs(present, storage)
     else:
         now = StudyInputs({}, {}, frozen.data[keys[absent[0]]].vocabulary, None)
-    settled = _settle(study, frozen, keys, absent, now)
+    settled = _settle(study, frozen, keys, absent, now).with_tasks(study, storage)
     # Shards that were removed from the storage are no change of text: whether it is one is known once they are built.
     gone = [
         item

@@ -15,6 +15,7 @@ from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.storage import Storage, StudyFolder
 from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
+from raystudy.execute.downstream_inputs import mend_tasks
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.frozen_data import build_data, mend_data
 from raystudy.execute.inputs import sizes_of_sources
@@ -197,7 +198,8 @@ class _Driver:
     def _execute(self, todo: list[WantedRun], executor: Executor) -> list[WantedRun]:
         """Execute one wave; returns the runs that failed."""
         validation = {digest: name for name, digest in self._inputs.validation.items()}
-        tasks = make_tasks(todo, str(self.storage.root), validation, self.loaded.spec.resources)
+        downstream = {digest: name for name, digest in self._inputs.tasks.items()}
+        tasks = make_tasks(todo, str(self.storage.root), validation, self.loaded.spec.resources, downstream)
         by_id = {run.run_id: run for run in todo}
         failed = []
         for report in executor.run(tasks):
@@ -215,6 +217,7 @@ class _Driver:
                 self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
                 if report.damaged:
                     mend_data(Path(report.damaged), self.loaded, self.storage, self._frozen, self.progress)
+                    mend_tasks(self.loaded.spec, self.storage, self._inputs, self.progress)
             else:
                 self.launch.num_made += 1
         return failed

@@ -18,7 +18,13 @@ FEWEST_TASKS = 50  # a wave is not cut into fewer tasks than this to save placin
 _STEP_SECONDS = 3e-3  # of one step beside its FLOPs, as small models take on a CPU core; only an estimate
 
 
-def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, str], resources: Resources) -> list[Task]:
+def make_tasks(
+    todo: Sequence[WantedRun],
+    root: str,
+    validation: Mapping[str, str],
+    resources: Resources,
+    downstream: Mapping[str, str] | None = None,
+) -> list[Task]:
     """Tasks in the order of their first runs: neighbouring short runs of a decoder share one (see `_packs`), as do
     random-feature runs and likeness on one recipe, and a decoder's probes that differ in validation set alone."""
     groups: dict[tuple[str, int], list[WantedRun]] = {}
@@ -43,6 +49,7 @@ def make_tasks(todo: Sequence[WantedRun], root: str, validation: Mapping[str, st
             micro_batch_tokens=resources.micro_batch_tokens,
             checkpoint_minutes=resources.checkpoint_minutes,
             asked=_asked_of(members),
+            downstream=downstream or {},
         )
         for members in groups.values()
     ]

@@ -7,13 +7,14 @@ import platform
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from raystudy import __version__
+from raystudy.artifacts.downstream import join_answers
 from raystudy.artifacts.files import NO_ROOM, unwritable
-from raystudy.artifacts.records import Record
+from raystudy.artifacts.results import Record
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import DamagedError, RaystudyError, UnwritableError
 from raystudy.execute.decoder_work import make_decoder_run
@@ -29,9 +30,9 @@ from raystudy.specs.run import FeaturesProbe, FeaturesRun, ProbeRun, Run, TrainR
 class Task:
     """The unit that is scheduled: one or more runs, made in order, each leaving a record of its own.
 
-    `runs` are specs as JSON; `validation` maps a set's digest to its name. `asked` says of each run, as JSON, what it
-    is to be read for besides its last weights; empty: of none anything. `recipe` and `model` are names for people;
-    nothing depends on them.
+    `runs` are specs as JSON; `validation` maps a set's digest to its name, `downstream` those of a downstream task's
+    items. `asked` says of each run, as JSON, what it is to be read for besides its last weights; empty: of none
+    anything. `recipe` and `model` are names for people; nothing depends on them.
     """
 
     runs: tuple[str, ...]
@@ -43,6 +44,7 @@ class Task:
     micro_batch_tokens: int | Literal["auto"] = "auto"
     checkpoint_minutes: float | None = None
     asked: tuple[str, ...] = ()
+    downstream: Mapping[str, str] = field(default_factory=dict)
 
     def asked_of(self) -> list[Asked]:
         """What the members are asked for, in their order."""
@@ -95,8 +97,8 @@ def _report(task: Task, run: TrainRun, asked: Asked) -> RunReport:
     try:
         storage = Storage(Path(task.storage))
         storage.runs.mends = True
-        at = Workplace(storage, task.validation, task.device, _about(task, {}))
-        at = replace(at, micro_batch_tokens=task.micro_batch_tokens, checkpoint_minutes=task.checkpoint_minutes)
+        means = (task.micro_batch_tokens, task.checkpoint_minutes, task.downstream)
+        at = Workplace(storage, task.validation, task.device, _about(task, {}), *means)
         status, is_made = make_decoder_run(run, at, asked)
     except Exception as error:
         return _failed(run.run_id, error, time.perf_counter() - started)
@@ -151,17 +153,19 @@ def failed_reports(task: Task, cause: str, seconds: float = 0.0) -> list[RunRepo
     reports, share = [], seconds / len(task.runs)
     for run, asked in zip(task.specs(), task.asked_of(), strict=True):
         record = ledger.read(run.run_id, task.validation, readings=asked.readings)
-        if record is None or not _is_measured(run, record, task.validation, asked):
+        if record is not None:
+            record = join_answers(ledger, {run.run_id: record}, task.downstream)[run.run_id]
+        if record is None or not _is_measured(run, record, task, asked):
             reports.append(RunReport(run.run_id, "failed", seconds=share, cause=cause))
         else:
             reports.append(RunReport(run.run_id, record.status, run.num_tokens, share))
     return reports
 
 
-def _is_measured(run: Run, record: Record, validation: Iterable[str], asked: Asked) -> bool:
+def _is_measured(run: Run, record: Record, task: Task, asked: Asked) -> bool:
     if isinstance(run, ProbeRun):
         return True
-    return record.is_measured(validation, run.settings.steps, asked.readings)
+    return record.is_measured(task.validation, run.settings.steps, asked.readings, task.downstream)
 
 
 def _about(task: Task, packages: Mapping[str, str]) -> dict[str, Any]:

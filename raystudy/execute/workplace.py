@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Workplace:
     """Where a run is made: `validation` maps a set's digest to its name; `about` is in every record's provenance.
 
-    `notes` takes what a person should know of the run, beside its status.
+    `downstream` maps the digest of a downstream task's items to its name. `notes` takes what a person should know of
+    the run, beside its status.
     """
 
     storage: Storage
@@ -28,6 +29,7 @@ class Workplace:
     about: Mapping[str, Any]
     micro_batch_tokens: int | Literal["auto"] = "auto"
     checkpoint_minutes: float | None = None
+    downstream: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def view(self, digest: str) -> RecipeView:
@@ -49,4 +51,4 @@ def _documents(root: Path, digest: str) -> "ValidationDocuments":
     from raystudy.train.evaluation import ValidationDocuments
 
     shard: TokenShard = open_tokens(root, digest)
-    return ValidationDocuments(shard.documents(), [int(count) for count in shard.document_bytes])
+    return ValidationDocuments(shard.documents(), [int(count) for count in shard.document_bytes], shard.overlap)

@@ -118,7 +118,8 @@ def build_validation(validation: ValidationSet, tokenizer: str, root: Path) -> s
             f"{', '.join(part.label for part in parts)} none is left; raise `holdout`, `max_bytes` or "
             f"`max_document_bytes`, or give it other files"
         )
-    return keep_built(root, inputs, _write_texts(root, chosen, open_tokenizer(tokenizer)))
+    written = _write_texts(root, chosen, open_tokenizer(tokenizer), validation.overlap)
+    return keep_built(root, inputs, written)
 
 
 def _read_documents(sources: Sequence[SourceInputs]) -> list[_Document]:
@@ -208,9 +209,9 @@ def _shared_shard(part: SourcePart, tokenizer: TokenizerFile, root: Path) -> Tok
     return open_tokens(root, found or keep_built(root, inputs, _write_texts(root, part.read(), tokenizer)))
 
 
-def _write_texts(root: Path, texts: Sequence[str], tokenizer: TokenizerFile) -> str:
-    lengths = [len(text.encode()) for text in texts]
-    return write_tokens(root, tokenizer.encode(texts), lengths, tokenizer.vocabulary_size, tokenizer.end_of_text)
+def _write_texts(root: Path, texts: Sequence[str], tokenizer: TokenizerFile, overlap: float = 0.0) -> str:
+    lengths, size = [len(text.encode()) for text in texts], tokenizer.vocabulary_size
+    return write_tokens(root, tokenizer.encode(texts), lengths, size, tokenizer.end_of_text, overlap)
 
 
 def _cut(drafts: Sequence[Selected], taken: Sequence[int]) -> tuple[Selected, ...]:

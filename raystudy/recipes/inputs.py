@@ -72,6 +72,7 @@ def validation_inputs_digest(validation: ValidationSet, tokenizer: str) -> str:
         "tokenizer": open_tokenizer(tokenizer).digest,
         "validation": [part.identity for part in source_parts(validation.text_source, held_out=True)],
         "limits": [validation.text_source.max_bytes, validation.max_documents, validation.max_document_bytes],
+        **({"overlap": validation.overlap} if validation.overlap else {}),
     })  # fmt: skip
 
 

@@ -186,6 +186,7 @@ def tuned_table(comparison: Comparison) -> Table:
             ("Chosen and scored", "on"),
             ("Diverged at", "LR"),
             ("Unigram floor", unit_of(comparison)),
+            ("Trigram floor", unit_of(comparison)),
         ],
     )
     controls = {recipe["name"] for recipe in comparison["recipes"] if recipe["control"]}
@@ -212,6 +213,7 @@ def _tuned_row(row: Mapping[str, Any], marks: Footnotes, is_control: bool) -> li
         words("the same seeds: optimistic" if row["optimistic"] else "separate seeds"),
         words(", ".join(lr(value) for value in row["diverged_lrs"]) or "none"),
         Cell(number(row["unigram_loss"], LOSS_DIGITS)),
+        Cell(number(row.get("trigram_loss"), LOSS_DIGITS)),
     ]
 
 

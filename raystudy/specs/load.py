@@ -256,6 +256,11 @@ def _resolve_paths(document: YamlDocument, folder: Path) -> None:
     data = document.data
     for section in ("recipes", "baselines", "validation"):
         _resolve_files(data.get(section), folder)
+    tasks = data.get("tasks")
+    for task in (tasks if isinstance(tasks, dict) else {}).values():
+        _resolve_files(task, folder)
+        if isinstance(task, dict) and isinstance(task.get("include"), str):
+            task["include"] = str((folder / task["include"]).resolve())
     protocols = data.get("protocols")
     for protocol in (protocols if isinstance(protocols, dict) else {}).values():
         if isinstance(protocol, dict) and protocol.get("kind") == "table" and isinstance(protocol.get("file"), str):
@@ -271,7 +276,7 @@ def _resolve_files(value: Any, folder: Path) -> None:
             _resolve_files(item, folder)
     elif isinstance(value, dict):
         files = value.get("files")
-        if value.get("kind") == "text" and isinstance(files, list):
+        if value.get("kind") in ("text", "jsonl") and isinstance(files, list):
             # Only the pattern itself may match: a folder called `[v2]` is a folder.
             fixed = Path(glob.escape(str(folder.resolve())))
             value["files"] = [str(fixed / file) if isinstance(file, str) else file for file in files]

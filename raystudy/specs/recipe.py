@@ -162,6 +162,20 @@ class ValidationSet(Spec):
     source: Annotated[EmbeddedSource | TextSource | SyntheticSource, Field(discriminator="kind")]
     max_documents: int | None = Field(default=None, gt=0, description="keep this many documents, in hash order")
     max_document_bytes: int = Field(default=2000, gt=0, description="UTF-8 bytes; documents are cut to this")
+    overlap: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of each window of the model's context that only gives context; 0: windows do not overlap",
+    )
+
+    @model_validator(mode="after")
+    def _overlap_belongs_to_text(self) -> "ValidationSet":
+        if self.overlap and isinstance(self.source, SyntheticSource):
+            raise ValueError(
+                f"`overlap` belongs to text, but the source is synthetic; leave it out, got {self.overlap}"
+            )
+        return self
 
     @property
     def text_source(self) -> EmbeddedSource | TextSource:

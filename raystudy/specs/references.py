@@ -10,6 +10,7 @@ from typing import Any
 
 from raystudy.specs.budgets import budget_problems
 from raystudy.specs.epochs import TARGET
+from raystudy.specs.metrics import known_metrics
 from raystudy.specs.probe_references import probe_problems
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
@@ -26,7 +27,8 @@ def reference_problems(document: YamlDocument) -> list[Problem]:
         probe_problems,
         _truth,
         _contrast,
-        _primary_metric,
+        _metrics,
+        _tasks,
         _models,
         _match_epochs,
         budget_problems,
@@ -160,13 +162,28 @@ def _contrast(document: YamlDocument) -> Iterator[Problem]:
         yield _problem(document, ("comparison", "contrast"), "the two candidates must differ")
 
 
-def _primary_metric(document: YamlDocument) -> Iterator[Problem]:
-    comparison, known = _section(document, "comparison"), ["loss"]
-    known += [f"loss/{name}" for name in _section(document, "validation")]
+def _metrics(document: YamlDocument) -> Iterator[Problem]:
+    comparison, is_synthetic = _section(document, "comparison"), isinstance(document.data.get("synthetic"), dict)
+    sets, tasks = (map(str, _section(document, section)) for section in ("validation", "tasks"))
+    known = known_metrics(sets, tasks, is_synthetic=is_synthetic)
     yield from _unknown(document, ("comparison", "primary_metric"), "metric", comparison.get("primary_metric"), known)
+    listed = comparison.get("metrics")
+    for index, name in enumerate(listed if isinstance(listed, list) else ()):
+        yield from _unknown(document, ("comparison", "metrics", index), "metric", name, known)
     if comparison.get("success") is not None and comparison.get("contrast") is None:
         rule = "success is the least difference of the contrast that counts, but there is no `contrast`"
         yield _problem(document, ("comparison", "success"), rule, "Name two candidates under `contrast:`")
+
+
+def _tasks(document: YamlDocument) -> Iterator[Problem]:
+    tasks, sets = _section(document, "tasks"), list(_section(document, "validation"))
+    if tasks and isinstance(document.data.get("synthetic"), dict):
+        rule = "tasks must be put to models of text, but this study has a section `synthetic`"
+        yield _problem(document, ("tasks",), rule, "Leave the tasks out")
+    for name, task in tasks.items():
+        if isinstance(task, dict):
+            at: KeyPath = ("tasks", name, "validation")
+            yield from _unknown(document, at, "validation set", task.get("validation"), sets)
 
 
 def _models(document: YamlDocument) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from raystudy.specs.base import Name, Spec
+from raystudy.specs.downstream import DownstreamTask
 from raystudy.specs.model import DecoderSpec, RandomFeaturesSpec
 from raystudy.specs.protocol import Protocol
 from raystudy.specs.recipe import Recipe, ValidationSet
@@ -53,7 +54,13 @@ class ComparisonSettings(Spec):
     primary_metric: str = Field(
         default="loss",
         description="what the verdict rests on and learning rates are chosen on: 'loss' (the mean over validation "
-        "sets) or 'loss/<validation set>'",
+        "sets, each counting the same), 'loss-token-weighted', 'loss/<validation set>', 'bits-per-byte', "
+        "'bits-per-byte-byte-weighted', 'bits-per-byte/<validation set>' or 'task/<task>/<metric>'",
+    )
+    metrics: tuple[str, ...] = Field(
+        default=(),
+        description="compared too, beside 'loss', 'loss/<validation set>', the primary metric, and the accuracy and "
+        "probability of every task",
     )
     success: float | None = Field(
         default=None,
@@ -99,6 +106,7 @@ class StudySpec(Spec):
     baselines: tuple[Recipe, ...] = Field(default=(), description="recipes that only learning-rate rules rest on")
     synthetic: SyntheticDomains | None = Field(default=None, description="the domains of synthetic recipes")
     validation: dict[Name, ValidationSet] = Field(min_length=1)
+    tasks: dict[Name, DownstreamTask] = Field(default={}, description="multiple-choice tasks, measured like losses")
     models: dict[Name, StudyModel] = Field(min_length=1)
     training: TrainingSettings | None = Field(default=None, description="of decoders")
     protocols: dict[Name, Protocol] = Field(min_length=1)

@@ -15,9 +15,11 @@ from raystudy.compare.entries import comparison_entries
 from raystudy.compare.premise import premise
 from raystudy.compare.scores import Scores
 from raystudy.errors import DataError
+from raystudy.specs.metrics import BITS_PER_BYTE, LOSS, WEIGHTED, read_metric
 from raystudy.specs.reading import Scoring
 from raystudy.specs.recipe import Recipe
 from raystudy.study.contradictions import contradictions
+from raystudy.study.cost import cost
 from raystudy.study.pairing import unpaired
 from raystudy.study.preregistration import confirmatory
 from raystudy.study.protocols.base import Scored
@@ -72,7 +74,7 @@ def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]
         "success": settings.success,
         "generator_seed": settings.seed,
         "resamples": settings.resamples,
-        "conventions": {"direction": f"every metric is a loss in {state.unit}: lower is better", **_conventions(state)},
+        "conventions": {"direction": _direction(state), **_conventions(state), **_further_conventions(state)},
         "recipes": [_recipe_row(recipe) for recipe in state.study.recipes],
         "comparisons": _entries(state, truth, candidates),
         "premise": _premise(state),
@@ -87,6 +89,28 @@ def compare_study(state: StudyState, lock: Lock | None = None) -> dict[str, Any]
     }
     comparison["verdict"] = verdict(comparison)
     return comparison
+
+
+def _direction(state: StudyState) -> str:
+    """Lower is better, of every metric."""
+    units = {state.unit} if state.study.is_synthetic else {read_metric(metric).unit for metric in state.metrics}
+    if len(units) == 1:
+        return f"every metric is a loss in {state.unit}: lower is better"
+    told = "every score is such that lower is better, and the primary metric's unit is " + state.unit
+    if any(read_metric(metric).is_task for metric in state.metrics):
+        told += "; metrics of tasks are higher-is-better in the records, and their scores are the negative"
+    return told
+
+
+def _further_conventions(state: StudyState) -> dict[str, str]:
+    """What is said of metrics that only some studies have."""
+    asked = set(state.metrics)
+    weighted = {
+        WEIGHTED[LOSS]: "counts every scored token of all validation sets the same",
+        BITS_PER_BYTE: "is the mean over validation sets, each counting the same",
+        WEIGHTED[BITS_PER_BYTE]: "counts every byte of all validation sets the same",
+    }
+    return {name: f"`{name}` {words}" for name, words in weighted.items() if name in asked}
 
 
 def headline(state: StudyState) -> list[str]:
@@ -178,6 +202,7 @@ def _about(state: StudyState, candidate: Scored, metric: str) -> dict[str, Any]:
         **({"settings": dict(candidate.changes)} if candidate.changes else {}),
         "runs_per_score": scores.runs_per_score or scores.values.shape[1],
         "num_seeds": scores.values.shape[1],
+        **({"direction": "higher-is-better"} if read_metric(metric).is_task else {}),
         "mean_loss": _mean(state.loss(run, metric) for run in chosen),
         "mean_unigram_loss": _mean(state.unigram_loss(run, metric) for run in chosen),
         "guards": guards(state, candidate.runs, metric, candidate.edges),
@@ -204,10 +229,11 @@ def guards(
     state: StudyState, runs: Mapping[str, Sequence[WantedRun]], metric: str, edges: Mapping[str, str]
 ) -> dict[str, list[str]]:
     """Recipes whose score should not be taken at face value, by reason."""
+    guard = read_metric(metric).guard  # of a task too: whether it is trained is told by its loss
     flags: dict[str, list[str]] = {"barely_trained": [], "edge": [], "diverged": [], "repeated": []}
     flags |= {"leaked": [name for name in runs if state.leaked_sets(name, metric)], "unpaired": unpaired(state, runs)}
     for recipe, members in runs.items():
-        losses = [(state.loss(run, metric), state.unigram_loss(run, metric)) for run in members]
+        losses = [(state.loss(run, guard), state.unigram_loss(run, guard)) for run in members]
         if any(math.isfinite(loss) and loss >= floor for loss, floor in losses):
             flags["barely_trained"].append(recipe)
         if recipe in edges:
@@ -224,28 +250,6 @@ def _has_repeated(state: StudyState, run: WantedRun) -> bool:
     record = state.record(run)
     epochs = () if record is None else record.result.get("epochs_per_source", ())
     return any(share * run.share_needed > 1 for share in epochs)
-
-
-def cost(state: StudyState, runs: Sequence[WantedRun]) -> dict[str, float]:
-    """What a protocol takes, tuning and the parents of branches included; device-seconds on whatever device ran it.
-
-    Of a run that goes on beyond the step that is scored, or branched from, the steps up to there. Tokens are those
-    trained on or, by a probe, read: as its record says, where it has one.
-    """
-    shares: dict[str, float] = {}
-    for run in runs:
-        shares[run.run_id] = max(run.share_needed, shares.get(run.run_id, 0.0))
-    unique = {run.run_id: run for run in runs}
-    records = {run_id: record for run_id, run in unique.items() if (record := state.record(run)) is not None}
-    read = {run_id: int(record.result.get("num_tokens", 0)) for run_id, record in records.items()}
-    return {
-        "num_runs": len(unique),
-        "tokens": sum(
-            round((read.get(run_id) or run.run.num_tokens) * shares[run_id]) for run_id, run in unique.items()
-        ),
-        "flops": float(sum(run.flops * shares[run_id] for run_id, run in unique.items())),
-        "device_seconds": sum(record.device_seconds * shares[run_id] for run_id, record in records.items()),
-    }
 
 
 def _conventions(state: StudyState) -> dict[str, str]:

@@ -114,7 +114,7 @@ def extension_price(state: StudyState, slots: int, known: StudyState | None = No
 
 
 def lacking_evaluations(state: StudyState) -> list[WantedRun]:
-    """Runs on record that are not evaluated on all of the study's sets, or not at a step or read-out it asks for.
+    """Runs on record that lack a validation set or a task, or a step or read-out that the study asks for.
 
     Kept weights make that an evaluation.
     """
@@ -123,13 +123,14 @@ def lacking_evaluations(state: StudyState) -> list[WantedRun]:
 
 
 def lacking_readings(state: StudyState, run: WantedRun) -> list[Reading]:
-    """The weights of a run on record whose losses lack on a validation set; the last weights are a reading too."""
+    """The weights of a run on record that lack a validation set or a task; the last weights are a reading too."""
     record = state.record(run)
     if record is None or isinstance(run.run, ProbeRun):
         return []
-    last, sets = Reading(step=run.run.settings.steps), tuple(state.inputs.validation.values())
-    readings = () if record.is_measured(sets, last.step) else (last,)
-    return [*readings, *(r for r in run.asked.readings if not record.is_measured(sets, last.step, (r,), last=False))]
+    steps, sets, tasks = run.run.settings.steps, tuple(state.inputs.validation.values()), state.inputs.tasks.values()
+    readings = () if record.is_measured(sets, steps, tasks=tasks) else (Reading(step=steps),)
+    others = (r for r in run.asked.readings if not record.is_measured(sets, steps, (r,), tasks, last=False))
+    return [*readings, *others]
 
 
 def _row(

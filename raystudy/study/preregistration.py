@@ -15,10 +15,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from raystudy.artifacts.records import Record
+from raystudy.artifacts.results import Record
 from raystudy.artifacts.score_table import table_checksum
 from raystudy.artifacts.study_lock import Lock
 from raystudy.specs.base import canonical_json, digest
+from raystudy.specs.metrics import read_metric
 from raystudy.specs.protocol import Protocol, TableProtocol
 from raystudy.specs.study import StudySpec
 from raystudy.study.state import StudyState
@@ -28,7 +29,7 @@ _ANY_PROTOCOL: TypeAdapter[Protocol] = TypeAdapter(Protocol)
 
 
 def registered_content(study: StudySpec) -> dict[str, Any]:
-    """What a lock covers: primary metric, truth, candidates, contrast, success; JSON-ready, names included.
+    """What a lock covers: primary metric (and its task), truth, candidates, contrast, success; names included.
 
     Settings equal to their default are left out, as in an identity, so that a new one changes no lock.
 
@@ -43,6 +44,9 @@ def registered_content(study: StudySpec) -> dict[str, Any]:
         "contrast": study.comparison.contrast,
         "success": study.comparison.success,
     }
+    metric = read_metric(study.comparison.primary_metric)
+    if metric.is_task:
+        content["task"] = json.loads(canonical_json(study.tasks[metric.chosen]))
     return dict(json.loads(json.dumps(content)))
 
 

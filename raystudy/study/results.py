@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raystudy.artifacts.downstream import join_answers
 from raystudy.artifacts.storage import Storage, StudyFolder, locate_storage, open_storage
 from raystudy.artifacts.study_lock import read_lock
 from raystudy.errors import StorageError, UnreadableError
@@ -43,7 +44,8 @@ def read_records(
             return state
         known |= asked
         readings = {run_id: asked[run_id].readings for run_id in new}
-        records = {**records, **storage.runs.read_all(new, inputs.validation.values(), readings)}
+        found = storage.runs.read_all(new, inputs.validation.values(), readings)
+        records = {**records, **join_answers(storage.runs, found, inputs.tasks.values())}
 
 
 def read_frozen(folder: StudyFolder) -> Frozen:
@@ -72,6 +74,8 @@ def inputs_from(stored: Mapping[str, Any]) -> StudyInputs:
             dict(stored["validation"]),
             int(stored["vocabulary"]),
             None if stored.get("leaked") is None else dict(stored["leaked"]),
+            dict(stored.get("tasks", {})),
+            {name: (int(tokens), int(size)) for name, (tokens, size) in stored.get("sizes", {}).items()},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError("a study on storage must hold the digests of its shards. Run the study again") from error
@@ -110,7 +114,7 @@ class StudyResults:
             row |= {"lr": wanted.lr, "seed": wanted.seed, "tokens": wanted.run.num_tokens}
             row |= {f"swept_{axis}": value for axis, value in wanted.changes}
             row |= {"status": "missing" if record is None else record.status}
-            row |= {metric: self.state.loss(wanted, metric) for metric in self.state.metrics}
+            row |= {metric: self.state.value(wanted, metric) for metric in self.state.metrics}
             row |= {"unigram_loss": self.state.unigram_loss(wanted, PRIMARY_METRIC)}
             if record is not None:
                 row |= {"seconds": record.device_seconds, **record.result.get("moved", {})}

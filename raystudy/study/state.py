@@ -8,37 +8,27 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-import numpy as np
-
-from raystudy.artifacts.records import Record
+from raystudy.artifacts.results import Record
+from raystudy.specs.downstream import DEFAULT_TASK_METRICS, ContinuationTask
 from raystudy.specs.epochs import windows_share
+from raystudy.specs.metrics import LOSS, read_metric, task_metric
 from raystudy.specs.point import Point, point_of
 from raystudy.specs.point_settings import settings_at
-from raystudy.specs.reading import Reading, Scoring
+from raystudy.specs.reading import Scoring
 from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRun, ResolvedDecoder, TrainRun
 from raystudy.specs.study import StudyFeatures, StudySpec
 from raystudy.specs.training import SgdSettings, resolve_settings
 from raystudy.study.frozen import FrozenRule
+from raystudy.study.inputs import StudyInputs
+from raystudy.study.metric_values import floor_of, score_of, sets_of
 from raystudy.study.scoring import scored_by
 from raystudy.study.wanted import WantedRun
 
-PRIMARY_METRIC = "loss"  # equal-weighted mean over validation sets, nats per token; a study may name another
+__all__ = ["PRIMARY_METRIC", "StudyInputs", "StudyState", "WantedRun"]
+
+PRIMARY_METRIC = LOSS  # equal-weighted mean over validation sets, nats per token; a study may name another
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class StudyInputs:
-    """Digests that stand for a study's data: shards by recipe, validation sets by name; vocabulary size.
-
-    `leaked`: share of a validation set's documents that a recipe holds too, by recipe and set, where it is too much;
-    None where it was not looked for.
-    """
-
-    shards: Mapping[str, str]
-    validation: Mapping[str, str]
-    vocabulary: int
-    leaked: Mapping[str, Mapping[str, float]] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,13 +80,16 @@ class StudyState:
 
     @property
     def unit(self) -> str:
-        """Unit of every metric."""
-        return "squared error" if self.study.is_synthetic else "nats per token"
+        """Unit of the primary metric."""
+        return "squared error" if self.study.is_synthetic else read_metric(self.primary_metric).unit
 
     @property
     def metrics(self) -> list[str]:
-        """The mean over validation sets, then one metric per set."""
-        return [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]
+        """What is compared: the mean over validation sets, each set, then what the study asks for, tasks last."""
+        sets = [PRIMARY_METRIC, *(f"{PRIMARY_METRIC}/{name}" for name in self.study.validation)]
+        of_tasks = [task_metric(task, metric) for task in self.study.tasks for metric in DEFAULT_TASK_METRICS]
+        asked = (self.primary_metric, *self.study.comparison.metrics)
+        return list(dict.fromkeys([*sets, *asked, *of_tasks]))
 
     def want(
         self, model: str, recipe: str, point: float | Point, seed: int, scoring: Scoring | None = None
@@ -167,14 +160,15 @@ class StudyState:
         return self.records.get(wanted.run_id)
 
     def is_done(self, wanted: WantedRun) -> bool:
-        """Whether the run has ended and, as far as it was finite, is evaluated on all the study's validation sets."""
+        """Whether the run has ended and, as far as it was finite, is evaluated on all validation sets and tasks."""
         record = self.record(wanted)
         if record is None:
             return False
         if isinstance(wanted.run, ProbeRun):
             return True
-        readings = wanted.everything_asked.readings
-        return record.is_measured(self.inputs.validation.values(), wanted.run.settings.steps, readings)
+        readings, inputs = wanted.everything_asked.readings, self.inputs
+        steps = wanted.run.settings.steps
+        return record.is_measured(inputs.validation.values(), steps, readings, inputs.tasks.values())
 
     def is_out_of_memory(self, wanted: WantedRun) -> bool:
         """Whether the run ended for want of memory: done for its type of device, and missing as a score."""
@@ -192,20 +186,30 @@ class StudyState:
         is_at_the_end = reading is None or reading.step == wanted.run.settings.steps  # type: ignore[union-attr]
         if record.status == "diverged" and is_at_the_end:
             return float("inf")
-        return self._value(record, "loss", metric, reading)
+        if reading is not None and record.has_diverged_at(reading):
+            return float("inf")
+        return score_of(record, metric, self.inputs, reading)
+
+    def value(self, wanted: WantedRun, metric: str) -> float:
+        """The metric as a record gives it, in its own direction: an accuracy is positive."""
+        score = self.loss(wanted, metric)
+        return -score if read_metric(metric).is_task else score
 
     def leaked_sets(self, recipe: str, metric: str) -> list[str]:
-        """Validation sets behind `metric` of which the recipe holds text."""
-        chosen = metric.partition("/")[2]
-        return [name for name in (self.inputs.leaked or {}).get(recipe, {}) if chosen in ("", name)]
+        """Validation sets behind `metric`, a task made from one too, of which the recipe holds text."""
+        sets, task = sets_of(metric, self.inputs), self.study.tasks.get(read_metric(metric).chosen)
+        if read_metric(metric).is_task and isinstance(task, ContinuationTask):
+            sets = [task.validation]
+        return [name for name in (self.inputs.leaked or {}).get(recipe, {}) if name in sets]
 
     def unigram_loss(self, wanted: WantedRun, metric: str) -> float:
-        """The unigram floor of the run's recipe; NaN where it is not known."""
-        record = self.record(wanted)
-        return float("nan") if record is None else self._value(record, "unigram-loss", metric)
+        """The unigram floor of the run's recipe in the metric's unit; NaN where it is not known, and of a task."""
+        return self._floor(wanted, metric, "unigram-loss")
 
-    def _value(self, record: Record, name: str, metric: str, reading: Reading | None = None) -> float:
-        chosen = metric.partition("/")[2]
-        digests = [d for n, d in self.inputs.validation.items() if chosen in ("", n)]
-        values = [record.metric(name, digest, reading) for digest in digests]
-        return float("nan") if any(v is None for v in values) else float(np.mean([v for v in values if v is not None]))
+    def trigram_loss(self, wanted: WantedRun, metric: str) -> float:
+        """The trigram floor of the run's recipe, as `unigram_loss`."""
+        return self._floor(wanted, metric, "trigram-loss")
+
+    def _floor(self, wanted: WantedRun, metric: str, rows: str) -> float:
+        record = self.record(wanted)
+        return float("nan") if record is None else floor_of(record, metric, self.inputs, rows)

@@ -139,7 +139,8 @@ def _use_of(storage: Storage, item: Item, runs: list[Item]) -> StudyUse:
     try:
         results = StudyResults(storage, study_folder(storage, item.path))
         wave = make_wave(results.state)
-        data = {*results.inputs.shards.values(), *results.inputs.validation.values()}
+        inputs = results.inputs
+        data = {*inputs.shards.values(), *inputs.validation.values(), *inputs.tasks.values()}
         shards = data | {part for shard in data for part in _parts(storage.root, shard)}
     except (RaystudyError, KeyError) as error:
         return StudyUse(item.name, problem=f"what it uses cannot be known: {error}")

@@ -37,6 +37,7 @@ def _row(state: StudyState, truth: Tuned, recipe: str, error: float | None) -> d
     best = sweep.best if sweep.is_complete else None
     first = state.want(truth.spec.model, recipe, sweep.points[0], truth.spec.seeds[0])
     floor = state.unigram_loss(first, state.primary_metric)
+    trigram = state.trigram_loss(first, state.primary_metric)
     return {
         "recipe": recipe,
         "best_lr": None if best is None else sweep.points[best].lr,
@@ -46,6 +47,7 @@ def _row(state: StudyState, truth: Tuned, recipe: str, error: float | None) -> d
         "edge": sweep.edge,
         "diverged_lrs": list(sweep.diverged_lrs),
         "unigram_loss": floor if math.isfinite(floor) else None,
+        "trigram_loss": trigram if math.isfinite(trigram) else None,
         "curve": [_losses_at(sweep, place) for place in sweep.profile],
         **_other_axes(truth, sweep, best),
     }

@@ -1,7 +1,9 @@
 """Validation loss: summed per document, every token after a document's first scored exactly once.
 
-Context rule: a document (which starts with the end-of-text token) is cut into windows of the model's context
-without overlap; a token is predicted from the tokens before it in its window. Knows nothing of training.
+Context rule: a document (which starts with the end-of-text token) is cut into windows of the model's context; a token
+is predicted from the tokens before it in its window. Windows do not overlap, unless the validation set says by which
+share: each then begins that much of a context before the end of the one before, and scores only what comes after it.
+Knows nothing of training.
 """
 
 from collections.abc import Sequence
@@ -22,10 +24,14 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ValidationDocuments:
-    """The documents of one validation set: token ids (first is end-of-text) and UTF-8 bytes of each."""
+    """The documents of one validation set: token ids (first is end-of-text) and UTF-8 bytes of each.
+
+    `overlap`: share of a window, below 1, that only gives context.
+    """
 
     tokens: Sequence[TokenArray]
     num_bytes: Sequence[int]
+    overlap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,18 @@ class Evaluation:
 def _windows(documents: ValidationDocuments, context: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Inputs and targets [window, context], padded, and the document of each window."""
     inputs, targets, owners = [], [], []
+    stride = max(1, context - int(documents.overlap * context))
     for owner, tokens in enumerate(documents.tokens):
-        for start in range(0, len(tokens) - 1, context):
+        start, scored = 0, 0  # `scored`: the last token that a window before has scored
+        while scored < len(tokens) - 1:
             piece = torch.from_numpy(tokens[start : start + context + 1].astype(np.int64))
             missing = context + 1 - len(piece)
+            target = functional.pad(piece[1:], (0, missing), value=_PADDING)
+            target[: scored - start] = _PADDING
             inputs.append(functional.pad(piece[:-1], (0, missing)))
-            targets.append(functional.pad(piece[1:], (0, missing), value=_PADDING))
+            targets.append(target)
             owners.append(owner)
+            scored, start = start + len(piece) - 1, start + stride
     return torch.stack(inputs), torch.stack(targets), torch.tensor(owners)
 
 
@@ -81,14 +92,20 @@ def _scored_tokens(documents: ValidationDocuments) -> npt.NDArray[np.int64]:
 def unigram_loss(
     documents: ValidationDocuments, weights: Sequence[float], counts: Sequence[npt.NDArray[np.int64]]
 ) -> float:
-    """Loss in nats per token of the recipe's own word counts: the floor a trained model must get under.
-
-    The recipe's distribution is the mixture, at its weights, of the sources' token frequencies, each with half
-    a count added (Jeffreys prior).
-    """
-    mixture = sum(
-        weight * (count + 0.5) / (count.sum() + 0.5 * len(count)) for weight, count in zip(weights, counts, strict=True)
-    )
-    log_probability = np.log(np.asarray(mixture))
+    """Loss in nats per token of the recipe's own word counts: the floor a trained model must get under."""
+    log_probability = np.log(unigram_probabilities(weights, counts))
     total = sum(float(log_probability[tokens[1:]].sum()) for tokens in documents.tokens)
     return -total / float(_scored_tokens(documents).sum())
+
+
+def unigram_probabilities(weights: Sequence[float], counts: Sequence[npt.NDArray[np.int64]]) -> FloatArray:
+    """The mixture, at the recipe's weights, of its sources' token frequencies; [vocabulary].
+
+    Each has half a count added (Jeffreys prior).
+    """
+    return np.asarray(
+        sum(
+            weight * (count + 0.5) / (count.sum() + 0.5 * len(count))
+            for weight, count in zip(weights, counts, strict=True)
+        )
+    )

@@ -83,3 +83,17 @@ def test_what_is_no_table_is_told(tmp_path):
         with pytest.raises(DataError) as caught:
             read_score_table(tmp_path / name)
         assert message in str(caught.value), name
+
+
+def test_scores_of_several_tokenizers_are_compared_in_bits_per_byte_only(tmp_path):
+    rows = "recipe,protocol,score,metric,tokenizer\na,x,1,{0},bpe\nb,x,2,{0},{1}\na,y,1,{0},other\nb,y,2,{0},other\n"
+    path = tmp_path / "t.csv"
+    for metric, tokenizer in (("loss", "bpe"), ("bits-per-byte", "words"), ("bits-per-byte/code", "words")):
+        path.write_text(rows.format(metric, tokenizer))
+        assert [row.tokenizer for row in read_score_table(path)] == ["bpe", tokenizer, "other", "other"]
+    path.write_text(rows.format("loss", "words"))
+    with pytest.raises(DataError, match=r"must be bits per byte to be compared.* 'loss' 'a' has tokenizer 'bpe'"):
+        read_score_table(path)
+    path.write_text("recipe,score,tokenizer\na,1,bpe\nb,1,\n")
+    with pytest.raises(DataError, match="none named"):
+        read_score_table(path)

@@ -68,7 +68,7 @@ def made(tmp_path_factory):
     while todo := make_wave(state := StudyState(a_study(), inputs, records)).todo:
         waves.append([run.run for run in todo])
         assert len(waves) < 5
-        for task in make_tasks(todo, str(root), names, "cpu"):
+        for task in make_tasks(todo, str(root), names, state.study.resources):
             assert {report.status for report in do_task(task)} == {"finished"}
         records = storage.runs.read_all({run.run_id: run.run for run in make_wave(state).wanted.values()}, names)
     return state, storage, waves

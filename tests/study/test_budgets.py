@@ -6,7 +6,7 @@ import pytest
 
 from raystudy.errors import SpecError
 from raystudy.specs.reading import Reading
-from raystudy.study.comparing import cost
+from raystudy.study.cost import cost
 from raystudy.study.plan import lacking_evaluations, lacking_readings, make_plan
 from raystudy.study.preregistration import differences, registered_content
 from raystudy.study.protocols.registry import protocols_of

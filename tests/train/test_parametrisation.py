@@ -106,7 +106,7 @@ def test_training_gives_each_group_its_share_of_the_learning_rate(shard_storage)
     run = TrainRun(kind="train", shards=view, model=model, settings=settings, seed=0, numerics=NUMERICS)
     training = Training(run, open_view(storage, view), "cpu")
     training.advance(1)
-    rates = {group["lr_factor"]: group["lr"] for group in training._optimizer.param_groups}
+    rates = {group["lr_factor"]: group["lr"] for group in training.optimizer.param_groups}
     assert rates == {0.5: pytest.approx(2e-3), 1.0: pytest.approx(4e-3)}
     assert training.curve[0]["lr"] == pytest.approx(4e-3)
 

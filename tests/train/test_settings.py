@@ -98,6 +98,7 @@ def test_new_settings_move_the_identity_and_their_defaults_do_not():
 @pytest.mark.parametrize(("momentum", "second"), [(0.0, 1.0), (0.5, 1.5)])
 def test_sgd_steps_as_worked_by_hand(momentum, second):
     layer = nn.Linear(2, 1)
+    layer.spec = a_run("x").model  # of the standard parametrisation
     optimizer = build_optimizer(layer, Sgd(kind="sgd", momentum=momentum, weight_decay=0.1), lr=0.5)
     with torch.no_grad():
         layer.weight.fill_(2.0)

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def text_parts(source: TextSource, held_out: bool) -> tuple[SourcePart, ...]:
         DataError: files are missing, or a pattern matches none (all are listed together).
     """
     files = find_files(source)
-    contents = [[_sha256(path), _is_jsonl(source, path)] for path in files]
+    contents = [[sha256_of(path), _is_jsonl(source, path)] for path in files]
     identity = digest(["text", contents, source.field, source.holdout, held_out and source.holdout > 0])
     label = ", ".join(source.files)
     return (SourcePart(label, identity, partial(_read, source, files, held_out)),)
@@ -36,9 +37,14 @@ def text_parts(source: TextSource, held_out: bool) -> tuple[SourcePart, ...]:
 
 def find_files(source: TextSource) -> tuple[Path, ...]:
     """The files that the source names, each once: in its order, matches of one pattern sorted by path."""
+    return find_matches(source.files, "a text source")
+
+
+def find_matches(patterns: Sequence[str], owner: str) -> tuple[Path, ...]:
+    """The files that paths or globs name, each once; raises DataError with all that name none, `owner` in words."""
     found: dict[Path, None] = {}
     problems = []
-    for pattern in source.files:
+    for pattern in patterns:
         path = Path(pattern)
         if is_file(path):
             found[path] = None
@@ -52,7 +58,7 @@ def find_files(source: TextSource) -> tuple[Path, ...]:
             problems.append(f"{pattern} ({'is no file' if os.path.exists(pattern) else 'there is no such file'})")
     if problems:
         raise DataError(
-            f"every file of a text source must exist, but got: {'; '.join(problems)}. "
+            f"every file of {owner} must exist, but got: {'; '.join(problems)}. "
             f"Correct the paths (relative ones start at the study file)"
         )
     return tuple(found)
@@ -73,7 +79,8 @@ def _is_jsonl(source: TextSource, path: Path) -> bool:
     return (source.format or ("jsonl" if path.suffix == ".jsonl" else "text")) == "jsonl"
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file; raises DataError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

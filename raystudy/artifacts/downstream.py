@@ -1,0 +1,170 @@
+"""What runs answered: the only reader and writer of `runs/<run_id>/tasks/<digest>.json`, and the metrics in it.
+
+One file per task's items, step and read-out: of every item the place of the right choice, and of every choice the
+summed log-probability in nats and the number of characters. Metrics follow from these alone.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raystudy.artifacts.damage import look, set_aside
+from raystudy.artifacts.evaluations import lacking_answers, plain_readout, reading_of
+from raystudy.artifacts.files import read_json, write_json
+from raystudy.artifacts.records import RunLedger
+from raystudy.artifacts.results import Record
+from raystudy.errors import StorageError, UnreadableError
+from raystudy.specs.base import digest
+from raystudy.specs.downstream import TASK_METRICS
+from raystudy.specs.reading import Reading
+
+ANSWERS_FORMAT = "raystudy-answers/1"
+
+
+def answers_digest(items: str, reading: Reading) -> str:
+    """Names the answers of the weights of a reading to the items with digest `items`."""
+    return digest({"items": items, "step": reading.step, "readout": plain_readout(reading.readout)})
+
+
+def answers_path(folder: Path, items: str, reading: Reading) -> Path:
+    """Where a run whose folder is `folder` keeps its answers."""
+    return folder / "tasks" / f"{answers_digest(items, reading)}.json"
+
+
+def write_answers(folder: Path, answers: Mapping[str, Any]) -> None:
+    """Write one task's answers (run_id, items, step, readout, right, log_probability, characters)."""
+    path = answers_path(folder, answers["items"], reading_of(answers))
+    write_json(path, {"format": ANSWERS_FORMAT, **answers})
+
+
+def read_answers(folder: Path, run_id: str, items: str, reading: Reading) -> dict[str, Any] | None:
+    """The answers of a reading of `run_id` to `items`, or None.
+
+    Raises:
+        UnreadableError: the system does not let them be read.
+        StorageError: they are torn, foreign or another run's.
+    """
+    path = answers_path(folder, items, reading)
+    value = read_json(path)
+    if value is None:
+        return None
+    problem = answers_problem(value, run_id)
+    if problem is None and (value["items"], reading_of(value)) != (items, reading):
+        problem = "its name is not that of its items, step and read-out"
+    if problem is not None:
+        raise StorageError(f"{path} must hold a run's answers to a task, but {problem}")
+    return dict(value)
+
+
+def answers_problem(value: Any, run_id: str) -> str | None:
+    """What is wrong with the answers of the run `run_id`, or None."""
+    if not isinstance(value, dict) or value.get("format") != ANSWERS_FORMAT:
+        return f"it must be of format {ANSWERS_FORMAT}"
+    if value.get("run_id") != run_id:
+        return f"it must be of run {run_id}, but is of {value.get('run_id')!r}"
+    if not isinstance(value.get("items"), str):
+        return "it must name items"
+    try:
+        reading_of(value)
+    except ValueError as error:
+        return str(error)
+    try:
+        rows = list(zip(value["right"], value["log_probability"], value["characters"], strict=True))
+        is_whole = bool(rows) and all(_is_item(*row) for row in rows)
+    except (KeyError, TypeError, ValueError):
+        is_whole = False
+    return None if is_whole else "its items must have finite log-probabilities, characters and a right choice"
+
+
+def _is_item(right: int, log_probability: Sequence[float], characters: Sequence[int]) -> bool:
+    are_finite = all(math.isfinite(value) for value in log_probability) and all(count > 0 for count in characters)
+    return are_finite and len(log_probability) == len(characters) >= 2 and right in range(len(characters))
+
+
+def task_metrics(answers: Mapping[str, Any]) -> dict[str, float]:
+    """Every metric of `TASK_METRICS`: the mean over items. Of choices that tie for the best, the first is taken."""
+    rows = zip(answers["right"], answers["log_probability"], answers["characters"], strict=True)
+    per_item = [_of_item(right, np.asarray(logs), np.asarray(characters)) for right, logs, characters in rows]
+    means = np.mean(per_item, axis=0)
+    return dict(zip(TASK_METRICS, means.tolist(), strict=True))
+
+
+def _of_item(right: int, logs: Any, characters: Any) -> list[float]:
+    """The metrics of one item, in the order of `TASK_METRICS`."""
+    per_character = logs / characters
+    wrong = np.arange(len(logs)) != right
+    shares = np.exp(logs - logs.max())
+    return [
+        float(np.argmax(logs) == right),
+        float(np.argmax(per_character) == right),
+        float(shares[right] / shares.sum()),
+        float(logs[right] - logs[wrong].max()),
+        float(per_character[right] - per_character[wrong].max()),
+        float(logs[right]),
+        float(per_character[right]),
+    ]
+
+
+def join_answers(ledger: RunLedger, records: Mapping[str, Record], tasks: Iterable[str]) -> dict[str, Record]:
+    """The records, those of trainings with the answers to `tasks` (digests of items) given after the run or before."""
+    digests = tuple(tasks)
+    return {run_id: _with_answers(ledger, record, digests) for run_id, record in records.items()}
+
+
+def _with_answers(ledger: RunLedger, record: Record, tasks: Sequence[str]) -> Record:
+    if record.result["spec"].get("kind") != "train" or not tasks:
+        return record
+    metrics = record.metrics
+    if record.status == "finished" and (lacking := lacking_answers(metrics, tasks)):
+        last = Reading(step=int(record.result["spec"]["settings"]["steps"]))
+        metrics = {**metrics, **_answered(ledger, record.run_id, lacking, last)}
+    found = record.readings.items()
+    readings = {reading: {**own, **_answered(ledger, record.run_id, tasks, reading)} for reading, own in found}
+    return replace(record, metrics=metrics, readings=readings)
+
+
+def _answered(ledger: RunLedger, run_id: str, tasks: Sequence[str], reading: Reading) -> dict[tuple[str, str], float]:
+    """What the answers of a reading say, for those of the tasks that have some."""
+    metrics: dict[tuple[str, str], float] = {}
+    for items in tasks:
+        answers = mended_answers(ledger, run_id, items, reading)
+        if answers is not None:
+            metrics |= {(name, items): value for name, value in task_metrics(answers).items()}
+    return metrics
+
+
+def read_all_answers(ledger: RunLedger, run_id: str) -> list[dict[str, Any]]:
+    """All answers of a run; torn or foreign ones are told and left out."""
+    found = []
+    for path in sorted((ledger.folder(run_id) / "tasks").glob("*.json")):
+        try:
+            value = read_json(path)
+            problem = answers_problem(value, run_id)
+        except UnreadableError:
+            raise
+        except StorageError as error:
+            problem = str(error)
+        if problem is not None:
+            ledger.damage.append(f"{path} must hold a run's answers to a task, but {problem}; it is left out")
+        else:
+            found.append(value)
+    return found
+
+
+def mended_answers(ledger: RunLedger, run_id: str, items: str, reading: Reading) -> dict[str, Any] | None:
+    """As `read_answers`; damage is told with the ledger's, set aside by a ledger that mends, and counts as missing."""
+    folder = ledger.folder(run_id)
+    seen = look(answers_path(folder, items, reading))
+    try:
+        return read_answers(folder, run_id, items, reading)
+    except UnreadableError:
+        raise
+    except StorageError as error:
+        aside = set_aside(answers_path(folder, items, reading), seen) if ledger.mends else None
+        told = "it counts as missing until the study is run again" if aside is None else f"kept as {aside.name}"
+        ledger.damage.append(f"{error}; {told}")
+        return None

@@ -1,0 +1,1 @@
+"""Downstream tasks -> items on storage."""
