@@ -44,7 +44,7 @@ def write_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> None:
     """
     from safetensors.numpy import save  # an optional package, needed only where something trains
 
-    arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     about = json.dumps({"run_id": checkpoint.run_id, "step": checkpoint.step, "about": checkpoint.about})
     metadata = {"format": FORMAT, "about": about, "sha256": _checksum(arrays, about)}
     write_bytes(checkpoint_path(run_folder), save(arrays, metadata), durable=False)

@@ -48,7 +48,7 @@ def _write(path: Path, arrays: Arrays, most_bytes: int) -> bool:
 
     if sum(array.nbytes for array in arrays.values()) > most_bytes:
         return False
-    content = save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    content = save({name: np.asarray(a, order="C") for name, a in arrays.items()})
     write_bytes(path, content, durable=False)
     return True
 

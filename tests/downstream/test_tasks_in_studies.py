@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ import raystudy
 from raystudy.artifacts.downstream import join_answers
 from raystudy.artifacts.items import Choice, Item, write_items
 from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.verification import verify
 from raystudy.errors import SpecError
 from raystudy.execute.work import Task, do_task, failed_reports
 from raystudy.specs.downstream import TASK_METRICS
 from raystudy.specs.load import load_study
+from raystudy.specs.reading import Asked, Ema, Reading
+from raystudy.specs.schedules import Constant
 from tests.conftest import ROOT, make_shards
 from tests.train.test_training import a_run
 
@@ -61,6 +65,42 @@ def test_a_run_answers_its_tasks_and_a_later_task_costs_no_training(tmp_path):
     path.unlink()
     do_task(more)
     assert path.read_bytes() == at_end
+
+
+def test_tasks_are_answered_at_steps_and_by_read_outs_as_by_a_run_that_ends_there(tmp_path):
+    view, validation = make_shards(tmp_path)
+    first, second = (write_items(tmp_path, random_items(seed), 64) for seed in (0, 1))
+    smooth = Reading(step=30, readout=Ema(kind="ema"))
+    asked = Asked(readings=(Reading(step=10), smooth))
+    long, short = (constant(view, steps) for steps in (30, 10))
+    task = Task((long.model_dump_json(),), str(tmp_path), {validation: "v"}, downstream={first: "quiz"})
+    task = replace(task, asked=(asked.model_dump_json(),))
+    alone = Task((short.model_dump_json(),), str(tmp_path), {validation: "v"}, downstream={first: "quiz", second: "b"})
+    assert [report.status for report in (*do_task(task), *do_task(alone))] == ["finished"] * 2
+    more = replace(task, downstream={first: "quiz", second: "more"})
+    assert [report.status for report in failed_reports(more, "died")] == ["failed"], "answers are lacking"
+    assert [report.status for report in do_task(more)] == ["finished"]
+    assert [report.status for report in failed_reports(more, "died")] == ["finished"]
+    ledger = Storage(tmp_path).runs
+    records = {
+        run.run_id: ledger.read(run.run_id, [validation], readings=asked.readings if run is long else ())
+        for run in (long, short)
+    }
+    read, ended = join_answers(ledger, records, [first, second]).values()
+    for items in (first, second):
+        for name in TASK_METRICS:
+            assert read.metric(name, items, Reading(step=10)) == ended.metric(name, items)
+        name = "log-probability"
+        assert len({read.metric(name, items, reading) for reading in (None, *asked.readings)}) == 3
+    assert read.metric("loss", validation, Reading(step=10)) == ended.metric("loss", validation)
+    assert read.metric("trigram-loss", validation, smooth) == ended.metric("trigram-loss", validation)
+    assert verify(Storage(tmp_path)).problems == []
+
+
+def constant(view: str, steps: int):
+    run = a_run(view, steps=steps)
+    schedule = Constant(kind="constant", warmup_steps=3, warmup=0.05)
+    return run.model_copy(update={"settings": run.settings.model_copy(update={"schedule": schedule})})
 
 
 def test_torn_answers_and_weights_are_made_anew_and_lost_weights_are_told(tmp_path):

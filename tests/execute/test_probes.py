@@ -1,6 +1,8 @@
 """Probes in the ordinary flow: wanted in waves, made by tasks, recorded, scored; and what goes wrong on the way."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from raystudy.artifacts.weights import read_weights, weights_path
 from raystudy.execute.tasks import make_tasks
 from raystudy.execute.work import do_task
 from raystudy.specs.run import AlignmentProbe, KeptWeights, ProbeRun, SharpnessProbe, TrainRun
+from raystudy.specs.study import Resources
 from raystudy.study.comparing import compare_study
 from raystudy.study.ngrams import cross_entropy
 from raystudy.study.plan import make_plan
@@ -63,15 +66,58 @@ def made(tmp_path_factory):
     pairs = [make_shards(root, seed) for seed in range(3)]
     shards = {name: view for name, (view, _) in zip("abc", pairs, strict=True)}
     inputs = StudyInputs(shards, {"p": pairs[0][1], "q": pairs[1][1]}, 64)
+    return make_all(a_study(), inputs, root)
+
+
+def make_all(study, inputs: StudyInputs, root: Path):
+    """Make all waves of a study; its state, its storage, and which runs each wave held."""
     storage, waves, records = Storage(root), [], {}
     names = {digest: name for name, digest in inputs.validation.items()}
-    while todo := make_wave(state := StudyState(a_study(), inputs, records)).todo:
+    while todo := make_wave(state := StudyState(study, inputs, records)).todo:
         waves.append([run.run for run in todo])
         assert len(waves) < 5
         for task in make_tasks(todo, str(root), names, state.study.resources):
             assert {report.status for report in do_task(task)} == {"finished"}
-        records = storage.runs.read_all({run.run_id: run.run for run in make_wave(state).wanted.values()}, names)
+        wanted = make_wave(state).wanted
+        readings = {run_id: run.everything_asked.readings for run_id, run in wanted.items()}
+        records = storage.runs.read_all({run_id: run.run for run_id, run in wanted.items()}, names, readings)
     return state, storage, waves
+
+
+@pytest.mark.parametrize("protocol", ["truth", "low"])
+def test_a_probe_at_a_step_has_its_run_keep_those_weights_while_it_trains_or_later(made, tmp_path, protocol):
+    inputs, root = made[0].inputs, tmp_path / "storage"
+    root.mkdir()
+    (root / "shards").symlink_to(made[1].root / "shards")
+    kept = {name: PROTOCOLS[name] for name in ("truth", "low")}
+    probe = {"kind": "sharpness", "model": "proxy", "batches": 2, "iterations": 2, "seeds": [0, 1]}
+    study = study_spec(
+        protocols={**kept, "mid": {**probe, "at": {"protocol": protocol, "step": 4}}},
+        recipes=[recipe.model_dump(mode="json") for recipe in made[0].study.recipes],
+        comparison={"resamples": 100},
+    )
+    state, storage, waves = make_all(study, inputs, root)
+    probes = [run for run in waves[1] if isinstance(run, SharpnessProbe)]
+    assert len(probes) == 6
+    assert {probe.weights.step for probe in probes} == {4}
+    assert not make_wave(state).todo
+    assert [isinstance(run, TrainRun) for wave in waves[1:] for run in wave].count(True) == 0, "nothing trains twice"
+    weights = weights_path(storage.runs.folder(probes[0].weights.run_id), 4)
+    values = [state.record(run).metric("sharpness", run.run.shards) for run in wanted_probes(state)]
+    # Where the runs were made before anybody asked for the step, they are trained again, and their results stay.
+    for path in root.glob("runs/*/eval/*.json"):
+        path.unlink()
+    for run in probes:
+        shutil.rmtree(storage.runs.folder(run.run_id))
+    weights.unlink()
+    results = {path: path.read_bytes() for path in root.glob("runs/*/result.json")}
+    again, _, _ = make_all(study, inputs, root)
+    assert [again.record(run).metric("sharpness", run.run.shards) for run in wanted_probes(again)] == values
+    assert all(path.read_bytes() == content for path, content in results.items())
+
+
+def wanted_probes(state):
+    return [run for run in protocols_of(state.study)["mid"].demand(state).runs if isinstance(run.run, SharpnessProbe)]
 
 
 def test_probes_at_a_checkpoint_wait_for_the_run_that_leaves_it(made):
@@ -142,7 +188,7 @@ def test_likeness_is_that_of_the_recipes_view(made):
 def test_probes_that_share_a_gradient_share_a_task(made):
     state, storage, _ = made
     early = protocols_of(state.study)["early"].demand(state).runs
-    tasks = make_tasks(early, str(storage.root), {}, "cpu")
+    tasks = make_tasks(early, str(storage.root), {}, Resources())
     assert [len(task.runs) for task in tasks] == [2] * 6  # three recipes and two seeds, two validation sets each
 
 
@@ -176,7 +222,7 @@ def test_weights_that_were_not_kept_are_a_failed_probe_that_says_so(made):
     probe = next(run for run in waves[1] if isinstance(run, SharpnessProbe)).model_copy(update={"seed": 5})
     wanted = next(run for run in make_wave(state).wanted.values() if isinstance(run.run, SharpnessProbe))
     gone = type(wanted)(probe.model_copy(update={"weights": KeptWeights(run_id=GONE, step=3)}), "a", "proxy")
-    (task,) = make_tasks([gone], str(storage.root), {}, "cpu")
+    (task,) = make_tasks([gone], str(storage.root), {}, Resources())
     (report,) = do_task(task)
     assert report.status == "failed"
     assert f"must read the weights of run {GONE} after 3 steps" in report.cause
@@ -184,7 +230,7 @@ def test_weights_that_were_not_kept_are_a_failed_probe_that_says_so(made):
     path = weights_path(storage.runs.folder(probe.weights.run_id), probe.weights.step)
     content = path.read_bytes()
     path.write_bytes(content[:50])
-    (task,) = make_tasks([torn], str(storage.root), {}, "cpu")
+    (task,) = make_tasks([torn], str(storage.root), {}, Resources())
     assert "not kept or are torn" in do_task(task)[0].cause
     path.write_bytes(content)
     assert do_task(task)[0].status == "finished"

@@ -85,6 +85,12 @@ OLD = "{kind: reduced-lr, model: proxy, lr: 1e-4}"
 LADDER = "{kind: lr-ladder, model: proxy, space: {lr: {grid: [1e-3, 1e-2]}}, seeds: [0, 1]}"
 
 
+READ = (
+    "{kind: reduced-lr, model: proxy, lr: 1e-4, at_steps: [10, 20]}",
+    "{kind: reduced-lr, model: proxy, lr: 1e-4, readout: ema}",
+)
+
+
 def told_of(tmp_path, *protocols: str) -> str:
     """What is told of a study with these protocols beside its own."""
     assert OLD in STUDY
@@ -106,7 +112,7 @@ def told_of(tmp_path, *protocols: str) -> str:
         ("{kind: gradient-alignment, model: proxy, measure: cosin}", "'inner-product' or 'cosine'"),
         ("{kind: gradient-alignment, model: proxy, seeds: [0, 0]}", "seeds must differ"),
         ("{kind: gradient-alignment, model: proxy, at: start}", "p1.at"),
-        ("{kind: gradient-alignment, model: proxy, at: {protocol: p3}}", "a protocol that trains, but got 'p3'"),
+        ("{kind: gradient-alignment, model: proxy, at: {protocol: p9}}", "a protocol that trains, but got 'p9'"),
         ("{kind: gradient-alignment, model: proxy, at: {protocol: p1}}", "a protocol that trains, but got 'p1'"),
         ("{kind: gradient-alignment, model: proxy, at: {protocol: p0}}", "has an `lr` if its protocol is an lr-ladder"),
         ("{kind: gradient-alignment, model: proxy, at: {protocol: p0, lr: 2e-3}}", "must be a learning rate of 'p0'"),
@@ -116,12 +122,17 @@ def told_of(tmp_path, *protocols: str) -> str:
         ),
         ("{kind: sharpness, model: proxy, at: {protocol: p0, lr: 1e-3, recipe: none}}", "recipe, but got 'none'"),
         ("{kind: sharpness, model: target, at: {protocol: p0, lr: 1e-3}}", "but they are 'target' and 'proxy'"),
+        (
+            "{kind: sharpness, model: proxy, at: {protocol: p2}}",
+            "the weights of one step as they were, but 'p2' has at_",
+        ),
+        ("{kind: sharpness, model: proxy, at: {protocol: p3}}", "but 'p3' has readout"),
         ("{kind: likeness, order: 4}", "less than or equal to 3"),
         ("{kind: likeness, model: proxy}", "model"),
     ],
 )
 def test_a_probe_that_does_not_fit_is_told_with_the_way_out(tmp_path, protocol, told):
-    text = told_of(tmp_path, LADDER, protocol)
+    text = told_of(tmp_path, LADDER, protocol, *READ)
     assert told in text
     assert "study.yaml:" in text
 
