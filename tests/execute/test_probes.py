@@ -12,6 +12,7 @@ from raystudy.artifacts.weights import read_weights, weights_path
 from raystudy.execute.tasks import make_tasks
 from raystudy.execute.work import do_task
 from raystudy.specs.run import AlignmentProbe, KeptWeights, ProbeRun, SharpnessProbe, TrainRun
+from raystudy.specs.study import Resources
 from raystudy.study.comparing import compare_study
 from raystudy.study.ngrams import cross_entropy
 from raystudy.study.plan import make_plan
@@ -68,7 +69,7 @@ def made(tmp_path_factory):
     while todo := make_wave(state := StudyState(a_study(), inputs, records)).todo:
         waves.append([run.run for run in todo])
         assert len(waves) < 5
-        for task in make_tasks(todo, str(root), names, "cpu"):
+        for task in make_tasks(todo, str(root), names, Resources()):
             assert {report.status for report in do_task(task)} == {"finished"}
         records = storage.runs.read_all({run.run_id: run.run for run in make_wave(state).wanted.values()}, names)
     return state, storage, waves
@@ -142,7 +143,7 @@ def test_likeness_is_that_of_the_recipes_view(made):
 def test_probes_that_share_a_gradient_share_a_task(made):
     state, storage, _ = made
     early = protocols_of(state.study)["early"].demand(state).runs
-    tasks = make_tasks(early, str(storage.root), {}, "cpu")
+    tasks = make_tasks(early, str(storage.root), {}, Resources())
     assert [len(task.runs) for task in tasks] == [2] * 6  # three recipes and two seeds, two validation sets each
 
 
@@ -176,7 +177,7 @@ def test_weights_that_were_not_kept_are_a_failed_probe_that_says_so(made):
     probe = next(run for run in waves[1] if isinstance(run, SharpnessProbe)).model_copy(update={"seed": 5})
     wanted = next(run for run in make_wave(state).wanted.values() if isinstance(run.run, SharpnessProbe))
     gone = type(wanted)(probe.model_copy(update={"weights": KeptWeights(run_id=GONE, step=3)}), "a", "proxy")
-    (task,) = make_tasks([gone], str(storage.root), {}, "cpu")
+    (task,) = make_tasks([gone], str(storage.root), {}, Resources())
     (report,) = do_task(task)
     assert report.status == "failed"
     assert f"must read the weights of run {GONE} after 3 steps" in report.cause
@@ -184,7 +185,7 @@ def test_weights_that_were_not_kept_are_a_failed_probe_that_says_so(made):
     path = weights_path(storage.runs.folder(probe.weights.run_id), probe.weights.step)
     content = path.read_bytes()
     path.write_bytes(content[:50])
-    (task,) = make_tasks([torn], str(storage.root), {}, "cpu")
+    (task,) = make_tasks([torn], str(storage.root), {}, Resources())
     assert "not kept or are torn" in do_task(task)[0].cause
     path.write_bytes(content)
     assert do_task(task)[0].status == "finished"
