@@ -210,7 +210,7 @@ def test_text_that_has_changed_since_the_runs_is_told(cli, tmp_path):
     assert "have changed" not in cli("compare", path, "--storage", tmp_path / "storage").stderr
     (tmp_path / "two.txt").write_text((tmp_path / "two.txt").read_text() + "\n\none more document " * 30)
     looked = cli("compare", path, "--storage", tmp_path / "storage")
-    assert "the data of two have changed since the runs; these are the old results" in looked.stderr
+    assert "the data of recipe 'two' have changed since the runs; these are the old results" in looked.stderr
     planned = cli("plan", path, "--storage", tmp_path / "storage")
     assert "the data of recipe 'two' have changed since they were frozen" in planned.stderr
     refused = cli("run", path, "--storage", tmp_path / "storage", "--local")
