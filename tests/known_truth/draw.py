@@ -103,7 +103,7 @@ def run_draw(number: int, storage: Path, size: Size, *, with_many_seeds: bool = 
     study = load_study(STUDY).spec
     overrides = [f"synthetic.draw={number}", *(f"models.{name}.draw={number}" for name in study.models)]
     for name, protocol in study.protocols.items():
-        if hasattr(protocol, "seeds"):
+        if hasattr(protocol, "seeds") and protocol.kind != "gradient-alignment":  # exact here, without seeds
             chosen = size.many_seeds if with_many_seeds and name == "short" else size.num_seeds
             overrides.append(f"protocols.{name}.seeds={list(range(chosen))}")
     recipes = [recipe.name for recipe in study.recipes][:: size.every_with_many if with_many_seeds else size.every]
