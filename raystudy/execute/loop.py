@@ -27,7 +27,7 @@ from raystudy.execute.tasks import make_tasks
 from raystudy.specs.load import LoadedStudy
 from raystudy.study.frozen import Frozen
 from raystudy.study.lr_rules import drift, newly_resolved
-from raystudy.study.repeats import repeat_lines, repeats
+from raystudy.study.repeats import check_windows, repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
 from raystudy.study.state import StudyInputs, StudyState
 from raystudy.study.wanted import WantedRun
@@ -112,7 +112,9 @@ def run_study(
         driver.tell_drift(state)
         wave = make_wave(state)
         if wave.todo:
-            for line in repeat_lines(repeats(wave.wanted.values(), sizes_of_sources(state.inputs, storage))):
+            sizes = sizes_of_sources(state.inputs, storage)
+            check_windows(wave.todo, sizes)
+            for line in repeat_lines(repeats(wave.wanted.values(), sizes)):
                 progress.say(line)
         if not is_clean:
             remove_leftovers(storage.root, folder.path, wave.wanted)

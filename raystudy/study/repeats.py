@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raystudy.artifacts.shards import SourceSize
+from raystudy.errors import DataError
 from raystudy.specs.epochs import expected_epochs
 from raystudy.specs.run import TrainRun
 from raystudy.study.wanted import WantedRun
@@ -53,6 +54,29 @@ def repeats(runs: Iterable[WantedRun], sources: Mapping[str, Sequence[SourceSize
             epochs = expected_epochs(source.weight, source.num_tokens, run)
             by_model[wanted.model] = max(epochs, by_model.get(wanted.model, 0.0))
     return [Repeat(*names, by_model) for names, by_model in found.items() if max(by_model.values()) > 1]
+
+
+def check_windows(runs: Iterable[WantedRun], sources: Mapping[str, Sequence[SourceSize]]) -> None:
+    """See that every source holds at least one training window of every model that reads it.
+
+    Raises:
+        DataError: one does not; the message names all that do not, once each.
+    """
+    short: dict[tuple[str, str, str], str] = {}
+    for wanted in runs:
+        if not isinstance(wanted.run, TrainRun):
+            continue
+        window = wanted.run.model.context + 1
+        for source in sources.get(wanted.recipe, ()):
+            if source.num_tokens < window:
+                told = f"source {source.name!r} of recipe {wanted.recipe!r} holds {source.num_tokens}"
+                short[wanted.recipe, source.name, wanted.model] = f"{told}, a window of model {wanted.model!r} {window}"
+    if short:
+        lines = "\n  ".join(short.values())
+        raise DataError(
+            f"a source must hold at least one window of the model's context, but has fewer tokens:\n  {lines}\n"
+            f"Give it more text, take it out, or choose a shorter context; nothing has been run"
+        )
 
 
 def repeat_lines(found: Sequence[Repeat]) -> list[str]:

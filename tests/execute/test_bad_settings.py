@@ -1,5 +1,6 @@
 """Settings that cannot be trained: told by the check where it can see them, else by the run; never a traceback."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -7,15 +8,18 @@ import torch
 
 import raystudy.train.training
 from raystudy.artifacts.storage import Storage
-from raystudy.errors import SpecError
+from raystudy.errors import DataError, SpecError
 from raystudy.execute.gpus import check_gpus, gpu_places
-from raystudy.execute.local import LocalExecutor
+from raystudy.execute.local import InlineExecutor, LocalExecutor
+from raystudy.execute.loop import run_study
+from raystudy.execute.progress import Progress
 from raystudy.execute.tasks import make_tasks
 from raystudy.execute.work import Task, do_task
 from raystudy.specs.load import load_study
 from raystudy.specs.study import Resources
 from raystudy.study.wanted import WantedRun
 from tests.conftest import TINY, make_shards
+from tests.mutation.own_text import own_text
 from tests.train.test_training import a_run
 
 LONG = "{kind: wsd, warmup_steps: 20, decay_steps: 11}"
@@ -164,3 +168,11 @@ def test_a_record_says_how_the_run_was_made(tmp_path):
     assert set(result["moved"]) == moved
     assert {"step", "lr", "loss", "gradient_norm"} == set(ledger.read_curve(run.run_id)[0])
     assert result["spec"] == run.model_dump(mode="json")
+
+
+def test_a_context_longer_than_a_source_is_told_once_and_before_anything_runs(tmp_path):
+    loaded = load_study(own_text(tmp_path), ["models.proxy.context=100000", "training.batch_tokens=100000"])
+    with pytest.raises(DataError, match="nothing has been run") as told:
+        run_study(loaded, Storage(tmp_path / "storage"), InlineExecutor, Progress(io.StringIO()))
+    assert str(told.value).count("a window of model 'proxy' 100001") == 3  # one source in each recipe
+    assert not list((tmp_path / "storage").glob("runs/*/spec.json"))
