@@ -1,6 +1,7 @@
 """What all tests share: the repository's root, a small study on synthetic shards, and the tiny study run once."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,10 @@ from raystudy.artifacts.shard_writer import SourceDraft, write_tokens, write_vie
 from raystudy.artifacts.shards import Selected, open_tokens
 
 pytest_plugins = ["tests.ray_cluster", "tests.skips"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a script: what tests interrupt, and their processes, must hear of it all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "search_spaces" / "tiny.yaml"

@@ -150,7 +150,7 @@ def test_out_of_memory_ends_a_run_without_a_score_and_the_launch_says_so(tmp_pat
         return real(run, *others, **asked)
 
     monkeypatch.setattr(raystudy.train.run, "train", starved)
-    overrides = ["models.target.training.steps=2", "training.steps=2"]
+    overrides = ["models.target.training.steps=2", "training.steps=2", "recipes=[balanced, crawl]"]
     launch = run_study(load_study(TINY, overrides), Storage(storage), InlineExecutor, Progress(io.StringIO()))
     with pytest.raises(IncompleteError, match=r"out of memory. Lower resources\.micro_batch_tokens"):
         launch.raise_if_incomplete()
@@ -208,8 +208,9 @@ def kill_in_the_middle(driver: subprocess.Popen[bytes], storage: Path, at_least:
 def copy_inputs(source: Path, target: Path) -> Path:
     """A storage that has the shards of another, so that a test does not build them again."""
     target.mkdir()
-    for name in ("shards", "built"):
-        (target / name).symlink_to(source / name)
+    for name in ("shards", "built", "floors"):
+        if (source / name).exists():
+            (target / name).symlink_to(source / name)
     return target
 
 
