@@ -9,11 +9,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from raystudy.artifacts.checkpoints import remove_checkpoint
-from raystudy.artifacts.weights import write_branch_point, write_weights
 from raystudy.errors import RaystudyError
 from raystudy.execute.branch_start import ParentDivergedError, start_of
 from raystudy.execute.downstream_work import answer_tasks, open_items_once
-from raystudy.execute.evaluations import evaluate_kept, keep_reading, write_evaluation
+from raystudy.execute.evaluations import (
+    evaluate_kept,
+    keep_branch_point,
+    keep_reading,
+    keep_weights,
+    lacking_tasks,
+    write_evaluation,
+)
 from raystudy.execute.floor_work import trigram_floors
 from raystudy.execute.workplace import Workplace
 from raystudy.specs.reading import Asked, Reading
@@ -44,7 +50,7 @@ def make_decoder_run(run: TrainRun, at: Workplace, asked: Asked | None = None) -
     if record.status == "out-of-memory":
         return record.status, False
     if evaluate_kept(run, at, documents, asked, is_finished=record.status == "finished"):
-        status = _train(run, at, documents, asked)
+        status = _train(run, at, documents, asked, is_again=True)
         if status != record.status:
             raise RaystudyError(
                 f"run {run.run_id}, trained again for readings, must end {record.status} as it did, but is {status}. "
@@ -53,7 +59,8 @@ def make_decoder_run(run: TrainRun, at: Workplace, asked: Asked | None = None) -
     return record.status, False
 
 
-def _train(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked) -> str:
+def _train(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked, *, is_again: bool = False) -> str:
+    """Train and leave a record; of a run that is trained again what lacks, and nothing that belongs to its result."""
     from raystudy.train.micro_batches import is_out_of_memory
     from raystudy.train.on_the_way import Keeping
     from raystudy.train.run import Means, train
@@ -62,8 +69,8 @@ def _train(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked) -
     folder = runs.folder(run.run_id)
     runs.write_spec(run)
     keeping = Keeping(
-        read=lambda read: keep_reading(run, at, read),
-        branch_point=lambda step, arrays: write_branch_point(folder, step, arrays),
+        read=lambda read: keep_reading(run, at, read, is_again=is_again),
+        branch_point=lambda step, arrays: keep_branch_point(run, at, step, arrays, is_again=is_again),
     )
     try:
         means, view = Means(at.micro_batch_tokens, _checkpoints(run, at, asked)), at.view(run.shards)
@@ -79,17 +86,7 @@ def _train(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked) -
         result = _result(run, "out-of-memory", [], {"total": 0.0}, _provenance(at, started_at))
         runs.write_result(run.run_id, {**result, "cause": f"{type(error).__name__}: {error}"})
         return "out-of-memory"
-    runs.write_curve(run.run_id, outcome.curve)
-    last = Reading(step=run.settings.steps)
-    if outcome.status == "finished":
-        write_weights(folder, last.step, outcome.weights)
-    trigram = trigram_floors(at.storage.root, view, documents)
-    for digest, evaluation in outcome.final.items():
-        write_evaluation(run, at, digest, last, evaluation, outcome.unigram[digest], trigram[digest])
-    metrics, seconds = _metrics(at, outcome, trigram), dict(outcome.seconds)
-    if outcome.status == "finished" and at.downstream:
-        rows, took = answer_tasks(run, at.storage, at.downstream, outcome.weights, at.device, last)
-        metrics, seconds = metrics + rows, {**seconds, "downstream": took, "total": seconds["total"] + took}
+    metrics, seconds = _keep_last(run, at, documents, outcome, is_again=is_again)
     at.notes.extend([means.checkpoints.note] if means.checkpoints and means.checkpoints.note else [])
     provenance = {**_provenance(at, started_at), **outcome.made, "notes": list(at.notes)}
     result = _result(run, outcome.status, metrics, seconds, provenance)
@@ -103,6 +100,30 @@ def _train(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked) -
     runs.write_result(run.run_id, {**result, **details})
     remove_checkpoint(folder)
     return outcome.status
+
+
+def _keep_last(
+    run: TrainRun, at: Workplace, documents: "Documents", outcome: "Outcome", *, is_again: bool
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Keep the curve, the last weights, their evaluations and answers; metric rows and seconds for the result.
+
+    Of a run that is trained again, what is there and whole stays: its result tells of it.
+    """
+    runs, last = at.storage.runs, Reading(step=run.settings.steps)
+    if not is_again or not runs.read_curve(run.run_id):
+        runs.write_curve(run.run_id, outcome.curve)
+    if outcome.status == "finished":
+        keep_weights(run, at, last, outcome.weights, is_again=is_again)
+    trigram = trigram_floors(at.storage.root, at.view(run.shards), documents)
+    for digest, evaluation in outcome.final.items():
+        if not is_again or runs.read_evaluation(run.run_id, digest, last) is None:
+            write_evaluation(run, at, digest, last, evaluation, outcome.unigram[digest], trigram[digest])
+    metrics, seconds = _metrics(at, outcome, trigram), dict(outcome.seconds)
+    tasks = lacking_tasks(run, at, last) if is_again else at.downstream
+    if outcome.status == "finished" and tasks:
+        rows, took = answer_tasks(run, at.storage, tasks, outcome.weights, at.device, last)
+        metrics, seconds = metrics + rows, {**seconds, "downstream": took, "total": seconds["total"] + took}
+    return metrics, seconds
 
 
 def _checkpoints(run: TrainRun, at: Workplace, asked: Asked) -> "Checkpoints | None":

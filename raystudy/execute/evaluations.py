@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from raystudy.artifacts.downstream import mended_answers
 from raystudy.artifacts.evaluations import plain_readout, reading_of
-from raystudy.artifacts.weights import read_weights, write_weights
+from raystudy.artifacts.weights import branch_path, read_branch_point, read_weights, write_branch_point, write_weights
 from raystudy.errors import RaystudyError, StorageError
 from raystudy.execute.downstream_work import answer_tasks
 from raystudy.execute.floor_work import trigram_floors
@@ -22,22 +22,60 @@ if TYPE_CHECKING:
     from raystudy.train.on_the_way import Read
 
 
-def keep_reading(run: TrainRun, at: Workplace, read: "Read") -> None:
-    """Keep what was read on the way: weights while they are small, evaluations and answers, or that there are none."""
+def keep_reading(run: TrainRun, at: Workplace, read: "Read", *, is_again: bool = False) -> None:
+    """Keep what was read on the way: weights while they are small, evaluations and answers, or that there are none.
+
+    Of a run that is trained again, what is there and whole stays.
+    """
     if not read.evaluations:
-        _write_diverged(run, at, read.reading)
+        _write_diverged(run, at, read.reading, is_again=is_again)
         return
-    write_weights(at.storage.runs.folder(run.run_id), read.reading.step, read.weights, read.reading.readout)
+    keep_weights(run, at, read.reading, read.weights, is_again=is_again)
     trigram = trigram_floors(at.storage.root, at.view(run.shards), at.documents())
     for digest, evaluation in read.evaluations.items():
-        write_evaluation(run, at, digest, read.reading, evaluation, read.unigram[digest], trigram[digest])
-    answer_tasks(run, at.storage, at.downstream, read.weights, at.device, read.reading)
+        if not is_again or at.storage.runs.read_evaluation(run.run_id, digest, read.reading) is None:
+            write_evaluation(run, at, digest, read.reading, evaluation, read.unigram[digest], trigram[digest])
+    tasks = lacking_tasks(run, at, read.reading) if is_again else at.downstream
+    answer_tasks(run, at.storage, tasks, read.weights, at.device, read.reading)
 
 
-def _write_diverged(run: TrainRun, at: Workplace, reading: Reading) -> None:
+def keep_weights(
+    run: TrainRun, at: Workplace, reading: Reading, weights: Mapping[str, npt.NDArray[Any]], *, is_again: bool
+) -> None:
+    """Keep weights while they are small; of a run that is trained again, whole ones that are there stay."""
+    folder = at.storage.runs.folder(run.run_id)
+    try:
+        if is_again and read_weights(folder, reading.step, reading.readout) is not None:
+            return
+    except StorageError as error:
+        at.storage.runs.put_weights_aside(run.run_id, reading.step, str(error), reading.readout)
+    write_weights(folder, reading.step, weights, reading.readout)
+
+
+def keep_branch_point(
+    run: TrainRun, at: Workplace, step: int, arrays: Mapping[str, npt.NDArray[Any]], *, is_again: bool
+) -> None:
+    """Keep what a branch starts from; of a run that is trained again, what is there and whole stays."""
+    folder = at.storage.runs.folder(run.run_id)
+    try:
+        if is_again and read_branch_point(folder, step) is not None:
+            return
+    except StorageError as error:
+        at.storage.runs.put_file_aside(branch_path(folder, step), str(error))
+    write_branch_point(folder, step, arrays)
+
+
+def lacking_tasks(run: TrainRun, at: Workplace, reading: Reading) -> dict[str, str]:
+    """The tasks, by digest of their items, that the weights of a reading have not answered."""
+    runs = at.storage.runs
+    return {d: n for d, n in at.downstream.items() if mended_answers(runs, run.run_id, d, reading) is None}
+
+
+def _write_diverged(run: TrainRun, at: Workplace, reading: Reading, *, is_again: bool) -> None:
     about = {"step": reading.step, "readout": plain_readout(reading.readout), "status": "diverged"}
     for digest in at.validation:
-        at.storage.runs.write_evaluation(run.run_id, {"validation": digest, **about})
+        if not is_again or at.storage.runs.read_evaluation(run.run_id, digest, reading) is None:
+            at.storage.runs.write_evaluation(run.run_id, {"validation": digest, **about})
 
 
 def write_evaluation(
@@ -77,13 +115,14 @@ def evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents", asked: A
     runs, last = at.storage.runs, Reading(step=run.settings.steps)
     diverged = {reading_of(v) for v in runs.read_evaluations(run.run_id) if v.get("status") == "diverged"}
     readings = [last, *asked.readings] if is_finished else [r for r in asked.readings if r.step < last.step]
+    must_train = False
     for reading in readings:
         lacking = {d: v for d, v in documents.items() if runs.read_evaluation(run.run_id, d, reading) is None}
         if reading in diverged:
             if lacking:
-                _write_diverged(run, at, reading)
+                _write_diverged(run, at, reading, is_again=True)
             continue
-        tasks = {d: n for d, n in at.downstream.items() if mended_answers(runs, run.run_id, d, reading) is None}
+        tasks = lacking_tasks(run, at, reading)
         if not lacking and not tasks:
             continue
         is_torn = False
@@ -102,8 +141,8 @@ def evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents", asked: A
                 f"Remove its folder from the storage to train it again"
             )
         else:
-            return True
-    return False
+            must_train = True
+    return must_train
 
 
 def _measure(

@@ -79,6 +79,7 @@ def _likeness(run: LikenessProbe, at: Workplace) -> tuple[str, float]:
 
 def _decoder_probes(runs: Sequence[AlignmentProbe | SharpnessProbe], at: Workplace) -> list[tuple[str, float]]:
     from raystudy.train.evaluation import ValidationDocuments
+    from raystudy.train.micro_batches import is_out_of_memory
     from raystudy.train.probes.measure import measure_probes
     from raystudy.train.process import versions
 
@@ -95,7 +96,7 @@ def _decoder_probes(runs: Sequence[AlignmentProbe | SharpnessProbe], at: Workpla
     try:
         found = measure_probes(runs, open_view(root, runs[0].shards), documents, _weights(runs[0], at), at.device)
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate" in str(error)):
+        if not is_out_of_memory(error):
             raise
         found = [None] * len(runs)
     provenance = {**at.about, "packages": {**at.about["packages"], **versions()}, "started_at": started_at}

@@ -71,11 +71,11 @@ class WantedRun:
 
     @property
     def share_needed(self) -> float:
-        """The share of the run's steps that its score, or a branch of it, rests on."""
+        """The share of the run's steps that its score, all it is read for and every branch of it rest on."""
         if isinstance(self.run, ProbeRun) or (self.reading is None and not self.asked.checkpoints):
             return 1.0
-        last = self.asked.checkpoints[-1] if self.reading is None else self.reading.step
-        return last / self.run.settings.steps
+        asked = self.everything_asked
+        return max(*(reading.step for reading in asked.readings), *asked.checkpoints, 0) / self.run.settings.steps
 
     def __str__(self) -> str:
         if isinstance(self.run, ProbeRun):

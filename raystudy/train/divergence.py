@@ -16,8 +16,8 @@ def not_finite(evaluations: Mapping[str, Evaluation]) -> str:
     return f"the final loss was {', '.join(found)}" if found else ""
 
 
-def has_risen(curve: Sequence[Mapping[str, float]]) -> str:
-    """How far training stands above where it began: from the curve alone, as validation sets are not the run's."""
+def has_risen(curve: Sequence[Mapping[str, float]], first: float) -> str:
+    """How far training stands above `first`, the loss at initialisation: validation sets are not the run's."""
     last = [row["loss"] for row in curve[-_LAST_ROWS:]]
-    mean, first = sum(last) / len(last), curve[0]["loss"]
+    mean = sum(last) / len(last)
     return f"the training loss rose from {first:.4g} to {mean:.4g}" if mean > _DIVERGED_RATIO * first else ""

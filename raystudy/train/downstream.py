@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-_ROWS = 64  # windows evaluated at once; changes memory, not results beyond rounding
+from raystudy.train.evaluation import rows_at_once
+
 _PADDING = -100
 
 TokenArray = npt.NDArray[np.uint16]
@@ -66,8 +67,9 @@ def score_continuations(
     sums, greedy = [0.0] * len(pairs), [True] * len(pairs)
     # Windows of like length together: less padding, and padding comes last, where nothing before it sees it.
     order = sorted(range(len(inputs)), key=lambda index: len(inputs[index]))
-    for first in range(0, len(order), _ROWS):
-        rows = order[first : first + _ROWS]
+    most = rows_at_once(model, context)
+    for first in range(0, len(order), most):
+        rows = order[first : first + most]
         for index, (loss, is_greedy) in zip(rows, _score_rows(model, inputs, targets, rows, device), strict=True):
             sums[owners[index]] -= loss
             greedy[owners[index]] &= is_greedy

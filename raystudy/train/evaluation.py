@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-_ROWS = 64  # windows evaluated at once; changes memory, not results beyond rounding
+_MOST_ROWS = 64  # windows evaluated at once; changes memory, not results beyond rounding
+_MOST_LOGITS = 2**27  # at once: half a GiB of FP32
 _PADDING = -100
 
 TokenArray = npt.NDArray[np.uint16]
@@ -71,12 +72,18 @@ def _windows(documents: ValidationDocuments, context: int) -> tuple[torch.Tensor
     return torch.stack(inputs), torch.stack(targets), torch.tensor(owners)
 
 
+def rows_at_once(model: nn.Module, context: int) -> int:
+    """How many windows are evaluated at once, so that memory is bounded for any context and vocabulary."""
+    vocabulary = max((part.num_embeddings for part in model.modules() if isinstance(part, nn.Embedding)), default=1)
+    return max(1, min(_MOST_ROWS, _MOST_LOGITS // (context * vocabulary)))
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, documents: ValidationDocuments, context: int, device: str) -> Evaluation:
     """Loss of `model` on every document, in nats."""
     inputs, targets, owners = _windows(documents, context)
     sums = torch.zeros(len(documents.tokens), dtype=torch.float64)
-    for rows in torch.split(torch.arange(len(inputs)), _ROWS):
+    for rows in torch.split(torch.arange(len(inputs)), rows_at_once(model, context)):
         logits = model(inputs[rows].to(device)).float()
         flat = targets[rows].to(device)
         losses = functional.cross_entropy(logits.flatten(0, 1), flat.flatten(), ignore_index=_PADDING, reduction="none")

@@ -74,7 +74,7 @@ class OnTheWay:
                 is_finite = training.advance(stop)
                 has_ended = training.step < stop  # a logged loss is not finite: no later weights are
             if stop < steps:
-                self.read(training, stop, is_whole=is_finite and not has_risen(training.curve))
+                self.read(training, stop, is_whole=is_finite and not has_risen(training.curve, training.first_loss))
             if is_finite and stop in self._asked.checkpoints and self._keeping is not None:
                 self._keeping.branch_point(stop, training.branch_point())
         return is_finite

@@ -98,7 +98,7 @@ def train(
     earlier = _go_on(training, way, means.checkpoints)
     is_finite = way.go(training, run.settings.steps)
     final = _timed(training, lambda: evaluate_all(training.model, run, validation, device)) if is_finite else {}
-    cause = training.problem or not_finite(final) or has_risen(training.curve)
+    cause = training.problem or not_finite(final) or has_risen(training.curve, training.first_loss)
     if not cause:
         way.read(training, run.settings.steps, is_whole=True)
     figures = moved(training.model, training.initial_weights, initial, final, run.settings, training.first_sequences())

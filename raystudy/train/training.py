@@ -59,6 +59,7 @@ class Training:
         self.keep: Callable[[], None] | None = None
         self.problem = ""
         self._began = 0.0
+        self._first_loss: float | None = None
         self.seconds_before = 0.0  # what earlier processes took of this run
 
     def advance(self, until: int) -> bool:
@@ -92,12 +93,21 @@ class Training:
             self.problem = f"weights were not finite after step {self.step - 1}"
         return not self.problem
 
+    @property
+    def first_loss(self) -> float:
+        """The loss at initialisation on the first batch: the curve's first row, for a branch that of its parent."""
+        return self.curve[0]["loss"] if self._first_loss is None else self._first_loss
+
     def branch_point(self) -> Arrays:
         """What a branch starts from here: weights and optimizer."""
         return branch_point(self.model, self.optimizer)
 
     def start_from(self, arrays: Arrays) -> None:
         """Begin at another run's branch point; the weights of initialisation stay what they were."""
+        batch = self.read_batch(0, self._run.settings.batch_sequences)
+        loss = self.micro_batches.backward(self.model, batch, self._device, self._run.precision)
+        self._first_loss = float(loss.item())
+        self.model.zero_grad(set_to_none=True)
         start_from(self.model, self.optimizer, arrays)
 
     def _take_step(self) -> dict[str, float | torch.Tensor]:

@@ -11,7 +11,7 @@ import pytest
 
 import raystudy.train.run
 from raystudy.artifacts.storage import Storage
-from raystudy.artifacts.weights import branch_path, weights_path
+from raystudy.artifacts.weights import branch_path, read_weights, weights_path
 from raystudy.cli.main import main
 from raystudy.execute.local import InlineExecutor
 from raystudy.execute.loop import Launch, run_study
@@ -170,6 +170,25 @@ def test_a_step_asked_for_later_is_told_by_plan_and_trained_for_and_the_first_re
     after = results_of(path, copied / "storage").scores
     assert after[after["protocol"] != "steps@step15"].reset_index(drop=True).equals(scores.query("score == score"))
     assert after[after["protocol"] == "steps@step15"]["score"].notna().all()
+
+
+def test_a_run_trained_again_in_other_micro_batches_keeps_all_that_its_result_tells_of(copied, capsys):
+    path, storage = copied / "study.yaml", copied / "storage"
+    runs = results_of(path, storage).storage.runs
+    wanted = [run for run in make_wave(results_of(path, storage).state).wanted.values() if run.asked.readings]
+    files = [file for run in wanted for file in runs.folder(run.run_id).rglob("*") if file.is_file()]
+    before = {file: file.read_bytes() for file in files}
+    torn = weights_path(runs.folder(wanted[0].run_id), 20)
+    torn.write_bytes(before.pop(torn)[:50])
+    context = wanted[0].run.model.context
+    text = path.read_text().replace("at_steps: [5, 10]", "at_steps: [5, 10, 15]")
+    path.write_text(text + f"\nresources: {{micro_batch_tokens: {context}}}\n")
+    assert launch(path, storage).is_complete
+    changed = [file.name for file, content in before.items() if file.read_bytes() != content]
+    assert changed == []
+    assert all(weights_path(runs.folder(run.run_id), 15).exists() for run in wanted)
+    assert read_weights(torn.parent, 20) is not None, "torn last weights are made again"
+    assert main(["storage", "verify", "--storage", str(storage)]) == 0, capsys.readouterr().out
 
 
 def test_a_new_validation_set_evaluates_the_kept_weights_of_every_step_and_read_out(copied, monkeypatch):

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import raystudy.train.probes.measure
 from raystudy.artifacts.shards import open_tokens, open_view
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.verification import verify
 from raystudy.artifacts.weights import read_weights, weights_path
+from raystudy.execute.loop import out_of_memory_words
 from raystudy.execute.tasks import make_tasks
 from raystudy.execute.work import do_task
 from raystudy.specs.run import AlignmentProbe, KeptWeights, ProbeRun, SharpnessProbe, TrainRun
@@ -243,3 +245,18 @@ def test_a_recipe_whose_run_diverged_is_tied_worst_by_a_probe_of_its_weights():
         values = protocols_of(state.study)[name].scored(state)[0].scores["loss"].values
         assert np.isposinf(values[:, 0]).tolist() == [True, name == "on-a", name == "on-a"]
     assert not make_wave(state).waiting
+
+
+def test_a_probe_without_memory_is_told_by_any_words_for_it_and_with_a_way_out_of_its_own(made, monkeypatch):
+    state, storage, waves = made
+    probe = next(run for run in waves[1] if isinstance(run, SharpnessProbe)).model_copy(update={"seed": 6})
+    wanted = next(run for run in make_wave(state).wanted.values() if isinstance(run.run, SharpnessProbe))
+
+    def starved(*_):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")
+
+    monkeypatch.setattr(raystudy.train.probes.measure, "measure_probes", starved)
+    (task,) = make_tasks([type(wanted)(probe, "a", "proxy")], str(storage.root), {}, Resources())
+    assert do_task(task)[0].status == "out-of-memory"
+    assert "the probe's batch_tokens" in out_of_memory_words(probe)
+    assert "micro_batch_tokens" in out_of_memory_words(next(run for run in waves[0] if isinstance(run, TrainRun)))

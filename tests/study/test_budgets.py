@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from raystudy.errors import SpecError
-from raystudy.specs.reading import Reading
+from raystudy.specs.reading import Asked, Reading
 from raystudy.study.cost import cost
 from raystudy.study.plan import lacking_evaluations, lacking_readings, make_plan
 from raystudy.study.preregistration import differences, registered_content
@@ -101,6 +101,27 @@ def test_a_branch_is_wanted_once_its_parent_has_ended_and_costs_its_own_steps():
     }
     ids = {run.run_id for run in make_wave(state).wanted.values()}
     assert {run.run.starts_from.run_id for runs in scored.runs.values() for run in runs} <= ids
+
+
+def test_a_rule_whose_best_run_is_also_a_branchs_parent_costs_its_whole_sweep():
+    rule = {"ratio": 1, "baseline": RECIPES[0], "space": {"lr": {"grid": [1e-3, 1e-2], "extend": 0}}}
+    decayed = {"kind": "reduced-lr", "model": "proxy", "lr": rule, "branch": {"at": 40, "steps": 10}}
+    state = state_of(a_study(decayed=decayed))
+    (scored,) = protocols_of(state.study)["decayed"].scored(state)
+    sweep, parents, branches = 2 * 100, (len(RECIPES) - 1) * 40, len(RECIPES) * 10
+    assert cost(state, scored.all_runs)["tokens"] == (sweep + parents + branches) * 64
+
+
+def test_a_run_rests_on_the_last_step_that_anything_asks_of_it():
+    state = state_of(a_study(low={"kind": "reduced-lr", "model": "proxy", "lr": 1e-3, "step": 20}))
+    run = next(run for run in make_wave(state).wanted.values() if run.asked.readings)
+    for asked in (
+        Asked(checkpoints=(40,)),
+        Asked(readings=(Reading(step=40),), checkpoints=(30,)),
+        Asked(readings=(Reading(step=30), Reading(step=40))),
+    ):
+        assert replace(run, reading=Reading(step=20), asked=asked).share_needed == 0.4, asked
+    assert replace(run, reading=None, asked=Asked(checkpoints=(30,))).share_needed == 0.3
 
 
 def test_a_step_that_only_the_resolved_budget_shows_to_be_wrong_is_told():

@@ -85,10 +85,30 @@ def test_a_constant_run_with_a_decay_branch_gives_the_losses_of_one_wsd_run(data
     assert loss_of(outcome.final) == loss_of(wsd.final)
     assert [row["loss"] for row in outcome.curve] == [row["loss"] for row in wsd.curve[-extra:]]
     assert [row["lr"] for row in outcome.curve] == [row["lr"] for row in wsd.curve[-extra:]]
+    started = Training(branch, view, "cpu")
+    started.start_from(kept.points[at])
+    assert started.first_loss == wsd.curve[0]["loss"], "a branch is compared with where its parent began"
     assert loss_of(outcome.initial) == loss_of(wsd.initial), "both began at the same initialisation"
     assert outcome.epochs == wsd.epochs
     assert outcome.moved == pytest.approx(wsd.moved)
     assert branch.num_tokens == extra * 4 * 16, "a branch takes its own steps alone"
+
+
+def test_a_branch_whose_first_batch_is_easier_than_its_last_ones_is_finished(data, monkeypatch):
+    view, validation = data
+    parent, kept, at, real = constant(view, 40), Kept(), 32, Training.read_batch
+
+    def half_easy(training: Training, first: int, count: int):
+        batch = real(training, first, count)
+        place = first // count
+        batch[: count // 2 if place < at else count if place == at else 0] = 1
+        return batch
+
+    monkeypatch.setattr(Training, "read_batch", half_easy)
+    train(parent, view, validation, asked=Asked(checkpoints=(at,)), keeping=kept.keeping)
+    outcome = train(branch_of(parent, at, 8), view, validation, start=Start(kept.points[at], parent))
+    assert sum(row["loss"] for row in outcome.curve[-3:]) / 3 > 1.06 * outcome.curve[0]["loss"], "the first is easier"
+    assert (outcome.status, outcome.cause) == ("finished", "")
 
 
 def test_replaying_the_parent_gives_what_it_would_have_kept(data):

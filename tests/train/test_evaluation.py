@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import raystudy.train.evaluation as evaluation
 from raystudy.artifacts.shard_writer import write_tokens
 from raystudy.artifacts.shards import open_tokens
 from raystudy.recipes.build import build_validation
@@ -13,6 +14,7 @@ from raystudy.recipes.inputs import validation_inputs_digest
 from raystudy.specs.base import canonical_json
 from raystudy.specs.recipe import ValidationSet
 from raystudy.train.decoder import Decoder
+from raystudy.train.downstream import score_continuations
 from raystudy.train.evaluation import ValidationDocuments, _windows, evaluate
 from tests.train.test_training import a_run
 
@@ -54,6 +56,27 @@ def test_every_token_is_a_target_once_at_any_overlap(overlap, context):
     for owner, length in enumerate(lengths):
         scored = targets[owners == owner]
         assert sorted(scored[scored != -100].tolist()) == list(range(2, length + 1))
+
+
+def test_fewer_windows_are_evaluated_at_once_where_their_logits_are_many_with_the_same_losses(data, monkeypatch):
+    _, validation = data
+    (documents,) = validation.values()
+    model, sizes = Decoder(a_run("x").model, seed=0), []
+    model.register_forward_hook(lambda _model, inputs, _logits: sizes.append(len(inputs[0])))
+    usual = evaluate(model, documents, 16, "cpu")
+    assert evaluation.rows_at_once(model, 16) == 64, "a small model has the rows it always had"
+    assert len(sizes) == 1
+    sizes.clear()
+    monkeypatch.setattr(evaluation, "_MOST_LOGITS", 5 * 16 * 64)
+    few = evaluate(model, documents, 16, "cpu")
+    assert max(sizes) == 5
+    np.testing.assert_allclose(few.loss_sum, usual.loss_sum, rtol=1e-5)
+    sizes.clear()
+    pairs = [(TEXT[:1], TEXT[1:5])] * 12
+    score_continuations(model, pairs, 16, "cpu")
+    assert sizes == [5, 5, 2]
+    monkeypatch.setattr(evaluation, "_MOST_LOGITS", 1)
+    assert evaluation.rows_at_once(model, 16) == 1
 
 
 def test_the_overlap_is_part_of_the_sets_digest_and_none_is_what_it_always_was(tmp_path):

@@ -49,9 +49,9 @@ class SingleLr(ProtocolKind):
         if resolved.point is None:
             return []
         scored = score_at(state, self.name, spec.kind, spec.model, resolved.point, spec)
-        every_run = {(run.run_id, run.reading): run for run in (*resolved.baseline_runs, *scored.all_runs)}
+        every_run = [*resolved.baseline_runs, *scored.all_runs]  # a run twice: the sweep's whole, a branch's parent
         edges = self._edges(state, resolved)
-        return [replace(scored, lr_rule=describe_rule(spec.lr), all_runs=list(every_run.values()), edges=edges)]
+        return [replace(scored, lr_rule=describe_rule(spec.lr), all_runs=every_run, edges=edges)]
 
     def _edges(self, state: StudyState, resolved: ResolvedRule) -> dict[str, str]:
         """A rule that rests on the edge of its baseline's grid is as untuned as that baseline.
