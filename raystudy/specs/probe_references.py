@@ -1,17 +1,19 @@
 """Rules between a study's probes and its other sections; on plain data, as all rules of `references`."""
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from raystudy.specs.space import LearningRateAxis
+from raystudy.specs.base import round_significant
+from raystudy.specs.space import SearchSpace
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
 _OF_DECODERS = ("gradient-alignment", "sharpness")
 _OF_TEXT = ("sharpness", "likeness")
 _TRAINING = ("tuned", "reduced-lr", "standard-lr", "lr-ladder")
 _EXACT_KEYS = ("kind", "model")
+_PROBES = (*_OF_DECODERS, "likeness")
 
 
 def probe_problems(document: YamlDocument) -> Iterator[Problem]:
@@ -20,9 +22,12 @@ def probe_problems(document: YamlDocument) -> Iterator[Problem]:
         if not isinstance(protocol, dict):
             continue
         path: KeyPath = ("protocols", name)
+        if protocol.get("kind") in _PROBES:
+            yield from _judged(document, name)
         if isinstance(document.data.get("synthetic"), dict):
             yield from _synthetic(document, path, protocol)
         elif protocol.get("kind") in _OF_DECODERS:
+            yield from _parametrisation(document, path, protocol)
             yield from _batches(document, path, protocol)
             if isinstance(protocol.get("at"), dict):
                 yield from _checkpoint(document, (*path, "at"), protocol, protocol["at"])
@@ -46,6 +51,28 @@ def _synthetic(document: YamlDocument, path: KeyPath, protocol: Mapping[str, Any
     if more:
         rule = f"gradient alignment of random-feature models is exact and has no settings, but got {', '.join(more)}"
         yield _problem(document, path, rule, "Leave them out")
+
+
+def _judged(document: YamlDocument, name: str) -> Iterator[Problem]:
+    """A probe has scores on the losses of validation sets alone: no verdict can rest on it by another metric."""
+    comparison = _section(document, "comparison")
+    metric, contrast = comparison.get("primary_metric", "loss"), comparison.get("contrast")
+    if not isinstance(metric, str) or metric == "loss" or metric.startswith("loss/"):
+        return
+    rule = f"a probe has scores for 'loss' and 'loss/<validation set>' alone, but the primary metric is {metric!r}"
+    if document.data.get("truth") == name:
+        yield _problem(document, ("truth",), rule, "Choose another truth, or another primary metric")
+    if isinstance(contrast, list) and name in contrast:
+        at: KeyPath = ("comparison", "contrast", contrast.index(name))
+        yield _problem(document, at, rule, "Contrast other candidates, or choose another primary metric")
+
+
+def _parametrisation(document: YamlDocument, path: KeyPath, protocol: Mapping[str, Any]) -> Iterator[Problem]:
+    model = _section(document, "models").get(str(protocol.get("model")))
+    if isinstance(model, dict) and model.get("mup_base_width") is not None:
+        named = repr(protocol["model"])
+        rule = f"a probe of this kind takes one learning rate for all weights, but model {named} is under muP"
+        yield _problem(document, (*path, "model"), rule, "Probe a model without `mup_base_width`")
 
 
 def _batches(document: YamlDocument, path: KeyPath, protocol: Mapping[str, Any]) -> Iterator[Problem]:
@@ -80,7 +107,7 @@ def _checkpoint(
     if (chosen["kind"] == "lr-ladder") != (at.get("lr") is not None):
         rule = "a checkpoint has an `lr` if its protocol is an lr-ladder, and only then"
         yield _problem(document, path, rule, f"{name!r} is of kind {chosen['kind']!r}")
-    elif (rungs := _rungs(chosen)) and isinstance(at.get("lr"), int | float) and float(at["lr"]) not in rungs:
+    elif (rungs := _rungs(chosen)) and isinstance(at.get("lr"), int | float) and not _is_rung(at["lr"], rungs):
         rule = f"must be a learning rate of {name!r}, but got {at['lr']:g}"
         yield _problem(document, (*path, "lr"), rule, f"Known: {', '.join(f'{lr:g}' for lr in rungs)}")
     for field in ("at_steps", "readout"):
@@ -98,9 +125,13 @@ def _rungs(ladder: Mapping[str, Any]) -> tuple[float, ...]:
     """The learning rates of a ladder; none where its space is wrong, which is told elsewhere."""
     space = ladder.get("space")
     try:
-        return LearningRateAxis.model_validate(space["lr"] if isinstance(space, dict) else None).values()
-    except (KeyError, ValidationError):
+        return SearchSpace.model_validate_json(json.dumps(space)).lrs()
+    except (TypeError, ValueError):
         return ()
+
+
+def _is_rung(lr: float, rungs: tuple[float, ...]) -> bool:
+    return math.isfinite(lr) and round_significant(float(lr)) in map(round_significant, rungs)
 
 
 def _seeds(protocol: Mapping[str, Any]) -> list[Any]:

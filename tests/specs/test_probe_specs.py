@@ -1,5 +1,7 @@
 """Probes: what is in their identity, and what a study file may ask of them."""
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -15,6 +17,7 @@ from raystudy.specs.run import (
     SharpnessProbe,
     read_run,
 )
+from raystudy.specs.space import SearchSpace
 from tests.planted import write_study
 from tests.specs.test_study_file import STUDY
 from tests.specs.test_synthetic_study import STUDY as SYNTHETIC
@@ -165,3 +168,32 @@ def test_probes_of_text_have_no_place_in_a_study_of_synthetic_domains(tmp_path, 
     with pytest.raises(SpecError) as caught:
         load_study(write_study(tmp_path, SYNTHETIC.replace(old, protocol)))
     assert told in str(caught.value)
+
+
+def test_a_random_ladder_is_probed_at_the_rates_it_drew(tmp_path):
+    space = {"random": {"points": 3, "seed": 0}, "lr": {"log_uniform": {"low": 1e-3, "high": 1e-2}}}
+    drawn = SearchSpace.model_validate_json(json.dumps(space)).lrs()
+    ladder = f"{{kind: lr-ladder, model: proxy, space: {json.dumps(space)}}}"
+    probe = "{{kind: sharpness, model: proxy, at: {{protocol: p0, lr: {lr}}}}}"
+    told = told_of(tmp_path, ladder, probe.format(lr=1e-3))
+    assert f"must be a learning rate of 'p0', but got 0.001. Known: {drawn[0]:g}" in told
+    right = STUDY.replace(OLD, "\n".join([OLD, f"  p0: {ladder}", f"  p1: {probe.format(lr=f'{drawn[1]:g}')}"]))
+    assert "p1" in load_study(write_study(tmp_path, right)).spec.protocols
+
+
+def test_a_probe_is_no_truth_and_in_no_contrast_by_another_metric_than_loss(tmp_path):
+    text = STUDY.replace(OLD, f"{OLD}\n  like: {{kind: likeness}}\n  other: {{kind: likeness, order: 2}}")
+    asked = ["comparison.primary_metric=bits-per-byte", "comparison.contrast=[other, like]", "truth=like"]
+    with pytest.raises(SpecError) as caught:
+        load_study(write_study(tmp_path, text), asked)
+    told = str(caught.value)
+    assert "truth: a probe has scores for 'loss' and 'loss/<validation set>' alone" in told
+    assert "comparison.contrast[0]: a probe has scores" in told
+    asked = ["comparison.primary_metric=loss", "comparison.contrast=[other, like]"]
+    assert load_study(write_study(tmp_path, text), asked).spec.comparison.contrast == ("other", "like")
+
+
+def test_models_under_mup_have_no_gradient_probes(tmp_path):
+    text = STUDY.replace(OLD, f"{OLD}\n  flat: {{kind: sharpness, model: proxy}}")
+    with pytest.raises(SpecError, match="but model 'proxy' is under muP"):
+        load_study(write_study(tmp_path, text), ["models.proxy.mup_base_width=8"])

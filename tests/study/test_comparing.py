@@ -1,12 +1,14 @@
 """A study's comparison: the verdict follows from planted records, guards and costs are told, laws hold."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from raystudy.study.comparing import compare_study
 from raystudy.study.state import StudyState
 from raystudy.study.verdict import verdict
+from raystudy.study.waves import make_wave
 from tests.planted import RECIPES, curved_loss, planted_state, study_spec
 
 ORDER = {name: 4.0 + 0.1 * index for index, name in enumerate(RECIPES)}
@@ -130,6 +132,17 @@ def test_guards_name_recipes_that_were_barely_trained_diverged_or_on_the_edge():
     assert "h" in by_name["ladder@0.001"]["guards"]["barely_trained"]
     assert all(row["edge"] == "low" for row in comparison["tuned_losses"])
     assert "the truth is on its grid's edge on 8 recipes" in comparison["verdict"]["sentence"]
+
+
+def test_recipes_whose_source_was_read_more_than_once_are_named_and_others_are_not():
+    state = planted_state(losses(BENT))
+    runs = [run for run in make_wave(state).wanted.values() if (run.recipe, run.model) == ("c", "target")]
+    read_again = {"seconds": {"total": 2.0}, "epochs_per_source": [0.4, 1.5]}
+    changed = {run.run_id: replace(state.records[run.run_id], result=read_again) for run in runs}
+    comparison = compare_study(state.with_records({**state.records, **changed}))
+    assert comparison["truth_guards"]["repeated"] == ["c"]
+    assert "the truth repeats data on 1 recipe" in comparison["verdict"]["sentence"]
+    assert compare_study(state)["truth_guards"]["repeated"] == []
 
 
 def test_a_protocols_cost_holds_the_sweep_behind_its_rule():

@@ -13,6 +13,7 @@ from raystudy.specs.training import AdamW, RunSettings, Sgd, TrainingSettings
 from raystudy.train.decoder import Decoder
 from raystudy.train.optimizer import build_optimizer
 from raystudy.train.schedule import lr_factor
+from raystudy.train.training import Training
 from tests.train.test_training import a_run
 
 
@@ -119,3 +120,19 @@ def test_every_optimizer_decays_matrices_only(spec):
     model = Decoder(a_run("x").model, seed=0)
     for group in build_optimizer(model, spec, 1e-3).param_groups:
         assert group["weight_decay"] == (0.3 if group["params"][0].ndim >= 2 else 0.0)
+
+
+def test_clipping_bounds_the_gradient_of_an_update_and_null_does_not(data):
+    view, _ = data
+    sgd = {"optimizer": Sgd(kind="sgd"), "schedule": Constant(kind="constant", warmup=0.0), "lr": 1.0}
+    moved = {}
+    for clip in (0.01, None):
+        run = a_run(view.digest, steps=1)
+        run = run.model_copy(update={"settings": run.settings.model_copy(update={**sgd, "clip": clip})})
+        training = Training(run, view, "cpu")
+        training.advance(1)
+        steps = [weight.detach() - training.initial_weights[name] for name, weight in training.model.named_parameters()]
+        moved[clip] = math.sqrt(sum(float((step**2).sum()) for step in steps))
+        assert training.curve[0]["gradient_norm"] > 0.1, "the curve tells the norm before clipping"
+    assert moved[0.01] == pytest.approx(0.01, rel=1e-3)
+    assert moved[None] == pytest.approx(training.curve[0]["gradient_norm"], rel=1e-3)
