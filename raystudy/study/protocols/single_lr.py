@@ -49,7 +49,8 @@ class SingleLr(ProtocolKind):
         if resolved.point is None:
             return []
         scored = score_at(state, self.name, spec.kind, spec.model, resolved.point, spec)
-        every_run = [*resolved.baseline_runs, *scored.all_runs]  # a run twice: the sweep's whole, a branch's parent
+        runs = (*resolved.baseline_runs, *scored.all_runs)  # one may be here as the sweep's and as a branch's parent
+        every_run = list({(run.run_id, run.reading, run.asked): run for run in runs}.values())
         edges = self._edges(state, resolved)
         return [replace(scored, lr_rule=describe_rule(spec.lr), all_runs=every_run, edges=edges)]
 
