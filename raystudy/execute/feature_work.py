@@ -3,7 +3,6 @@
 All members of a task on one recipe are trained together; each leaves a record of its own, as soon as it has ended.
 """
 
-import datetime
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.synthetic import open_synthetic
 from raystudy.artifacts.weights import read_weights, write_weights
 from raystudy.errors import RaystudyError, StorageError
-from raystudy.execute.made import Made
+from raystudy.execute.made import Made, now
 from raystudy.specs.run import FeaturesProbe, FeaturesRun
 from raystudy.specs.synthetic import SyntheticData
 from raystudy.study.synthetic import gradient_alignment, moments
@@ -94,7 +93,7 @@ def _train(
     """Train `runs`, all on one recipe; yields each with its status and seconds when its record is written."""
     from raystudy.train.features import train_features
 
-    data, started_at = open_synthetic(storage.root, runs[0].shards), _now()
+    data, started_at = open_synthetic(storage.root, runs[0].shards), now()
     for run in runs:
         storage.runs.write_spec(run)
     for run, outcome in train_features(runs, data, held):
@@ -123,7 +122,7 @@ def _train(
 
 
 def _probe(run: FeaturesProbe, storage: Storage, validation: Mapping[str, str], about: Mapping[str, Any]) -> None:
-    started_at = _now()
+    started_at = now()
     storage.runs.write_spec(run)
     data, held = (open_synthetic(storage.root, digest) for digest in (run.shards, run.validation))
     value = gradient_alignment(data, held, run.model.features, run.model.draw)
@@ -181,7 +180,3 @@ def _evaluate_kept(
 def numpy_versions() -> dict[str, str]:
     """Versions of what the numbers rest on."""
     return {"numpy": np.__version__}
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

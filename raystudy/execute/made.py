@@ -1,5 +1,6 @@
 """How a run of a task has ended: what every kind of work gives its worker."""
 
+import datetime
 from dataclasses import dataclass
 
 from raystudy.specs.run import Run
@@ -17,3 +18,8 @@ class Made:
     seconds: float = 0.0
     is_made: bool = False
     error: Exception | None = None
+
+
+def now() -> str:
+    """The wall clock's time as records say it: when a run was started, in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

@@ -3,7 +3,6 @@
 Probes that differ in their validation set alone are measured together. torch is loaded when a decoder is measured.
 """
 
-import datetime
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raystudy.artifacts.shards import open_tokens, open_view
+from raystudy.artifacts.shards import open_tokens
 from raystudy.artifacts.weights import read_weights
 from raystudy.errors import RaystudyError, StorageError
-from raystudy.execute.made import Made
+from raystudy.execute.made import Made, now
 from raystudy.execute.workplace import Workplace
 from raystudy.specs.base import digest
 from raystudy.specs.run import AlignmentProbe, KeptWeights, LikenessProbe, SharpnessProbe
@@ -57,10 +56,9 @@ def together(run: AlignmentProbe | SharpnessProbe) -> str:
 
 
 def _likeness(run: LikenessProbe, at: Workplace) -> tuple[str, float]:
-    started_at, started = _now(), time.perf_counter()
+    started_at, started = now(), time.perf_counter()
     at.storage.runs.write_spec(run)
-    view = open_view(at.storage.root, run.shards)
-    documents = open_tokens(at.storage.root, run.validation).documents()
+    view, documents = at.view(run.shards), open_tokens(at.storage.root, run.validation).documents()
     measure = {"cross-entropy": cross_entropy, "cosine": cosine}[run.measure]
     value, num_tokens = measure(view, documents, run.order, run.tokens)
     is_loss = run.measure == "cross-entropy"
@@ -78,23 +76,17 @@ def _likeness(run: LikenessProbe, at: Workplace) -> tuple[str, float]:
 
 
 def _decoder_probes(runs: Sequence[AlignmentProbe | SharpnessProbe], at: Workplace) -> list[tuple[str, float]]:
-    from raystudy.train.evaluation import ValidationDocuments
     from raystudy.train.micro_batches import is_out_of_memory
     from raystudy.train.probes.measure import measure_probes
     from raystudy.train.process import versions
 
-    started_at, root = _now(), at.storage.root
+    started_at = now()
     for run in runs:
         at.storage.runs.write_spec(run)
-    documents = {}
-    for run in runs:
-        if isinstance(run, AlignmentProbe):
-            shard = open_tokens(root, run.validation)
-            num_bytes = [int(count) for count in shard.document_bytes]
-            documents[run.validation] = ValidationDocuments(shard.documents(), num_bytes)
+    documents = {run.validation: at.documents_of(run.validation) for run in runs if isinstance(run, AlignmentProbe)}
     found: Sequence[Measurement | None]
     try:
-        found = measure_probes(runs, open_view(root, runs[0].shards), documents, _weights(runs[0], at), at.device)
+        found = measure_probes(runs, at.view(runs[0].shards), documents, _weights(runs[0], at), at.device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -143,7 +135,3 @@ def _write(
     result = {"status": status, "spec": run.model_dump(mode="json"), "metrics": metrics, "num_tokens": num_tokens}
     more = {"seconds": {"total": seconds}, "provenance": dict(provenance), "probe": dict(details or {})}
     at.storage.runs.write_result(run.run_id, {**result, **more})
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

@@ -38,7 +38,11 @@ class Workplace:
 
     def documents(self) -> "Documents":
         """The documents of all validation sets."""
-        return {digest: _documents(self.storage.root, digest) for digest in self.validation}
+        return {digest: self.documents_of(digest) for digest in self.validation}
+
+    def documents_of(self, digest: str) -> "ValidationDocuments":
+        """The documents of one validation set."""
+        return _documents(self.storage.root, digest)
 
 
 @lru_cache(maxsize=8)

@@ -104,11 +104,18 @@ def document_counts(documents: Sequence[TokenArray], order: int) -> NgramCounts:
 def unigram_mixture(view: RecipeView) -> FloatArray:
     """The recipe's unigram distribution [vocabulary], half a count added to each source's (Jeffreys prior)."""
     total = sum(source.weight for source in view.sources)
-    mixture = np.zeros(view.vocabulary_size)
-    for source in view.sources:
-        counts = source.unigram_counts
-        mixture += source.weight / total * (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
-    return mixture
+    weights = [source.weight / total for source in view.sources]
+    return unigram_probabilities(weights, [source.unigram_counts for source in view.sources])
+
+
+def unigram_probabilities(weights: Sequence[float], counts: Sequence[IntArray]) -> FloatArray:
+    """The mixture, at these weights, of sources' token frequencies, half a count added to each; [vocabulary]."""
+    return np.asarray(
+        sum(
+            weight * (count + 0.5) / (count.sum() + 0.5 * len(count))
+            for weight, count in zip(weights, counts, strict=True)
+        )
+    )
 
 
 def cross_entropy(view: RecipeView, documents: Sequence[TokenArray], order: int, most_tokens: int) -> tuple[float, int]:

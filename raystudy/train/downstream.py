@@ -15,9 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from raystudy.train.evaluation import rows_at_once
-
-_PADDING = -100
+from raystudy.train.evaluation import PADDING, rows_at_once
 
 TokenArray = npt.NDArray[np.uint16]
 
@@ -59,7 +57,7 @@ def score_continuations(
         for start, scored in continuation_windows(before, continuation, context):
             piece = whole[start:end]
             target = piece[1:].clone()
-            target[: len(target) - scored] = _PADDING
+            target[: len(target) - scored] = PADDING
             inputs.append(piece[:-1])
             targets.append(target)
             owners.append(owner)
@@ -82,11 +80,11 @@ def _score_rows(
     """Summed loss of the targets of each row, and whether all were the likeliest."""
     longest = max(len(inputs[index]) for index in rows)
     batch = torch.stack([functional.pad(inputs[i], (0, longest - len(inputs[i]))) for i in rows]).to(device)
-    wanted = torch.stack([functional.pad(targets[i], (0, longest - len(targets[i])), value=_PADDING) for i in rows]).to(
+    wanted = torch.stack([functional.pad(targets[i], (0, longest - len(targets[i])), value=PADDING) for i in rows]).to(
         device
     )
     logits = model(batch).float()
-    losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=_PADDING, reduction="none")
-    missed = (logits.argmax(dim=-1) != wanted) & (wanted != _PADDING)
+    losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PADDING, reduction="none")
+    missed = (logits.argmax(dim=-1) != wanted) & (wanted != PADDING)
     summed = losses.view(wanted.shape).double().sum(dim=1).cpu().tolist()
     return list(zip(summed, (~missed.any(dim=1)).cpu().tolist(), strict=True))

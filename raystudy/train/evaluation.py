@@ -15,9 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from raystudy.study.ngrams import unigram_probabilities
+
 _MOST_ROWS = 64  # windows evaluated at once; changes memory, not results beyond rounding
 _MOST_LOGITS = 2**27  # at once: half a GiB of FP32
-_PADDING = -100
+PADDING = -100
 
 TokenArray = npt.NDArray[np.uint16]
 FloatArray = npt.NDArray[np.float64]
@@ -54,8 +56,8 @@ class Evaluation:
         return float(self.loss_sum.sum() / np.log(2) / self.num_bytes.sum())
 
 
-def _windows(documents: ValidationDocuments, context: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Inputs and targets [window, context], padded, and the document of each window."""
+def windows(documents: ValidationDocuments, context: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs and targets [window, context], targets that are not scored PADDING, and the document of each window."""
     inputs, targets, owners = [], [], []
     stride = max(1, context - int(documents.overlap * context))
     for owner, tokens in enumerate(documents.tokens):
@@ -63,8 +65,8 @@ def _windows(documents: ValidationDocuments, context: int) -> tuple[torch.Tensor
         while scored < len(tokens) - 1:
             piece = torch.from_numpy(tokens[start : start + context + 1].astype(np.int64))
             missing = context + 1 - len(piece)
-            target = functional.pad(piece[1:], (0, missing), value=_PADDING)
-            target[: scored - start] = _PADDING
+            target = functional.pad(piece[1:], (0, missing), value=PADDING)
+            target[: scored - start] = PADDING
             inputs.append(functional.pad(piece[:-1], (0, missing)))
             targets.append(target)
             owners.append(owner)
@@ -81,12 +83,12 @@ def rows_at_once(model: nn.Module, context: int) -> int:
 @torch.no_grad()
 def evaluate(model: nn.Module, documents: ValidationDocuments, context: int, device: str) -> Evaluation:
     """Loss of `model` on every document, in nats."""
-    inputs, targets, owners = _windows(documents, context)
+    inputs, targets, owners = windows(documents, context)
     sums = torch.zeros(len(documents.tokens), dtype=torch.float64)
     for rows in torch.split(torch.arange(len(inputs)), rows_at_once(model, context)):
         logits = model(inputs[rows].to(device)).float()
         flat = targets[rows].to(device)
-        losses = functional.cross_entropy(logits.flatten(0, 1), flat.flatten(), ignore_index=_PADDING, reduction="none")
+        losses = functional.cross_entropy(logits.flatten(0, 1), flat.flatten(), ignore_index=PADDING, reduction="none")
         per_window = losses.view(flat.shape).double().sum(dim=1).cpu()
         sums.index_add_(0, owners[rows], per_window)
     return Evaluation(sums.numpy(), _scored_tokens(documents), np.asarray(documents.num_bytes, dtype=np.int64))
@@ -103,16 +105,3 @@ def unigram_loss(
     log_probability = np.log(unigram_probabilities(weights, counts))
     total = sum(float(log_probability[tokens[1:]].sum()) for tokens in documents.tokens)
     return -total / float(_scored_tokens(documents).sum())
-
-
-def unigram_probabilities(weights: Sequence[float], counts: Sequence[npt.NDArray[np.int64]]) -> FloatArray:
-    """The mixture, at the recipe's weights, of its sources' token frequencies; [vocabulary].
-
-    Each has half a count added (Jeffreys prior).
-    """
-    return np.asarray(
-        sum(
-            weight * (count + 0.5) / (count.sum() + 0.5 * len(count))
-            for weight, count in zip(weights, counts, strict=True)
-        )
-    )

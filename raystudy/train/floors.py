@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from raystudy.artifacts.shards import IntArray, RecipeView
-from raystudy.train.evaluation import FloatArray, ValidationDocuments, unigram_probabilities
+from raystudy.study.ngrams import unigram_probabilities
+from raystudy.train.evaluation import FloatArray, ValidationDocuments
 
 # Of a recipe. At most so many different trigrams are held, at 16 bytes each and as much again while they are merged.
 MOST_COUNTED_TOKENS = 20_000_000

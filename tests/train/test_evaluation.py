@@ -15,7 +15,7 @@ from raystudy.specs.base import canonical_json
 from raystudy.specs.recipe import ValidationSet
 from raystudy.train.decoder import Decoder
 from raystudy.train.downstream import score_continuations
-from raystudy.train.evaluation import ValidationDocuments, _windows, evaluate
+from raystudy.train.evaluation import ValidationDocuments, evaluate, windows
 from tests.train.test_training import a_run
 
 TEXT = np.array([0, 5, 9, 5, 7, 3, 2, 8], dtype=np.uint16)
@@ -52,7 +52,7 @@ def test_every_token_is_a_target_once_at_any_overlap(overlap, context):
     documents = ValidationDocuments(
         [np.arange(1, n + 1, dtype=np.uint16) for n in lengths], [1] * len(lengths), overlap
     )
-    _, targets, owners = _windows(documents, context)
+    _, targets, owners = windows(documents, context)
     for owner, length in enumerate(lengths):
         scored = targets[owners == owner]
         assert sorted(scored[scored != -100].tolist()) == list(range(2, length + 1))

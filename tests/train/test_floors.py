@@ -7,8 +7,9 @@ from raystudy.artifacts.floors import floor_path, read_floor
 from raystudy.artifacts.shard_writer import SourceDraft, write_tokens, write_view
 from raystudy.artifacts.shards import RecipeView, Selected, open_tokens, open_view
 from raystudy.execute.floor_work import trigram_floors
+from raystudy.study.ngrams import unigram_probabilities
 from raystudy.train import floors
-from raystudy.train.evaluation import ValidationDocuments, unigram_loss, unigram_probabilities
+from raystudy.train.evaluation import ValidationDocuments, unigram_loss
 from raystudy.train.floors import trigram_losses
 
 VOCABULARY = 5

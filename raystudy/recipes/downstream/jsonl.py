@@ -6,7 +6,7 @@ from typing import Any
 
 from raystudy.errors import DataError
 from raystudy.recipes.downstream.questions import Question
-from raystudy.recipes.sources.text import find_matches
+from raystudy.recipes.sources.text import find_matches, read_utf8
 from raystudy.specs.downstream import JsonlTask
 
 _FORM = '{"query": "text", "choices": ["text", "text"], "gold": 0}'
@@ -25,21 +25,12 @@ def jsonl_questions(task: JsonlTask) -> list[Question]:
     """
     questions: list[Question] = []
     for path in jsonl_files(task):
-        for number, line in enumerate(_text(path).split("\n"), start=1):
+        for number, line in enumerate(read_utf8(path).split("\n"), start=1):
             if line.strip() and (task.max_items is None or len(questions) < task.max_items):
                 questions.append(_question(task, line, f"{path}:{number}"))
     if not questions:
         raise DataError(f"a task must have items, but {', '.join(task.files)} has none. Leave it out or fill it")
     return questions
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} must be readable, but: {error.strerror or error}. Check its rights") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} must be UTF-8 text, but byte {error.start} is not ({error.reason})") from error
 
 
 def _question(task: JsonlTask, line: str, where: str) -> Question:

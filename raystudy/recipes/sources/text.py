@@ -93,13 +93,14 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 
 def _text_documents(path: Path) -> list[str]:
-    documents = cut_into_documents(_decoded(path))
+    documents = cut_into_documents(read_utf8(path))
     if not documents:
         raise DataError(f"{path} must hold text, but is empty. Leave it out or fill it")
     return documents
 
 
-def _decoded(path: Path) -> str:
+def read_utf8(path: Path) -> str:
+    """The file's text; raises DataError where it cannot be read or is no UTF-8."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -113,7 +114,7 @@ def _decoded(path: Path) -> str:
 
 def _jsonl_documents(path: Path, field: str) -> list[str]:
     documents = []
-    for number, line in enumerate(_decoded(path).split("\n"), start=1):
+    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from raystudy.train.probes.batches import PADDING, Batch
+from raystudy.train.evaluation import PADDING
+from raystudy.train.probes.batches import Batch
 
 _EPS = 1e-8  # of Adam, as published (Kingma & Ba, arXiv 1412.6980)
 

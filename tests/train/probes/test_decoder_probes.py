@@ -1,5 +1,7 @@
 """Probes of decoders against known answers: gradients by finite differences, a dense Hessian, closed forms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,9 @@ from torch.nn import functional
 from raystudy.artifacts.shards import open_tokens, open_view
 from raystudy.specs.run import PROBE_NUMERICS, AlignmentProbe, ResolvedDecoder, SharpnessProbe
 from raystudy.train.decoder import Decoder
-from raystudy.train.evaluation import ValidationDocuments, evaluate
+from raystudy.train.evaluation import PADDING, ValidationDocuments, evaluate
 from raystudy.train.probes.alignment import measure_alignment
-from raystudy.train.probes.batches import PADDING, Batch, recipe_batches, validation_batches
+from raystudy.train.probes.batches import Batch, recipe_batches, validation_batches
 from raystudy.train.probes.gradients import mean_gradient, mean_loss, preconditioner
 from raystudy.train.probes.measure import measure_probes
 from raystudy.train.probes.sharpness import largest_eigenvalue, measure_sharpness
@@ -157,6 +159,9 @@ def test_validation_windows_are_those_of_an_evaluation(data):
     whole = evaluate(model, held, shape.context, "cpu")
     assert sum(batch.num_tokens for batch in windows) == whole.num_tokens.sum()
     assert loss == pytest.approx(whole.loss_sum.sum(), rel=1e-5)
+    overlapping = validation_batches(probe, replace(held, overlap=0.5), "cpu")
+    assert sum(batch.num_tokens for batch in overlapping) == sum(batch.num_tokens for batch in windows)
+    assert len(overlapping) > len(windows), "cut as the validation set says"
     few = validation_batches(probes("x", digest)[0], held, "cpu")
     assert sum(len(batch.inputs) for batch in few) == 12
     assert int((windows[-1].targets == PADDING).sum()) > 0
