@@ -32,7 +32,8 @@ class Task:
 
     `runs` are specs as JSON; `validation` maps a set's digest to its name, `downstream` those of a downstream task's
     items. `asked` says of each run, as JSON, what it is to be read for besides its last weights; empty: of none
-    anything. `recipe` and `model` are names for people; nothing depends on them.
+    anything. `recipe` and `model` are names for people; nothing depends on them. `group`: the engine, as JSON, of runs
+    that several workers train together; empty for runs of one process.
     """
 
     runs: tuple[str, ...]
@@ -45,6 +46,7 @@ class Task:
     checkpoint_minutes: float | None = None
     asked: tuple[str, ...] = ()
     downstream: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
 
     def asked_of(self) -> list[Asked]:
         """What the members are asked for, in their order."""
@@ -85,6 +87,10 @@ def do_task(task: Task) -> list[RunReport]:
 
     Never raises for what a run may meet: a failure comes back as a report.
     """
+    if task.group:
+        from raystudy.execute.groups import run_group
+
+        return run_group(task)
     specs = task.specs()
     asked = task.asked_of()
     reports = [_report(task, run, ask) for run, ask in zip(specs, asked, strict=True) if isinstance(run, TrainRun)]

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
+from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.study import StudyDecoder, StudySpec
 from raystudy.specs.training import resolve_settings
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
+_PRECISIONS = {
+    "torch": ("fp32", "tf32", "bf16-autocast", "bf16-weights"),
+    "deepspeed": ("fp32", "tf32", "bf16-autocast", "bf16-master"),
+}
 _ANY_VOCABULARY, _ANY_LR = 2, 1.0  # neither has a say in what is asked here
 
 
@@ -19,7 +24,11 @@ def fit_problems(study: StudySpec, document: YamlDocument) -> list[Problem]:
     found: list[Problem] = []
     for name, model in study.models.items():
         if isinstance(model, StudyDecoder):
-            problems = (*_settings(study, name, document), *_resources(study, name, document))
+            problems = (
+                *_settings(study, name, document),
+                *_resources(study, name, document),
+                *_engine(study, name, document),
+            )
             found += [problem for problem in problems if problem not in found]
     return found
 
@@ -32,8 +41,8 @@ def _settings(study: StudySpec, name: str, document: YamlDocument) -> Iterator[P
         for details in error.errors():
             rule = f"{details['msg'].removeprefix('Value error, ')} for model {name!r}"
             yield _problem(document, _place(study, name, "schedule"), rule, "Train longer, or shorten what is in steps")
-    if settings.precision == "tf32" and study.resources.device != "cuda":
-        rule = "tf32 must be computed on a GPU, but resources.gpus_per_run is 0"
+    if settings.precision == "tf32" and study.device_of(name) != "cuda":
+        rule = f"tf32 must be computed on a GPU, but model {name!r} asks for none"
         yield _problem(document, _place(study, name, "precision"), rule, "Ask for a GPU, or use fp32")
 
 
@@ -42,6 +51,24 @@ def _resources(study: StudySpec, name: str, document: YamlDocument) -> Iterator[
     if isinstance(tokens, int) and tokens < context:
         rule = f"must hold one sequence of {context} tokens (the context of model {name!r}), but got {tokens}"
         yield _problem(document, ("resources", "micro_batch_tokens"), rule)
+
+
+def _engine(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Problem]:
+    engine, precision = study.decoder(name).engine, study.settings_of(name).precision
+    fits = _PRECISIONS[engine.kind]
+    if precision not in fits:
+        rule = f"engine {engine.kind!r} of model {name!r} trains in one of {', '.join(fits)}, but got {precision!r}"
+        yield _problem(document, _place(study, name, "precision"), rule)
+    if not isinstance(engine, DeepSpeedEngine):
+        return
+    context, tokens = study.decoder(name).context, engine.micro_batch_tokens
+    if isinstance(tokens, int) and tokens < context:
+        rule = f"must hold one sequence of {context} tokens, but got {tokens}"
+        yield _problem(document, ("models", name, "engine", "micro_batch_tokens"), rule)
+    sequences = study.settings_of(name).batch_tokens // context
+    if sequences < engine.workers:
+        rule = f"each worker must have a sequence of every batch, which holds {sequences}, but got {engine.workers}"
+        yield _problem(document, ("models", name, "engine", "workers"), rule, "Ask for fewer workers or larger batches")
 
 
 def _place(study: StudySpec, name: str, field: str) -> KeyPath:

@@ -48,7 +48,7 @@ class TrainRun(_Identified):
     model: ResolvedDecoder
     settings: RunSettings
     seed: int
-    engine: Literal["torch"] = "torch"
+    engine: Literal["torch", "deepspeed"] = "torch"
     precision: Precision = "fp32"
     starts_from: StartsFrom | None = None
     numerics: int

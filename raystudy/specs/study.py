@@ -9,6 +9,7 @@ from pydantic import Field
 
 from raystudy.specs.base import Name, Spec
 from raystudy.specs.downstream import DownstreamTask
+from raystudy.specs.engines import DeepSpeedEngine, Engine, TorchEngine
 from raystudy.specs.model import DecoderSpec, RandomFeaturesSpec
 from raystudy.specs.protocol import Protocol
 from raystudy.specs.recipe import Recipe, ValidationSet
@@ -19,9 +20,10 @@ FORMAT = "raystudy-study/1"
 
 
 class StudyDecoder(DecoderSpec):
-    """A decoder with what it changes in the study's training settings."""
+    """A decoder with what it changes in the study's training settings, and what trains it."""
 
     training: TrainingOverride | None = None
+    engine: Engine = TorchEngine()
 
     @property
     def shape(self) -> DecoderSpec:
@@ -130,6 +132,11 @@ class StudySpec(Spec):
     def is_synthetic(self) -> bool:
         """Whether models learn from synthetic domains: then all do, as the study's check has made sure."""
         return self.synthetic is not None
+
+    def device_of(self, model: str) -> str:
+        """What a decoder is trained on."""
+        engine = self.decoder(model).engine
+        return engine.device if isinstance(engine, DeepSpeedEngine) else self.resources.device
 
     def settings_of(self, model: str) -> TrainingSettings:
         """The training settings of a decoder, with the model's own changes."""

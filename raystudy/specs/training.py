@@ -52,7 +52,7 @@ Optimizer = Annotated[
     BeforeValidator(_adamw_unless_told),  # files older than `sgd` name no kind
 ]
 
-Precision = Literal["fp32", "tf32", "bf16-autocast", "bf16-weights"]
+Precision = Literal["fp32", "tf32", "bf16-autocast", "bf16-weights", "bf16-master"]
 
 
 class TrainingSettings(Spec):
@@ -69,7 +69,8 @@ class TrainingSettings(Spec):
     precision: Precision = Field(
         default="fp32",
         description="of products: fp32; tf32 (GPUs only); bf16-autocast (weights stay FP32); bf16-weights (weights in "
-        "bf16, a negative control: small updates are rounded away)",
+        "bf16, a negative control: small updates are rounded away); bf16-master (DeepSpeed only: products and working "
+        "weights in bf16, FP32 master weights and optimizer)",
     )
 
     @model_validator(mode="after")

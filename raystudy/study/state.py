@@ -133,6 +133,7 @@ class StudyState:
             model=self.decoder(model),
             settings=resolve_settings(settings_at(training, point), spec.shape, self.inputs.vocabulary, point.lr),
             seed=0,
+            engine=spec.engine.kind,
             precision=training.precision,
             numerics=NUMERICS,
         )

@@ -1,0 +1,1 @@
+"""Reference runs: larger models by several workers under DeepSpeed. The only folder that knows it."""

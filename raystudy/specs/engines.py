@@ -1,0 +1,123 @@
+"""Which trainer makes a model's runs, and with what: part of a study's models.
+
+Of a run's identity only the kind of engine is part: workers, ZeRO stage, offload and micro-batch change results by
+rounding at most, so they may differ from launch to launch. Knows nothing of torch or of DeepSpeed.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from raystudy.specs.base import Spec
+
+# Sections of a DeepSpeed configuration that a study's own fields say, and which field that is.
+OWNED_SECTIONS = {
+    "train_batch_size": "training.batch_tokens",
+    "train_micro_batch_size_per_gpu": "engine.micro_batch_tokens",
+    "gradient_accumulation_steps": "engine.micro_batch_tokens",
+    "optimizer": "training.optimizer",
+    "scheduler": "training.schedule",
+    "gradient_clipping": "training.clip",
+    "fp16": "training.precision",
+    "bf16": "training.precision",
+    "amp": "training.precision",
+    "torch_autocast": "training.precision",
+    "data_types": "training.precision",
+    "prescale_gradients": "training.precision",
+    "gradient_predivide_factor": "training.precision",
+    "communication_data_type": "training.precision",
+    "elasticity": "engine.workers",
+    "activation_checkpointing": "engine.activation_checkpointing",
+    "zero_optimization.stage": "engine.zero_stage",
+    "zero_optimization.offload_optimizer": "engine.offload",
+    "zero_optimization.offload_param": "engine.offload",
+}
+
+
+class TorchEngine(Spec):
+    """One process on one device: `raystudy/train`."""
+
+    kind: Literal["torch"] = "torch"
+
+
+class DeepSpeedEngine(Spec):
+    """Several workers under DeepSpeed: `raystudy/reference`."""
+
+    kind: Literal["deepspeed"]
+    workers: int = Field(default=1, ge=1, le=2**14, description="processes that train one run together")
+    cpus_per_worker: float = Field(
+        default=0.9, gt=0, description="below a whole CPU, so that what starts the workers finds room beside them"
+    )
+    gpus_per_worker: int = Field(default=0, ge=0, le=1, description="1: each worker has a GPU of its own; 0: CPUs")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=1, description="what workers share out: 1 optimizer, 2 and gradients, 3 and weights"
+    )
+    offload: Literal["none", "optimizer", "optimizer-and-weights"] = Field(
+        default="none", description="what is held in the host's memory; stage 1 upward, weights at stage 3"
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="recompute each layer's activations in the backward pass: less memory, more time"
+    )
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="most tokens of one worker in memory at once. auto: its share of the batch, in halves where memory "
+        "does not suffice",
+    )
+    checkpoint_steps: int | None = Field(default=None, ge=1, description="steps between checkpoints; null: by minutes")
+    checkpoint_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=10, description="minutes between checkpoints; null: by steps alone, or none"
+    )
+    on_other_world_size: Literal["refuse", "restart", "continue"] = Field(
+        default="refuse",
+        description="what to do with the checkpoint of a run that other numbers of workers began: refuse; restart: "
+        "begin anew; continue: go on, with losses that agree within rounding only",
+    )
+    hang_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=30, description="minutes without a step after which the worker that the others wait for is named"
+    )
+    max_failures: int = Field(default=3, ge=0, le=100, description="lost workers after which a run has failed")
+    config: dict[str, Any] = Field(
+        default={}, description="more of DeepSpeed's own configuration; what the study says elsewhere is refused"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DeepSpeedEngine":
+        least = {"none": 0, "optimizer": 1, "optimizer-and-weights": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(
+                f"offload {self.offload!r} needs zero_stage {least} or higher, but got zero_stage {self.zero_stage}"
+            )
+        owned = list(owned_sections(self.config))
+        if owned:
+            said = ", ".join(f"{path} (say {OWNED_SECTIONS[path]})" for path in owned)
+            raise ValueError(
+                f"config must leave to the study what it says elsewhere, so that every engine trains the same, but "
+                f"got {said}. Leave these out"
+            )
+        return self
+
+    @property
+    def device(self) -> str:
+        """What each worker computes on."""
+        return "cuda" if self.gpus_per_worker else "cpu"
+
+
+def owned_sections(config: dict[str, Any], above: str = "") -> Iterator[str]:
+    """Dotted paths of `config` that raystudy owns."""
+    for key, value in config.items():
+        path = f"{above}{key}"
+        if path in OWNED_SECTIONS:
+            yield path
+        elif isinstance(value, dict):
+            yield from owned_sections(value, f"{path}.")
+
+
+def _kind_alone(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Engine = Annotated[
+    Annotated[TorchEngine | DeepSpeedEngine, Field(discriminator="kind")],
+    BeforeValidator(_kind_alone),  # `engine: torch`
+]
