@@ -104,7 +104,7 @@ class DecoderSpec(Spec):
 
     @model_validator(mode="after")
     def _null_has_no_second_name(self) -> "DecoderSpec":
-        """A number that null stands for becomes null, and so one model has one identity."""
+        """A number that null stands for becomes null: both are one model, which has one identity."""
         for name, stood_for in (("kv_heads", self.heads), ("mlp_width", self.width * self.mlp_ratio)):
             if getattr(self, name) == stood_for:
                 object.__setattr__(self, name, None)  # frozen from here on
