@@ -216,7 +216,9 @@ class _Driver:
         """Execute one wave; returns the runs that failed."""
         validation = {digest: name for name, digest in self._inputs.validation.items()}
         downstream = {digest: name for name, digest in self._inputs.tasks.items()}
-        tasks = make_tasks(todo, str(self.storage.root), validation, self.loaded.spec.resources, downstream)
+        study, root = self.loaded.spec, str(self.storage.root)
+        means = (study.resources, downstream, study.deepspeed_engines(), executor.group_places)
+        tasks = make_tasks(todo, root, validation, *means)
         by_id = {run.run_id: run for run in todo}
         failed = []
         for report in executor.run(tasks):
