@@ -7,7 +7,6 @@ must mend. Knows nothing of how a group is started.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,12 +57,9 @@ class Attempts:
         """A run has ended."""
         if report.run_id not in self._runs or report.run_id in self._ended():
             return
-        told = [note for note in (report.note, *self._told(report)) if note]
-        self.reports.append(replace(report, note="; ".join(dict.fromkeys(told))))
+        notes = [] if report.status == "failed" else [note for note in self._notes if note not in report.note]
+        self.reports.append(replace(report, note="; ".join([*([report.note] if report.note else []), *notes])))
         self._notes, self._errors = [], []
-
-    def _told(self, report: RunReport) -> Sequence[str]:
-        return () if report.status == "failed" else self._notes
 
     def _ended(self) -> set[str]:
         return {report.run_id for report in self.reports}

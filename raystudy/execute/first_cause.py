@@ -21,6 +21,7 @@ _CONSEQUENCES = re.compile(
     r"|connectFullMesh|wait timeout after|Timed out waiting|Application timeout caused pair closure",
     re.IGNORECASE,
 )
+_OF_OTHERS = ("OtherRankError",)  # of reference/world.py, which execute/ does not load where nothing trains
 _NETWORK_ERRORS = ("DistNetworkError", "DistStoreError")
 
 
@@ -47,7 +48,7 @@ def cause_of(error: BaseException, rank: int, run_id: str, step: int, *, is_out_
     about: dict[str, Any] = {"rank": rank, "run_id": run_id, "step": step}
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         error = unwritable(error.filename or "a file", error)
-    if isinstance(error, RaystudyError):
+    if isinstance(error, RaystudyError) and type(error).__name__ not in _OF_OTHERS:
         damaged = str(error.path) if isinstance(error, DamagedError) else ""
         is_unwritable = isinstance(error, UnwritableError)
         return Cause("refused", str(error), **about, is_unwritable=is_unwritable, damaged=damaged)
@@ -60,6 +61,8 @@ def cause_of(error: BaseException, rank: int, run_id: str, step: int, *, is_out_
 
 def is_consequence(error: BaseException) -> bool:
     """Whether an exception says only that another worker is gone."""
+    if type(error).__name__ in _OF_OTHERS:
+        return True
     if isinstance(error, ConnectionError) or type(error).__name__ in _NETWORK_ERRORS:
         return "address already in use" not in str(error).lower()
     return isinstance(error, RuntimeError) and _CONSEQUENCES.search(str(error)) is not None
