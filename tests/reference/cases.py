@@ -140,9 +140,10 @@ class Cases:
             ("sgd", 2, a_case(self.digest, SHORT, optimizer=SGD)),
         ]
         for name, stage, run in asked:
-            engine = self.engine(stage, checkpoint_steps=4, checkpoint_minutes=None)
+            engine = self.engine(stage, checkpoint_steps=3, checkpoint_minutes=None)
             folder = self.folder(name)
             self.train(f"whole-{name}", run, engine, checkpoints=self.kept(folder, run, engine))
+            self.write(f"kept-{name}", [path.name for path in step_checkpoints(folder)])
             if self.world.is_first:
                 newest = step_checkpoints(folder)[0]
                 newest.write_bytes(newest.read_bytes()[:-1] + b"?")
@@ -162,10 +163,10 @@ class Cases:
 
     def readings(self) -> None:
         """Readings on the way, and one that rank 0 cannot keep: both ranks must hear of it."""
-        read: list[tuple[int, float]] = []
+        read: list[tuple[int, float | None]] = []
         keep = Keeping(
             read=lambda found: read.append((found.reading.step, _loss(found.evaluations))),
-            branch_point=lambda step, arrays: None,
+            branch_point=lambda *_: None,
         )
         run, asked = a_case(self.digest, SHORT), Asked(readings=(Reading(step=3), Reading(step=SHORT)))
         self.train("read", run, self.engine(2), asked=asked, keeping=keep)
@@ -203,8 +204,9 @@ def told(outcome: Outcome) -> dict[str, Any]:
     return {name: getattr(outcome, name) for name in kept} | losses
 
 
-def _loss(evaluations: Mapping[str, Evaluation]) -> float:
-    return float(np.mean([evaluation.nats_per_token for evaluation in evaluations.values()]))
+def _loss(evaluations: Mapping[str, Evaluation]) -> float | None:
+    losses = [evaluation.nats_per_token for evaluation in evaluations.values()]
+    return float(np.mean(losses)) if losses else None
 
 
 def main(storage: str, view: str, validation: str, out: str, group: str) -> None:
