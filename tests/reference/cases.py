@@ -3,6 +3,7 @@
 Every case trains with real DeepSpeed; rank 0 writes what was seen to OUT, as JSON, which the tests judge.
 """
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ MICRO_BATCH_TOKENS = 32  # two sequences
 STEPS, SHORT = 50, 10
 STAGES = (0, 1, 2, 3)
 FAMILIES = {"pythia": 1, "opt": 2, "llama": 3}  # gpt2 is everywhere else; at which stage each trains
+ALL_FAMILIES, PRECISIONS = ("gpt2", *FAMILIES), ("fp32", "bf16-autocast", "bf16-master")
 SMALL = {"layers": 2, "width": 16, "heads": 2, "context": 16}
 MUP = {"width": 32, "mup_base_width": 16, "mup_base_heads": 2}
 SGD = Sgd(kind="sgd", momentum=0.9, weight_decay=0.1)
@@ -52,9 +54,9 @@ def a_case(view: str, steps: int = STEPS, *, optimizer: Optimizer | None = None,
     return run.model_copy(update={"settings": settings, "engine": "deepspeed", **own})
 
 
-def a_family(view: str, family: str) -> TrainRun:
+def a_family(view: str, family: str, steps: int = 20, **changed: Any) -> TrainRun:
     """A small run of one published family."""
-    return a_case(view, 20, **{**PRESETS[family].fields, **SMALL})
+    return a_case(view, steps, **{**PRESETS[family].fields, **SMALL}, **changed)
 
 
 def documents_with_edges(documents: ValidationDocuments) -> ValidationDocuments:
@@ -182,6 +184,12 @@ class Cases:
             said = self.world.gather_everywhere(f"{type(error).__name__}: {error}")
             self.write("not-kept", said)
 
+    def matrix(self) -> None:
+        """Every family at every stage in every precision; of `tests.slow.reference`."""
+        for family, precision, stage in itertools.product(ALL_FAMILIES, PRECISIONS, STAGES):
+            run = a_family(self.digest, family, STEPS, precision=precision)
+            self.train(f"{family}-{precision}-{stage}", run, self.engine(stage))
+
     def other(self) -> None:
         """Another number of ranks: the same run, and on from what two ranks left, as the study says."""
         run = a_case(self.digest, SHORT)
@@ -214,7 +222,7 @@ def main(storage: str, view: str, validation: str, out: str, group: str) -> None
     shard = open_tokens(Path(storage), validation)
     documents = ValidationDocuments(shard.documents(), shard.document_bytes.tolist())
     cases = Cases(world, open_view(Path(storage), view), {validation: documents}, Path(out))
-    asked: dict[str, Callable[[], None]] = {"pair": cases.pair, "other": cases.other}
+    asked: dict[str, Callable[[], None]] = {"pair": cases.pair, "other": cases.other, "matrix": cases.matrix}
     asked[group]()
     leave(world)
 
