@@ -1,5 +1,6 @@
 """What all tests share: the repository's root, a small study on synthetic shards, and the tiny study run once."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -20,6 +21,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "search_spaces" / "tiny.yaml"
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: the collections before each training in this process need not go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
