@@ -138,7 +138,7 @@ def test_the_quickstart_notebook_runs_on_the_tiny_study(tiny_storage, monkeypatc
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 def test_the_command_behind_make_demo_runs_on_the_tiny_study(tmp_path, tiny_storage, ray_cluster):
-    storage = copy_inputs(tiny_storage, tmp_path / "storage")
+    storage = copy_inputs(tiny_storage, tmp_path / "storage", lacking=4)
     study = {"STUDY": str(TINY), "STORAGE": str(storage), "BIN": str(Path(sys.executable).parent)}
     variables = [f"{name}={value}" for name, value in study.items()]
     done = run("make", "-o", ".venv/ready", "demo", *variables, timeout=230, **ray_cluster)
