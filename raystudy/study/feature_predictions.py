@@ -26,10 +26,9 @@ def draw_losses(heads: HeadMoments, validation: Moments, draws: int, generator: 
     for recipe, rate in np.ndindex(heads.mean.shape[:2]):
         if not np.isfinite(spread[recipe, rate]).all():
             continue
-        own = spread[recipe, rate]
-        # Directions without spread make it singular; so little more in each is beyond what a loss shows.
-        root = np.linalg.cholesky(own + 1e-12 * np.trace(own) * np.eye(len(own)))
-        normal = generator.standard_normal((draws, len(own)))
+        values, vectors = np.linalg.eigh(spread[recipe, rate])
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        normal = generator.standard_normal((draws, len(values)))
         d = heads.mean[recipe, rate] + normal @ root.T
         quadratic = ((d @ curvature[recipe]) * d).sum(axis=-1)
         losses[:, recipe, rate] = at_best[recipe] - 2.0 * d @ slope[recipe] + quadratic
