@@ -1,5 +1,6 @@
 """What is done after an attempt that failed, and how tasks share groups: without any process."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from raystudy.errors import DamagedError, SpecError, StorageError, UnwritableErr
 from raystudy.execute.attempts import Attempts
 from raystudy.execute.first_cause import Cause, cause_of, first_cause, leave_cause
 from raystudy.execute.gpus import check_group_gpus
+from raystudy.execute.groups import run_group
 from raystudy.execute.local import LocalExecutor
 from raystudy.execute.shapes import Shape, by_shape, groups_at_once
 from raystudy.execute.tasks import GROUP_RUNS, make_tasks
@@ -205,3 +207,17 @@ def test_a_launch_may_be_of_one_model_recipe_rate_and_seed():
     assert not Chosen("target", "balanced", 1e-2, 0).holds(other)
     assert not Chosen("target", lr=2e-2).holds(run)
     assert not Chosen("target", recipe="noisy").holds(run)
+
+
+def test_a_group_that_cannot_be_started_is_a_report_and_no_exception(tmp_path):
+    task = a_task(tmp_path)
+    reports = run_group(task, ("/no/such/program",))
+    assert [report.status for report in reports] == ["failed"] * 2
+    assert all("No such file" in report.cause for report in reports)
+
+
+def test_ranks_that_end_at_once_are_named_with_their_last_words(tmp_path):
+    program = "import sys; sys.exit('planted: nothing works')"
+    (report,) = run_group(a_task(tmp_path, 1, max_failures=0), (sys.executable, "-c", program))
+    assert report.status == "failed"
+    assert report.cause in [f"worker {n} of 2 ended with exit status 1: planted: nothing works" for n in (0, 1)]

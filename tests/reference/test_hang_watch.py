@@ -95,9 +95,12 @@ def test_a_worker_that_writes_no_more_is_named_wherever_it_was_seen_last(tmp_pat
     assert cause.words.startswith("worker 2 of 3 hung: it gave no sign of life for 11.0 s (is it stopped")
 
 
-def test_before_all_workers_have_begun_nobody_hangs(tmp_path):
+def test_a_worker_that_never_comes_to_its_group_is_named(tmp_path):
     ranks = Ranks(tmp_path)
-    ranks.beat(0, Beat(0, 3, FORWARD))
+    ranks.beat(0, Beat(0))
+    ranks.beat(2, Beat(0))
     ranks.look()
-    ranks.seconds = 1000.0
+    ranks.seconds = OUTSIDE_STEPS_SECONDS - 1
     assert ranks.look() is None
+    ranks.seconds = OUTSIDE_STEPS_SECONDS + 1
+    assert ranks.look().words == "worker 1 of 3 did not come to the group for 10 minutes"
