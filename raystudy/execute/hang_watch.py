@@ -76,8 +76,6 @@ class Watch:
         ranks = f"{'worker' if len(absent) == 1 else 'workers'} {', '.join(map(str, absent))} of {self._size}"
         waited = _duration(self._clock() - self._since)
         return Cause("hang", f"{ranks} did not come to the group for {waited}", absent[0])
-            "hang", f"{ranks} did not come to the group for {_duration(self._clock() - self._since)}", absent[0]
-        )
 
     def _silent(self, seen: dict[int, _Seen], now: float) -> Cause | None:
         for rank, found in seen.items():
