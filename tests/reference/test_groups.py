@@ -1,0 +1,223 @@
+"""What is done after an attempt that failed, and how tasks share groups: without any process."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from raystudy.artifacts.storage import Storage
+from raystudy.errors import DamagedError, SpecError, StorageError, UnwritableError
+from raystudy.execute.attempts import Attempts
+from raystudy.execute.first_cause import Cause, cause_of, first_cause, leave_cause
+from raystudy.execute.gpus import check_group_gpus
+from raystudy.execute.groups import run_group
+from raystudy.execute.local import LocalExecutor
+from raystudy.execute.shapes import Shape, by_shape, groups_at_once
+from raystudy.execute.tasks import GROUP_RUNS, make_tasks
+from raystudy.execute.work import RunReport, Task
+from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.specs.study import Resources
+from raystudy.study.chosen import Chosen
+from raystudy.study.wanted import WantedRun
+from tests.planted import study_spec
+from tests.train.test_training import a_run
+
+pytestmark = pytest.mark.timeout(30)
+
+LOST = Cause("lost", "worker 1 of 2 was killed by signal 9", 1)
+
+
+def a_task(tmp_path, count: int = 2, **engine) -> Task:
+    runs = [a_run("0" * 32, seed=seed).model_copy(update={"engine": "deepspeed"}) for seed in range(count)]
+    chosen = DeepSpeedEngine(kind="deepspeed", **({"workers": 2} | engine))
+    return Task(tuple(run.model_dump_json() for run in runs), str(tmp_path), {}, group=chosen.model_dump_json())
+
+
+def ids(task: Task) -> list[str]:
+    return [run.run_id for run in task.specs()]
+
+
+def test_a_lost_worker_costs_a_run_its_failures_and_the_next_run_has_its_own(tmp_path):
+    task = a_task(tmp_path, max_failures=2)
+    attempts = Attempts(task)
+    for _ in range(2):
+        attempts.failed(LOST)
+        assert ids(attempts.left) == ids(task)
+    attempts.failed(LOST, 4.0)
+    assert [(r.run_id, r.status, r.cause, r.seconds) for r in attempts.reports] == [
+        (ids(task)[0], "failed", LOST.words, 4.0)
+    ]
+    attempts.failed(LOST)
+    assert ids(attempts.left) == ids(task)[1:]
+    attempts.made(RunReport(ids(task)[1], "finished"))
+    assert attempts.left is None
+    assert LOST.words in attempts.reports[1].note
+
+
+def test_preemptions_are_counted_apart_and_have_no_limit(tmp_path):
+    attempts = Attempts(a_task(tmp_path, max_failures=0))
+    for _ in range(20):
+        attempts.failed(Cause("preempted", "worker 0 of 2 was ended by signal 15", 0))
+    assert attempts.num_preemptions == 20
+    assert not attempts.reports
+    attempts.failed(LOST)
+    assert attempts.reports[0].status == "failed"
+
+
+def test_the_same_exception_at_the_same_step_is_not_tried_a_third_time(tmp_path):
+    task = a_task(tmp_path, max_failures=9)
+    attempts = Attempts(task)
+    error = Cause("program", "ValueError: planted", 1, ids(task)[0], 5)
+    attempts.failed(error)
+    attempts.failed(replace(error, step=6))
+    assert not attempts.reports
+    attempts.failed(error)
+    assert attempts.reports[0].cause == "ValueError: planted"
+
+
+def test_what_a_person_must_mend_is_not_tried_again(tmp_path):
+    task = a_task(tmp_path, 3)
+    attempts = Attempts(task)
+    attempts.failed(cause_of(StorageError("planted"), 0, ids(task)[0], 0, is_out_of_memory=False))
+    assert [report.status for report in attempts.reports] == ["failed"]
+    attempts.failed(cause_of(UnwritableError("full"), 0, ids(task)[1], 0, is_out_of_memory=False))
+    assert [report.is_unwritable for report in attempts.reports] == [False, True, True]
+    assert attempts.left is None
+
+
+def test_what_fails_before_any_run_began_fails_them_all(tmp_path):
+    attempts = Attempts(a_task(tmp_path, 3))
+    attempts.failed(cause_of(SpecError("no such package"), 0, "", 0, is_out_of_memory=False))
+    assert [report.cause for report in attempts.reports] == ["no such package"] * 3
+
+
+def test_memory_halves_micro_batches_down_to_one_sequence_then_is_recorded(tmp_path):
+    task = a_task(tmp_path, 1, workers=1)
+    attempts, starved = Attempts(task), Cause("out-of-memory", "MemoryError: ", 1)
+    sizes = []
+    for _ in range(2):
+        attempts.failed(starved)
+        sizes.append(DeepSpeedEngine.model_validate_json(attempts.left.group).micro_batch_tokens)
+    assert sizes == [32, 16], "four sequences of 16 tokens, then two, then one"
+    assert attempts.left.notes == (
+        "out of memory with micro-batches of 64 tokens; begun again with 32",
+        "out of memory with micro-batches of 32 tokens; begun again with 16",
+    )
+    attempts.failed(starved)
+    assert attempts.reports[0].status == "out-of-memory"
+    assert Storage(tmp_path).runs.read(ids(task)[0]).status == "out-of-memory"
+
+
+def test_memory_with_a_micro_batch_that_the_study_says_is_recorded_at_once(tmp_path):
+    attempts = Attempts(a_task(tmp_path, 1, micro_batch_tokens=32))
+    attempts.failed(Cause("out-of-memory", "MemoryError: ", 1))
+    assert attempts.reports[0].status == "out-of-memory"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:5"), "consequence"),
+        (RuntimeError("Connection reset by peer"), "consequence"),
+        (ConnectionResetError("x"), "consequence"),
+        (RuntimeError("shapes do not match"), "program"),
+        (ValueError("the connection closed"), "program"),
+        (StorageError("x"), "refused"),
+        (OSError(28, "No space left on device", "/x"), "refused"),
+        (DamagedError("x", "y"), "refused"),
+    ],
+)
+def test_what_follows_from_a_lost_worker_is_told_from_causes(error, kind):
+    assert cause_of(error, 1, "r", 3, is_out_of_memory=False).kind == kind
+
+
+def test_another_ranks_error_is_a_consequence_although_a_person_must_mend_the_first():
+    from raystudy.reference.world import OtherRankError
+
+    assert cause_of(OtherRankError("rank 1"), 0, "r", 0, is_out_of_memory=False).kind == "consequence"
+
+
+def test_the_first_cause_wins_and_a_consequence_never_hides_it(tmp_path):
+    leave_cause(tmp_path, Cause("consequence", "Connection reset by peer", 0))
+    assert first_cause(tmp_path).words == "Connection reset by peer"
+    assert leave_cause(tmp_path, Cause("program", "ValueError: first", 1))
+    assert not leave_cause(tmp_path, Cause("program", "ValueError: second", 0))
+    assert first_cause(tmp_path) == Cause("program", "ValueError: first", 1)
+
+
+def wanted(count: int, model: str = "target", engine: str = "deepspeed", **settings) -> list[WantedRun]:
+    runs = [a_run("0" * 32, seed=seed, **settings).model_copy(update={"engine": engine}) for seed in range(count)]
+    return [WantedRun(run, "balanced", model) for run in runs]
+
+
+def packs(runs, engine, places: int = 1) -> list[int]:
+    tasks = make_tasks(runs, "/s", {}, Resources(), None, {"target": engine}, lambda _: places)
+    assert [run for task in tasks for run in task.specs()] == [run.run for run in runs]
+    assert all(task.group == engine.model_dump_json() for task in tasks)
+    return [len(task.runs) for task in tasks]
+
+
+def test_short_runs_share_a_group_up_to_ten_minutes_and_fifty_runs_while_no_place_stays_empty():
+    engine = DeepSpeedEngine(kind="deepspeed", workers=2)
+    assert packs(wanted(60), engine) == [GROUP_RUNS, 10]
+    assert packs(wanted(9), engine, places=3) == [3, 3, 3]
+    assert packs(wanted(2), engine, places=4) == [1, 1]
+    assert packs(wanted(4, steps=20_000), engine) == [1, 1, 1, 1], "over five minutes each, by steps alone"
+    assert packs(wanted(4, steps=15_000), engine) == [2, 2]
+
+
+def test_groups_come_before_tasks_of_one_process_and_larger_shapes_first():
+    engines = {
+        "small": DeepSpeedEngine(kind="deepspeed", workers=2),
+        "large": DeepSpeedEngine(kind="deepspeed", workers=4),
+    }
+    runs = [*wanted(1, "proxy", "torch"), *wanted(2, "small"), *wanted(2, "large", steps=21)]
+    tasks = make_tasks(runs, "/s", {}, Resources(), None, engines)
+    shapes = [shape.workers for shape, _ in by_shape(tasks)]
+    assert shapes == [4, 2, 0]
+    assert [len(task.runs) for _, alike in by_shape(tasks) for task in alike] == [2, 2, 1]
+
+
+def test_as_many_groups_run_at_once_as_fit_and_at_least_one():
+    two = Shape(2, 0, 0.9)
+    assert [groups_at_once(two, places, 0) for places in (1, 2, 3, 4, 9)] == [1, 1, 1, 2, 4]
+    assert groups_at_once(Shape(4, 1, 0.9), 32, 8) == 2
+    executor = LocalExecutor(16, gpus=["0", "1", "5", "6", "7"])
+    assert executor._places_for(Shape(2, 1, 0.9)) == ["0,1", "5,6"]
+    assert executor.group_places(DeepSpeedEngine(kind="deepspeed", workers=2, gpus_per_worker=1)) == 2
+
+
+def test_gpus_that_are_not_there_are_refused_with_the_sum():
+    study = study_spec()
+    target = study.models["target"]
+    engine = DeepSpeedEngine(kind="deepspeed", workers=4, gpus_per_worker=1)
+    with_groups = study.model_copy(
+        update={"models": {**study.models, "target": target.model_copy(update={"engine": engine})}}
+    )
+    check_group_gpus(with_groups, 4, "this machine")
+    with pytest.raises(SpecError, match=r"this machine must have the 4 GPUs .*4 workers x 1 GPU each.* but has 3"):
+        check_group_gpus(with_groups, 3, "this machine")
+
+
+def test_a_launch_may_be_of_one_model_recipe_rate_and_seed():
+    (run, other) = wanted(2)
+    assert Chosen("target").holds(run)
+    assert not Chosen("proxy").holds(run)
+    assert Chosen("target", "balanced", 1e-2, 0).holds(run)
+    assert not Chosen("target", "balanced", 1e-2, 0).holds(other)
+    assert not Chosen("target", lr=2e-2).holds(run)
+    assert not Chosen("target", recipe="noisy").holds(run)
+
+
+def test_a_group_that_cannot_be_started_is_a_report_and_no_exception(tmp_path):
+    task = a_task(tmp_path)
+    reports = run_group(task, ("/no/such/program",))
+    assert [report.status for report in reports] == ["failed"] * 2
+    assert all("No such file" in report.cause for report in reports)
+
+
+def test_ranks_that_end_at_once_are_named_with_their_last_words(tmp_path):
+    program = "import sys; sys.exit('planted: nothing works')"
+    (report,) = run_group(a_task(tmp_path, 1, max_failures=0), (sys.executable, "-c", program))
+    assert report.status == "failed"
+    assert report.cause in [f"worker {n} of 2 ended with exit status 1: planted: nothing works" for n in (0, 1)]
