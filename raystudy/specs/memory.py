@@ -179,8 +179,8 @@ def _states(training: Training) -> _States:
     stepping = _FP32 * owned if is_bf16 else 0  # gradients in FP32
     buffers = 0
     if stage >= 1:
-        asked = training.bucket_elements
-        buffers = each * (asked if training.device == "cuda" else min(asked, count))  # CPUs: pages never touched are none
+        asked = training.bucket_elements  # on CPUs pages that are never touched take nothing
+        buffers = each * (asked if training.device == "cuda" else min(asked, count))
     copies = _FP32 * count if training.zero_stage is None else 0  # weights of initialisation, to see how far they move
     if training.precision == "bf16-autocast":
         copies += _BF16 * _matrix_elements(training.model, training.vocabulary)
