@@ -1,5 +1,6 @@
 """`raystudy.run`: launch a study, on Ray or on this machine alone."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
 from raystudy.execute.budget import Budget
 from raystudy.execute.gpus import check_gpus, visible_gpus
-from raystudy.execute.inputs import need_packages
+from raystudy.execute.inputs import need_deepspeed, need_packages
 from raystudy.execute.local import Executor, local_executor
 from raystudy.execute.loop import Launch, run_study
 from raystudy.execute.progress import Progress
@@ -31,6 +32,7 @@ def launch(
 
     Raises:
         SpecError: GPUs are asked for where there are none.
+        MissingPackageError: a model is trained by DeepSpeed, which is not installed here.
         NotSharedError: in a Ray job or on several nodes, the storage is the default or a relative path.
     """
     if in_ray_job() and not storage.is_absolute:
@@ -42,6 +44,8 @@ def launch(
         check_gpus(resources, len(visible_gpus()), "this machine")
 
     def make_executor() -> Executor:
+        if local or (address is None and "RAY_ADDRESS" not in os.environ):  # a cluster of its own is this machine
+            need_deepspeed(loaded.spec)
         if local:
             if not loaded.spec.is_synthetic:
                 need_packages("torch")

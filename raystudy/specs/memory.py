@@ -6,10 +6,11 @@ itself (Python, torch, a CUDA context: some hundred MiB), the allocator's fragme
 (memory-mapped), probes and downstream tasks. So a few percent more is needed than is said here.
 
 Sources: weights, gradients and optimizer by ZeRO stage: Rajbhandari et al., arXiv 1910.02054, section 3 and figure 1,
-with the copies that DeepSpeed 0.19 makes beside (runtime/zero/stage_1_and_2.py, stage3.py). Activations: Korthikanti et
-al., arXiv 2205.05198, section 4.1: 34 bytes a token, layer and width, of which 2 are dropout's and 32 are 16 values of
-2 bytes here, while the 5 a s^2 b of attention's scores are not stored by scaled dot product attention; other families
-differ as `layer_bytes` says, which tests compare with what autograd keeps. Activation checkpointing: section 5 there.
+with the copies that DeepSpeed 0.19 makes beside (its runtime/bf16_optimizer.py, zero/stage_1_and_2.py, zero/stage3.py).
+Activations: Korthikanti et al., arXiv 2205.05198, section 4.1: 34 bytes a token, layer and width, of which 2 are
+dropout's and 32 are 16 values of 2 bytes here, while the 5 a s^2 b of attention's scores are not stored by scaled dot
+product attention; other families differ as `layer_bytes` says, which tests compare with what autograd keeps.
+Activation checkpointing: section 5 there.
 """
 
 from dataclasses import dataclass, replace
@@ -131,7 +132,8 @@ def estimate_memory(training: Training) -> MemoryEstimate:
     logits = tokens * _logit_bytes_per_token(training)
     evaluation = _evaluation_bytes(training)
     is_first_part_all = tokens >= training.share_tokens
-    before = 0 if is_first_part_all else states.gradients
+    is_kept = training.zero_stage == 3 or (training.zero_stage == 1 and training.precision == "bf16-master")
+    before = states.gradients if is_kept or not is_first_part_all else 0
     held = states.weights + states.masters + states.optimizer + states.copies + states.buffers
     most = max(before + activations + logits, states.gradients + states.stepping, states.gradients + evaluation)
     return MemoryEstimate(
@@ -175,10 +177,11 @@ def _states(training: Training) -> _States:
     masters = _FP32 * owned if has_masters else 0
     states = 2 if training.optimizer.kind == "adamw" else int(training.optimizer.momentum > 0)
     optimizer = (each if training.precision == "bf16-weights" else _FP32) * states * owned
-    gradients = each * {0: count, 1: count + part, 2: part, 3: part}[stage]
-    stepping = _FP32 * owned if is_bf16 else 0  # gradients in FP32
+    added = _FP32 if is_bf16 and stage else each  # what gradients of several micro-batches are added up in
+    gradients = {0: each * count, 1: each * count + added * (count if is_bf16 else part)}.get(stage, added * part)
+    stepping = _FP32 * owned if is_bf16 and stage != 1 else 0  # gradients once more, flat and in FP32
     buffers = 0
-    if stage >= 1:
+    if stage >= (2 if is_bf16 else 1):
         asked = training.bucket_elements  # on CPUs pages that are never touched take nothing
         buffers = each * (asked if training.device == "cuda" else min(asked, count))
     copies = _FP32 * count if training.zero_stage is None else 0  # weights of initialisation, to see how far they move
