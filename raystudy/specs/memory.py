@@ -120,8 +120,8 @@ def _count(section: Any, key: str, default: int) -> int:
     return int(value) if isinstance(value, int | float) else default
 
 
-def estimate_memory(training: Training) -> MemoryEstimate:
-    """The most bytes that one worker of `training` needs at one time.
+def estimate_memory(training: Training, *, evaluates: bool = True) -> MemoryEstimate:
+    """The most bytes that one worker of `training` needs at one time, its evaluations too where it `evaluates`.
 
     The most is held when a backward pass begins (all activations and logits; gradients only of earlier micro-batches),
     when it has ended (all gradients), or in an evaluation.
@@ -130,7 +130,7 @@ def estimate_memory(training: Training) -> MemoryEstimate:
     tokens = training.tokens_at_once
     activations = tokens * _activation_bytes_per_token(training)
     logits = tokens * _logit_bytes_per_token(training)
-    evaluation = _evaluation_bytes(training)
+    evaluation = _evaluation_bytes(training) if evaluates else 0
     is_first_part_all = tokens >= training.share_tokens
     is_kept = training.zero_stage == 3 or (training.zero_stage == 1 and training.precision == "bf16-master")
     before = states.gradients if is_kept or not is_first_part_all else 0
@@ -258,11 +258,11 @@ def _logit_bytes_per_token(training: Training) -> int:
 
 
 def _evaluation_bytes(training: Training) -> int:
-    """Of an evaluation, in FP32 without gradients: logits and their log-softmax, or two hidden layers."""
+    """Of an evaluation, in FP32 without gradients: logits, their log-softmax and the logits before, or hidden layers."""
     context, vocabulary, model = training.model.context, training.vocabulary, training.model
     rows = max(1, min(EVALUATED_ROWS, EVALUATED_LOGITS // (context * vocabulary)))
     hidden = model.hidden_width * (2 if model.gated else 1)
-    return rows * context * _FP32 * (model.width + max(2 * vocabulary, 2 * hidden + model.width))
+    return rows * context * _FP32 * (model.width + max(3 * vocabulary, 2 * hidden + model.width))
 
 
 def _value_bytes(precision: Precision) -> int:

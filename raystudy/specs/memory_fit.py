@@ -71,8 +71,8 @@ def changes(before: Training, after: Training) -> str:
     """What differs, as settings of a study's file."""
     place = "resources" if before.zero_stage is None else "engine"
     said = []
-    if after.tokens_at_once != before.tokens_at_once and after.micro_batch_tokens != "auto":
-        said.append(f"{place}.micro_batch_tokens: {after.tokens_at_once}")
+    if before.micro_batch_tokens not in ("auto", after.micro_batch_tokens):  # auto finds it by itself
+        said.append(f"{place}.micro_batch_tokens: {after.micro_batch_tokens}")
     if after.activation_checkpointing != before.activation_checkpointing:
         said.append("engine.activation_checkpointing: true")
     if after.zero_stage != before.zero_stage:
