@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -209,7 +210,8 @@ def _unwritable(folder: Path, trial: Callable[[Path], str]) -> str:
     except RaystudyError as error:
         return str(error)
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink()
 
 
 def _not_written(probe: Path) -> str:

@@ -258,7 +258,7 @@ def _logit_bytes_per_token(training: Training) -> int:
 
 
 def _evaluation_bytes(training: Training) -> int:
-    """Of an evaluation, in FP32 without gradients: logits, their log-softmax and the logits before, or hidden layers."""
+    """Of an evaluation, in FP32 without gradients: logits, their log-softmax, the logits before; or hidden layers."""
     context, vocabulary, model = training.model.context, training.vocabulary, training.model
     rows = max(1, min(EVALUATED_ROWS, EVALUATED_LOGITS // (context * vocabulary)))
     hidden = model.hidden_width * (2 if model.gated else 1)
