@@ -39,13 +39,13 @@ def launch(
         raise NotSharedError("this is a Ray job, whose working directory is a copy that goes with the job")
     resources = loaded.spec.resources
     chosen = workers if workers is not None else resources.workers
+    if local or (address is None and "RAY_ADDRESS" not in os.environ):  # a cluster of its own is this machine
+        need_deepspeed(loaded.spec)  # before data are built, which may take hours
     if local and resources.gpus_per_run > 0:
         need_packages("torch")
         check_gpus(resources, len(visible_gpus()), "this machine")
 
     def make_executor() -> Executor:
-        if local or (address is None and "RAY_ADDRESS" not in os.environ):  # a cluster of its own is this machine
-            need_deepspeed(loaded.spec)
         if local:
             if not loaded.spec.is_synthetic:
                 need_packages("torch")
