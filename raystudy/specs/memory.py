@@ -130,12 +130,11 @@ def estimate_memory(training: Training, *, evaluates: bool = True) -> MemoryEsti
     tokens = training.tokens_at_once
     activations = tokens * _activation_bytes_per_token(training)
     logits = tokens * _logit_bytes_per_token(training)
-    evaluation = _evaluation_bytes(training) if evaluates else 0
+    evaluation = _evaluation_bytes(training, states, evaluates=evaluates)
     is_first_part_all = tokens >= training.share_tokens
-    is_kept = training.zero_stage == 3 or (training.zero_stage == 1 and training.precision == "bf16-master")
-    before = states.gradients if is_kept or not is_first_part_all else 0
+    before = states.gradients if _keeps_gradients(training) or not is_first_part_all else 0
     held = states.weights + states.masters + states.optimizer + states.copies + states.buffers
-    most = max(before + activations + logits, states.gradients + states.stepping, states.gradients + evaluation)
+    most = max(before + activations + logits, states.gradients + states.stepping, evaluation)
     return MemoryEstimate(
         weights=states.weights,
         masters=states.masters,
@@ -257,12 +256,25 @@ def _logit_bytes_per_token(training: Training) -> int:
     return max(logits, training.vocabulary * value + value * (2 * hidden + 2 * model.width))
 
 
-def _evaluation_bytes(training: Training) -> int:
-    """Of an evaluation, in FP32 without gradients: logits, their log-softmax, the logits before; or hidden layers."""
+def _evaluation_bytes(training: Training, states: _States, *, evaluates: bool) -> int:
+    """Of an evaluation, in FP32 without gradients: logits, their log-softmax, the logits before; or hidden layers.
+
+    Under DeepSpeed every worker puts the whole FP32 weights together for it, and at the end those of initialisation.
+    Gradients are there where they are not let go after a step.
+    """
     context, vocabulary, model = training.model.context, training.vocabulary, training.model
     rows = max(1, min(EVALUATED_ROWS, EVALUATED_LOGITS // (context * vocabulary)))
     hidden = model.hidden_width * (2 if model.gated else 1)
-    return rows * context * _FP32 * (model.width + max(3 * vocabulary, 2 * hidden + model.width))
+    activations = evaluates * rows * context * _FP32 * (model.width + max(3 * vocabulary, 2 * hidden + model.width))
+    if training.zero_stage is None:
+        return states.gradients + activations
+    whole = _FP32 * count_parameters(model, vocabulary).total
+    return (states.gradients if _keeps_gradients(training) else 0) + whole + max(activations, whole)
+
+
+def _keeps_gradients(training: Training) -> bool:
+    """Whether gradients lie in buffers of DeepSpeed's that stay between steps."""
+    return training.zero_stage == 3 or (training.zero_stage == 1 and training.precision == "bf16-master")
 
 
 def _value_bytes(precision: Precision) -> int:

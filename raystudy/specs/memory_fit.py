@@ -50,8 +50,8 @@ def what_would_fit(training: Training, available: int) -> str:
     offloading (of GPUs), more workers; then these together.
     """
     needed = estimate_memory(training.smallest if training.micro_batch_tokens == "auto" else training).total
-    least = "at one sequence at a time" if training.micro_batch_tokens == "auto" else "as it is"
-    told = f"a worker needs about {gib(needed)} {least} and has {gib(available)}"
+    stands = "at one sequence at a time" if training.micro_batch_tokens == "auto" else "as it is"
+    told = f"a worker needs about {gib(needed)} {stands} and has {gib(available)}"
     if fits(training, available):
         return f"{told}, so by this estimate it fits: see what else holds memory there"
     last = training
@@ -61,7 +61,8 @@ def what_would_fit(training: Training, available: int) -> str:
             total = gib(estimate_memory(found).total)
             return f"{told}; {changes(training, found)} would fit ({total} by the estimate)"
         last = candidate
-    total = gib(estimate_memory(last.smallest).total)
+    least = estimate_memory(last.smallest)
+    total = f"{gib(least.total)}, {gib(least.evaluation)} of it to evaluate"
     tried = changes(training, last.smallest)
     with_all = f"with {tried} it still needs {total}" if tried else "and nothing is left to change in how it trains"
     return f"{told}; {with_all}. Use a smaller model, a shorter context or devices with more memory"

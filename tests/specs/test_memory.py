@@ -124,15 +124,14 @@ def test_what_is_said_to_fit_fits_by_the_estimate_and_what_fits_needs_no_change(
     model = DecoderSpec(kind="decoder", **PRESETS["gpt2-774m"].fields)
     large = Training(model, 50304, "bf16-master", AdamW(), 2**19, "cuda", 8, 1, micro_batch_tokens=8192)
     assert "so by this estimate it fits" in what_would_fit(large, 80 * GIB)
-    seen = {gibs: what_would_fit(large, gibs * GIB) for gibs in (12, 6, 2)}
-    assert "; engine.micro_batch_tokens: 1024 would fit" in seen[12]
-    assert "engine.micro_batch_tokens: 1024 with engine.offload: optimizer would fit" in seen[6]
-    told = replace(large, micro_batch_tokens=1024, offload="optimizer")
-    assert fits(told, 6 * GIB)
-    assert not fits(replace(told, offload="none"), 6 * GIB)
-    assert not fits(replace(told, micro_batch_tokens=2048), 6 * GIB)
-    assert "it still needs" in seen[2]
-    assert "Use a smaller model" in seen[2]
+    assert "; engine.micro_batch_tokens: 2048 with engine.zero_stage: 2 would fit" in what_would_fit(large, 12 * GIB)
+    told = replace(large, micro_batch_tokens=2048, zero_stage=2)
+    assert fits(told, 12 * GIB)
+    assert not fits(replace(told, zero_stage=1), 12 * GIB)
+    assert not fits(replace(told, micro_batch_tokens=4096), 12 * GIB)
+    words = what_would_fit(large, 2 * GIB)
+    assert "engine.zero_stage: 3, engine.workers: 512 it still needs" in words
+    assert "of it to evaluate. Use a smaller model" in words
 
 
 def test_under_auto_a_smaller_micro_batch_is_not_advised_since_it_has_been_tried():
@@ -140,7 +139,7 @@ def test_under_auto_a_smaller_micro_batch_is_not_advised_since_it_has_been_tried
     large = Training(model, 50304, "bf16-master", AdamW(), 2**19, "cuda", 8, 0)
     words = what_would_fit(large, 14 * GIB)
     assert "at one sequence at a time" in words
-    assert "; engine.zero_stage: 1 would fit" in words
+    assert "; engine.zero_stage: 2 would fit" in words
 
 
 def test_sizes_are_told_in_gib_and_small_ones_in_mib():
