@@ -92,8 +92,8 @@ def _write(rows: list[dict[str, Any]]) -> None:
         f"# Memory, estimated and measured: {today}",
         "",
         f"Made by `python -m tests.slow memory` on CPUs. Measured: by how much a process, or the worker that grew "
-        f"most, grew at most beyond a tiny training before. Good: the estimate is {LOWEST} to {HIGHEST} times that; what "
-        f"the CPU's allocator holds in fragments, and what DeepSpeed and gloo hold for a moment, is not estimated.",
+        f"most, grew at most beyond a tiny training before. Good: the estimate is {LOWEST} to {HIGHEST} times that; "
+        f"what the CPU's allocator holds in fragments, and DeepSpeed and gloo for a moment, is not estimated.",
         "",
         "| case | measured MiB | estimated MiB | estimated / measured | good |",
         "|---|---|---|---|---|",
