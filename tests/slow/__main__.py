@@ -4,7 +4,12 @@ import argparse
 import sys
 from importlib import import_module
 
-CHECKS = ["known_truth", "faults", "memory"]  # modules beside this one, each with `main(arguments) -> exit status`
+CHECKS = [
+    "known_truth",
+    "faults",
+    "reference",
+    "memory",
+]  # modules beside this one, each with `main(arguments) -> exit status`
 
 
 def main(arguments: list[str]) -> int:
