@@ -108,8 +108,8 @@ def _memory_lines(state: StudyState, memory: ModelMemory) -> list[str]:
     assert isinstance(engine, DeepSpeedEngine)
     lines = []
     least = memory.smallest_total
-    if training.micro_batch_tokens == "auto" and least < memory.chosen.total:
-        lines.append(f"where that does not fit, auto halves it: {gib(least)} at one sequence of each at once")
+    if training.finds_its_part and least < memory.chosen.total:
+        lines.append(f"where that does not fit, auto takes less at once: {gib(least)} with one sequence")
     if memory.measured:
         whole = "" if memory.measured_of == "device" else ", of the whole process"
         lines.append(f"measured on this study's records: at most {gib(memory.measured)} of a worker{whole}")

@@ -64,6 +64,11 @@ class Training:
         return min(max(self.micro_batch_tokens // context, 1) * context, self.share_tokens)
 
     @property
+    def finds_its_part(self) -> bool:
+        """Whether the micro-batch shrinks by itself where memory does not suffice: `auto`, but not of CPU workers."""
+        return self.micro_batch_tokens == "auto" and (self.zero_stage is None or self.device == "cuda")
+
+    @property
     def smallest(self) -> "Training":
         """The same with the smallest micro-batch that can be: one sequence."""
         return replace(self, micro_batch_tokens=self.model.context)

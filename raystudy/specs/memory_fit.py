@@ -18,8 +18,8 @@ def gib(num_bytes: float) -> str:
 
 
 def fits(training: Training, available: int) -> bool:
-    """Whether the estimate leaves headroom in `available` bytes of a worker, as it stands or, with `auto`, halved."""
-    tried = training.smallest if training.micro_batch_tokens == "auto" else training
+    """Whether the estimate leaves headroom in `available` bytes of a worker, as it stands or, where it finds that by itself, in smaller parts."""
+    tried = training.smallest if training.finds_its_part else training
     return estimate_memory(tried).total <= HEADROOM * available
 
 
@@ -46,11 +46,11 @@ def one_device(training: Training) -> Training:
 def what_would_fit(training: Training, available: int) -> str:
     """The smallest change with which a worker's estimate fits into `available` bytes, as a sentence.
 
-    Tried in this order: a smaller micro-batch (`auto` has tried that), activation checkpointing, higher ZeRO stages,
+    Tried in this order: a smaller micro-batch (unless `auto` finds that by itself), activation checkpointing, higher ZeRO stages,
     offloading (of GPUs), more workers; then these together.
     """
-    needed = estimate_memory(training.smallest if training.micro_batch_tokens == "auto" else training).total
-    stands = "at one sequence at a time" if training.micro_batch_tokens == "auto" else "as it is"
+    needed = estimate_memory(training.smallest if training.finds_its_part else training).total
+    stands = "at one sequence at a time" if training.finds_its_part else "as it is"
     told = f"a worker needs about {gib(needed)} {stands} and has {gib(available)}"
     if fits(training, available):
         return f"{told}, so by this estimate it fits: see what else holds memory there"
@@ -72,7 +72,7 @@ def changes(before: Training, after: Training) -> str:
     """What differs, as settings of a study's file."""
     place = "resources" if before.zero_stage is None else "engine"
     said = []
-    if before.micro_batch_tokens not in ("auto", after.micro_batch_tokens):  # auto finds it by itself
+    if after.micro_batch_tokens != before.micro_batch_tokens and not before.finds_its_part:
         said.append(f"{place}.micro_batch_tokens: {after.micro_batch_tokens}")
     if after.activation_checkpointing != before.activation_checkpointing:
         said.append("engine.activation_checkpointing: true")
@@ -88,7 +88,7 @@ def changes(before: Training, after: Training) -> str:
 
 def _candidates(training: Training) -> Iterator[Training]:
     """Trainings of less memory: single changes, then more and more of them together."""
-    if training.micro_batch_tokens != "auto":
+    if not training.finds_its_part:
         yield training
     if training.zero_stage is None:
         return

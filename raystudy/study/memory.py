@@ -37,7 +37,7 @@ class ModelMemory:
 
     @property
     def smallest_total(self) -> int:
-        """Bytes at the study's stage with one sequence at a time, to which `auto` may halve."""
+        """Bytes at the study's stage with one sequence at a time, the least that there can be."""
         return estimate_memory(self.training.smallest).total
 
     def as_dict(self) -> dict[str, Any]:

@@ -134,12 +134,13 @@ def test_what_is_said_to_fit_fits_by_the_estimate_and_what_fits_needs_no_change(
     assert "of it to evaluate. Use a smaller model" in words
 
 
-def test_under_auto_a_smaller_micro_batch_is_not_advised_since_it_has_been_tried():
+def test_under_auto_on_gpus_a_smaller_micro_batch_is_not_advised_since_it_is_found_anyway():
     model = DecoderSpec(kind="decoder", **PRESETS["gpt2-774m"].fields)
     large = Training(model, 50304, "bf16-master", AdamW(), 2**19, "cuda", 8, 0)
     words = what_would_fit(large, 14 * GIB)
     assert "at one sequence at a time" in words
     assert "; engine.zero_stage: 2 would fit" in words
+    assert "engine.micro_batch_tokens" in what_would_fit(replace(large, device="cpu"), 20 * GIB)  # all at once there
 
 
 def test_sizes_are_told_in_gib_and_small_ones_in_mib():
