@@ -18,7 +18,7 @@ def gib(num_bytes: float) -> str:
 
 
 def fits(training: Training, available: int) -> bool:
-    """Whether the estimate leaves headroom in `available` bytes of a worker, as it stands or, where it finds that by itself, in smaller parts."""
+    """Whether the estimate leaves headroom in `available` bytes of a worker, in the smallest parts if it finds those."""
     tried = training.smallest if training.finds_its_part else training
     return estimate_memory(tried).total <= HEADROOM * available
 
@@ -46,8 +46,8 @@ def one_device(training: Training) -> Training:
 def what_would_fit(training: Training, available: int) -> str:
     """The smallest change with which a worker's estimate fits into `available` bytes, as a sentence.
 
-    Tried in this order: a smaller micro-batch (unless `auto` finds that by itself), activation checkpointing, higher ZeRO stages,
-    offloading (of GPUs), more workers; then these together.
+    Tried in this order: a smaller micro-batch (unless `auto` finds that by itself), activation checkpointing, higher
+    ZeRO stages, offloading (of GPUs), more workers; then these together.
     """
     needed = estimate_memory(training.smallest if training.finds_its_part else training).total
     stands = "at one sequence at a time" if training.finds_its_part else "as it is"
