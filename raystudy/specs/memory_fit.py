@@ -18,7 +18,7 @@ def gib(num_bytes: float) -> str:
 
 
 def fits(training: Training, available: int) -> bool:
-    """Whether the estimate leaves headroom in `available` bytes of a worker, in the smallest parts if it finds those."""
+    """Whether the estimate leaves headroom in `available` bytes of a worker, in smallest parts if it finds those."""
     tried = training.smallest if training.finds_its_part else training
     return estimate_memory(tried).total <= HEADROOM * available
 
