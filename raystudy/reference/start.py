@@ -68,3 +68,20 @@ def initialize(model: nn.Module, optimizer: torch.optim.Optimizer, config: Mappi
     with contextlib.redirect_stdout(io.StringIO()):
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(config))
     return engine
+
+
+def end(engine: Any) -> None:
+    """Give up the engine; another may begin in this process.
+
+    Two things of DeepSpeed's stage 3 outlive its own `destroy` (0.19.8) and would keep the model and all its state: a
+    list of modules, and the cache of a method.
+    """
+    from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
+
+    engine.destroy()
+    parameter_offload.FWD_MODULE_STACK.clear()
+    for member in vars(partitioned_param_coordinator.PartitionedParameterCoordinator).values():
+        for cell in getattr(member, "__closure__", None) or ():
+            clear = getattr(cell.cell_contents, "cache_clear", None)
+            if clear is not None:
+                clear()
