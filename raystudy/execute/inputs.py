@@ -25,9 +25,10 @@ from raystudy.recipes.build import (
 from raystudy.recipes.disjoint import check_disjoint, check_holdouts
 from raystudy.recipes.tokenizer import vocabulary_size
 from raystudy.specs.base import digest as spec_digest
+from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.protocol import TableProtocol
 from raystudy.specs.recipe import TextRecipe
-from raystudy.specs.study import StudySpec
+from raystudy.specs.study import StudyDecoder, StudyModel, StudySpec
 from raystudy.specs.synthetic import SyntheticData
 from raystudy.study.protocols.given import table_scores
 from raystudy.study.state import StudyInputs
@@ -126,17 +127,30 @@ def check_files(study: StudySpec) -> None:
     check_holdouts(study.all_recipes, study.validation)
 
 
-def need_packages(*names: str, extra: str = "train") -> None:
-    """See that packages of an extra are there.
+def need_packages(*names: str, extra: str = "train", use: str = "to build and train") -> None:
+    """See that packages are there, which the `extra` brings.
 
     Raises:
         MissingPackageError: one is not.
     """
     lacking = [name for name in names if find_spec(name) is None]
     if lacking:
-        raise MissingPackageError(
-            f"{', '.join(lacking)} must be installed to build and train. Install raystudy[{extra}]"
-        )
+        raise MissingPackageError(f"{', '.join(lacking)} must be installed {use}. Install raystudy[{extra}]")
+
+
+def need_deepspeed(study: StudySpec) -> None:
+    """See that DeepSpeed is there, if a model of the study is trained by it.
+
+    Raises:
+        MissingPackageError: it is not.
+    """
+    trained = [name for name, model in study.models.items() if _is_by_deepspeed(model)]
+    if trained:
+        need_packages("torch", "deepspeed", extra="deepspeed", use=f"to train model {trained[0]!r} (engine: deepspeed)")
+
+
+def _is_by_deepspeed(model: StudyModel) -> bool:
+    return isinstance(model, StudyDecoder) and isinstance(model.engine, DeepSpeedEngine)
 
 
 UNBUILT = "unbuilt:"  # in front of what stands in for the digest of shards that are not built

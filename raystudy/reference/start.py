@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from raystudy.errors import MissingPackageError
+from raystudy.reference.builds import prepare_builds
 
 # The op that DeepSpeed compiles when a group of CPU processes forms; only its inference uses it.
 _COMPILED_AT_START = "deepspeed_shm_comm"
@@ -43,6 +45,20 @@ def prepare_deepspeed(local_rank: int, device: str) -> None:
         ) from error
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its import sets another
     deepspeed.ops.__compatible_ops__[_COMPILED_AT_START] = False
+    _prepare_builds(local_rank)
+
+
+def _prepare_builds(local_rank: int) -> None:
+    """Settle where operations are built, should any be; one rank of a machine says what there is to say."""
+
+    def say(line: str) -> None:
+        if local_rank == 0:
+            print(f"raystudy: {line}", file=sys.stderr, flush=True)
+
+    try:
+        prepare_builds(say)
+    except OSError as error:  # nothing may need to be built
+        say(f"operations that DeepSpeed builds have no folder ({error}): see `raystudy doctor`")
 
 
 def initialize(model: nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]) -> Any:
@@ -52,3 +68,20 @@ def initialize(model: nn.Module, optimizer: torch.optim.Optimizer, config: Mappi
     with contextlib.redirect_stdout(io.StringIO()):
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(config))
     return engine
+
+
+def end(engine: Any) -> None:
+    """Give up the engine; another may begin in this process.
+
+    Two things of DeepSpeed's stage 3 outlive its own `destroy` (0.19.8) and would keep the model and all its state: a
+    list of modules, and the cache of a method.
+    """
+    from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
+
+    engine.destroy()
+    parameter_offload.FWD_MODULE_STACK.clear()
+    for member in vars(partitioned_param_coordinator.PartitionedParameterCoordinator).values():
+        for cell in getattr(member, "__closure__", None) or ():
+            clear = getattr(cell.cell_contents, "cache_clear", None)
+            if clear is not None:
+                clear()

@@ -47,6 +47,13 @@ class Masters:
         inner = engine.optimizer  # at stage 0 in FP32 the torch optimizer itself
         self.optimizer: torch.optim.Optimizer = inner if isinstance(inner, torch.optim.Optimizer) else inner.optimizer
 
+    @property
+    def bytes_of_first_step(self) -> int:
+        """What the first step will take on a GPU beside what is held now, in bytes: for each master that this rank
+        updates two numbers of AdamW, a gradient and a copy of it; all FP32."""
+        flats = {id(piece.flat): piece.flat for piece in self._pieces.values()}
+        return 16 * sum(flat.numel() for flat in flats.values() if flat.device.type == "cuda")
+
     def weight(self, name: str) -> Tensor:
         """The whole FP32 master of one parameter, on the device of this rank."""
         piece = self._pieces[name]

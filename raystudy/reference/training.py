@@ -22,12 +22,13 @@ from raystudy.artifacts.shards import RecipeView
 from raystudy.errors import RaystudyError
 from raystudy.reference import beat
 from raystudy.reference.config import deepspeed_config
-from raystudy.reference.start import initialize
+from raystudy.reference.start import end, initialize
 from raystudy.reference.states import Masters, arrays_of, set_arrays
 from raystudy.reference.world import World
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import TrainRun
 from raystudy.train.decoder import Decoder
+from raystudy.train.micro_batches import release_memory
 from raystudy.train.optimizer import build_optimizer
 from raystudy.train.precision import autocast, check_device, products
 from raystudy.train.schedule import lr_factor
@@ -44,20 +45,18 @@ def share_of(count: int, world: World) -> tuple[int, int]:
 class ReferenceTraining:
     """The training that `run` asks for, on `view`, by all ranks of `world`: built at initialisation.
 
-    `problem` says what was not finite, if something was not; the same on all ranks.
+    A rank computes on `rows` sequences at most at once. `problem` says what was not finite, if something was not; the
+    same on all ranks.
     """
 
-    def __init__(self, run: TrainRun, view: RecipeView, engine: DeepSpeedEngine, world: World) -> None:
+    def __init__(self, run: TrainRun, view: RecipeView, engine: DeepSpeedEngine, world: World, rows: int) -> None:
         check_device(world.device, run.precision)
         self._run, self._view, self._world = run, view, world
         self.watch = Stopwatch(world.device)
         began = time.perf_counter()
-        batch, context = run.settings.batch_sequences, run.model.context
-        self._first, self._last = share_of(batch, world)
-        largest = -(-batch // world.size)
-        tokens = engine.micro_batch_tokens
-        self.rows = largest if tokens == "auto" else min(largest, max(1, tokens // context))
-        self._micro_batches = -(-largest // self.rows)
+        self._first, self._last = share_of(run.settings.batch_sequences, world)
+        largest = -(-run.settings.batch_sequences // world.size)
+        self.rows, self._micro_batches = rows, -(-largest // rows)
         self.stream = world.together(lambda: sample_stream(run, view))
         self.model = world.together(lambda: Decoder(run.model, run.seed))
         if engine.activation_checkpointing:
@@ -163,6 +162,12 @@ class ReferenceTraining:
             self._engine.backward(loss * (weight * self._world.size), scale_wrt_gas=False)
         return loss.detach() * weight
 
+    def rehearse(self, rows: int) -> None:
+        """Compute on `rows` sequences with weight 0, to see what that takes; no weight changes by it."""
+        tokens = read_batch(self._view, self.stream, 0, rows, self._run.model.context)
+        self._engine.set_gradient_accumulation_boundary(False)
+        self._backward(tokens[:0], tokens)
+
     def _norm_of_gradients(self) -> Tensor | None:
         """At stage 0 in FP32, where DeepSpeed does not tell it; to be asked before they are clipped."""
         if self._engine.optimizer is not self.masters.optimizer:
@@ -204,7 +209,9 @@ class ReferenceTraining:
 
     def close(self) -> None:
         """Give back what DeepSpeed holds; a next run may follow in this process."""
-        self._engine.destroy()
+        end(self._engine)
+        del self._engine, self.masters, self.model
+        release_memory()
 
 
 def _recompute_blocks(model: Decoder) -> None:

@@ -64,6 +64,11 @@ class DeepSpeedEngine(Spec):
         description="most tokens of one worker in memory at once. auto: its share of the batch, in halves where memory "
         "does not suffice",
     )
+    memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="memory of one worker (its GPU's, or its share of a machine's), for what `raystudy plan` says of "
+        "what fits; null: that of the machine that plans",
+    )
     checkpoint_steps: int | None = Field(default=None, ge=1, description="steps between checkpoints; null: by minutes")
     checkpoint_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=10, description="minutes between checkpoints; null: by steps alone, or none"

@@ -75,7 +75,7 @@ def _write(rows: list[dict[str, Any]], seconds: float) -> None:
         f"# DeepSpeed against train/, {date}",
         "",
         f"`python -m tests.slow.reference`: {STEPS} steps of a tiny decoder of each family by two ranks over gloo, a",
-        "batch of seven sequences (shares of three and four, micro-batches of two), against the same run by `train/` in",
+        "batch of seven sequences (shares of three and four, parts of two), against the same run by `train/` in",
         "one process. Largest relative difference of a loss of the curve, of a gradient's norm, and of the last",
         f"validation loss; bf16-master is compared with bf16-autocast there. Made in {seconds:.0f} s.",
         "",
