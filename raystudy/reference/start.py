@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raystudy.errors import MissingPackageError
+from raystudy.errors import MissingPackageError, RaystudyError
 from raystudy.reference.builds import prepare_builds
 
 # The op that DeepSpeed compiles when a group of CPU processes forms; only its inference uses it.
@@ -62,11 +62,21 @@ def _prepare_builds(local_rank: int) -> None:
 
 
 def initialize(model: nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]) -> Any:
-    """DeepSpeed's engine around the model and its optimizer; what it prints of memory meanwhile is left out."""
+    """DeepSpeed's engine around the model and its optimizer; what it prints of memory meanwhile is left out.
+
+    Raises:
+        RaystudyError: DeepSpeed does not take the configuration.
+    """
     import deepspeed
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(config))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(config))
+    except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:
+        raise RaystudyError(
+            f"engine.config must be what DeepSpeed {deepspeed.__version__} takes with the rest of the engine, but it "
+            f"says {type(error).__name__}: {error}. Mend it, or leave it out"
+        ) from error
     return engine
 
 

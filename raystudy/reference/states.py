@@ -37,7 +37,7 @@ class Masters:
     """The master weights behind the parameters of `module`, which `engine` trains."""
 
     def __init__(self, engine: Any, module: nn.Module, world: World) -> None:
-        self._world = world
+        self.world = world
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self._shapes = {
             name: torch.Size(getattr(weight, "ds_shape", weight.shape)) for name, weight in self.parameters.items()
@@ -86,7 +86,7 @@ class Masters:
                 if not isinstance(value, Tensor):
                     continue
                 whole = value if value.numel() == 1 and value.ndim == 0 else self._whole(name, piece, value)
-                if self._world.is_first:
+                if self.world.is_first:
                     arrays[f"{key}/{name}"] = to_array(whole)
         return arrays
 
@@ -107,12 +107,12 @@ class Masters:
 
     def _whole(self, name: str, piece: Piece, held: Tensor) -> Tensor:
         shape = self._shapes[name]
-        part = held.detach().reshape(-1)[piece.at : piece.at + piece.count].to(self._world.device, torch.float32)
+        part = held.detach().reshape(-1)[piece.at : piece.at + piece.count].to(self.world.device, torch.float32)
         if piece.is_whole:
             return part.view(shape).clone()
-        whole = torch.zeros(shape.numel(), device=self._world.device)
+        whole = torch.zeros(shape.numel(), device=self.world.device)
         whole[piece.start : piece.start + piece.count] = part
-        return self._world.sum(whole).view(shape)
+        return self.world.sum(whole).view(shape)
 
 
 def arrays_of(masters: Masters) -> Arrays:
@@ -122,7 +122,7 @@ def arrays_of(masters: Masters) -> Arrays:
     """
     arrays: Arrays = {}
     for name, weight in masters.weights():
-        if masters._world.is_first:
+        if masters.world.is_first:
             arrays[f"weight/{name}"] = to_array(weight)
     return arrays | {f"optimizer/{key}": array for key, array in masters.optimizer_arrays().items()}
 

@@ -36,6 +36,11 @@ from raystudy.train.stopwatch import Stopwatch
 from raystudy.train.tensors import Arrays
 from raystudy.train.training import is_logged, read_batch, sample_stream
 
+_OTHER_LAYOUT = (
+    "the weights must be shared out over all ranks in a way that raystudy knows, but engine.config shares them out in "
+    "another. Take from it what says where weights lie"
+)
+
 
 def share_of(count: int, world: World) -> tuple[int, int]:
     """First and one after the last of `count` things that are this rank's: contiguous, the sizes differ by one."""
@@ -63,7 +68,10 @@ class ReferenceTraining:
             _recompute_blocks(self.model)
         optimizer = build_optimizer(self.model, run.settings.optimizer, run.settings.lr)
         self._engine = initialize(self.model, optimizer, deepspeed_config(run, engine, self._micro_batches))
-        self.masters = Masters(self._engine, self.model, world)
+        try:
+            self.masters = Masters(self._engine, self.model, world)
+        except (AttributeError, KeyError) as error:
+            raise RaystudyError(_OTHER_LAYOUT) from error
         self._begin()
         self.curve: list[dict[str, float]] = []
         self.step = 0  # steps taken
@@ -87,10 +95,7 @@ class ReferenceTraining:
             self.masters.set_weight(name, value)
             is_same &= torch.equal(self.masters.weight(name), value)
         if not is_same:
-            raise RaystudyError(
-                "the weights must be shared out over all ranks in a way that raystudy knows, but engine.config shares "
-                "them out in another. Take from it what says where weights lie"
-            )
+            raise RaystudyError(_OTHER_LAYOUT)
 
     def advance(self, until: int) -> bool:
         """Take steps until `until` have been taken; stops early at what is not finite. Whether nothing was."""

@@ -108,6 +108,7 @@ class Cases:
             mup = a_case(self.digest, 20, optimizer=SGD, lr=1e-1, **MUP)
             self.train(f"sgd-mup-{stage}", mup, self.engine(stage))
         self.means()
+        self.refused()
         self.measured()
         self.train("diverged", a_case(self.digest, 20, lr=1e5), self.engine(2))
         self.checkpoints()
@@ -137,6 +138,14 @@ class Cases:
         }
         for name, fields in ways.items():
             self.train(f"means-{name}", a_case(self.digest, SHORT), self.engine(3, **fields))
+
+    def refused(self) -> None:
+        """A configuration that DeepSpeed does not take."""
+        engine = self.engine(1, config={"zero_optimization": {"reduce_bucket_size": "many"}})
+        try:
+            self.train("refused", a_case(self.digest, SHORT), engine)
+        except RaystudyError as error:
+            self.write("refused-config", self.world.gather_everywhere(str(error)))
 
     def measured(self) -> None:
         """Parts of a batch as memory allows, where it is measured: here a memory that holds two sequences."""
@@ -244,7 +253,7 @@ def main(storage: str, view: str, validation: str, out: str, group: str) -> None
     documents = ValidationDocuments(shard.documents(), shard.document_bytes.tolist())
     cases = Cases(world, open_view(Path(storage), view), {validation: documents}, Path(out))
     asked: dict[str, Callable[[], None]] = {"pair": cases.pair, "other": cases.other, "matrix": cases.matrix}
-    asked["measured"] = cases.measured
+    asked |= {"measured": cases.measured, "refused": cases.refused}
     asked[group]()
     leave(world)
 

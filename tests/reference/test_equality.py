@@ -187,5 +187,13 @@ def test_readings_on_the_way_are_evaluated_and_one_that_cannot_be_kept_ends_all_
     assert second == f"OtherRankError: rank 0 of 2 must go on too, but has failed: {first}"
 
 
+def test_a_configuration_that_deepspeed_does_not_take_is_told_on_all_ranks(found):
+    messages = read(found, "refused-config")
+    assert len(messages) == 2
+    for message in messages:
+        assert message.startswith("engine.config must be what DeepSpeed")
+        assert "reduce_bucket_size" in message
+
+
 def test_deepspeed_compiles_nothing_and_says_nothing(found):
     assert (found / "said-2.txt").read_text() == ""  # and no compiler could be found by it
