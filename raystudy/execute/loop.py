@@ -123,7 +123,7 @@ def run_study(
         driver.tell_drift(state)
         wave = make_wave(state)
         if wave.todo:
-            sizes = sizes_of_sources(state.inputs, storage)
+            sizes = sizes_of_sources(state.study, state.inputs, storage)
             check_windows(wave.todo, sizes)
             for line in repeat_lines(repeats(wave.wanted.values(), sizes)):
                 progress.say(line)
@@ -212,7 +212,8 @@ class _Driver:
         """Execute one wave; returns the runs that failed."""
         validation = {digest: name for name, digest in self._inputs.validation.items()}
         downstream = {digest: name for name, digest in self._inputs.tasks.items()}
-        tasks = make_tasks(todo, str(self.storage.root), validation, self.loaded.spec.resources, downstream)
+        study = self.loaded.spec
+        tasks = make_tasks(todo, str(self.storage.root), validation, study.resources, downstream, study)
         by_id = {run.run_id: run for run in todo}
         failed = []
         for report in executor.run(tasks):
