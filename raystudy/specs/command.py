@@ -43,6 +43,7 @@ class CommandEngine(Spec):
     kind: Literal["command"]
     command: tuple[str, ...] | None = Field(
         default=None,
+        strict=False,  # a list, behind the validator of `engine: torch`
         min_length=1,
         description="program and arguments, no shell; {spec} {lr} {seed} {data} {out} {steps} and others are filled in",
     )
