@@ -1,8 +1,8 @@
-"""JSON Schemas of the files of a study (study, catalogue, search space), by which editors complete and check; of results.
+"""JSON Schemas of a study's files (study, catalogue, search space), by which editors complete and check.
 
 Made from the models, then loosened where a file may say less than the joined study holds: a recipe may be the name of
 one in a catalogue, a space the path of its file, a learning-rate rule a plain number, a decoder the name of a preset.
-Rules between fields are not in a schema; `raystudy check` is the judge.
+Rules between fields are not in a schema; `raystudy check` is the judge. That of a trainer's result.json is beside them.
 """
 
 from typing import Any

@@ -1,6 +1,7 @@
-"""A trainer as anybody might have one: plain torch, a model of its own, no raystudy. Told by arguments and spec.json."""
+"""A trainer as anybody might have one: plain torch, its own model, no raystudy; told by arguments and spec.json."""
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -14,7 +15,7 @@ from torch.nn import functional
 def read_tokens(folder):
     tokens = np.memmap(folder / "tokens.bin", dtype="<u2", mode="r")
     begins = np.load(folder / "documents.npy")  # where each document begins, and the end of the last
-    return [tokens[begin:end] for begin, end in zip(begins[:-1], begins[1:])]
+    return [tokens[begin:end] for begin, end in itertools.pairwise(begins)]
 
 
 def read_recipe(folder):
@@ -82,7 +83,7 @@ def main():
         kept = torch.load(checkpoint, weights_only=True)
         first, curve = kept["step"], kept["curve"]
         optimizer.load_state_dict(kept["optimizer"])
-        for weight, value in zip(model.weights, kept["weights"]):
+        for weight, value in zip(model.weights, kept["weights"], strict=True):
             weight.data.copy_(value)
     print(f"starting after step {first}")
     for step in range(first, told.steps):

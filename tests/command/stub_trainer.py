@@ -41,6 +41,34 @@ def write(spec, value):
     path.with_suffix(".writing").replace(path)
 
 
+def spoil(result, behaviour):
+    """Change a good result in one way."""
+    row = result["metrics"][0]
+    changes = {
+        "nan": lambda: row.update(value=math.nan),
+        "lacks-a-set": lambda: result["metrics"].pop(),
+        "wrong-set": lambda: row.update(dataset="helt"),
+        "other-run": lambda: result.update(run_id="0" * 32),
+        "unknown-key": lambda: result.update(metric=[]),
+        "other-unit": lambda: row.update(unit="bits per token"),
+        "sums-disagree": lambda: row.update(loss_sum=[3.0, 4.0], num_tokens=[1, 1]),
+        "twice": lambda: result["metrics"].append(row),
+        "diverges": lambda: result.update(status="diverged", metrics=[], cause="loss is nan at step 2"),
+        "no-memory": lambda: result.update(status="out-of-memory", metrics=[]),
+    }
+    changes.get(behaviour, lambda: None)()
+
+
+def hang(out):
+    """For long, with a child in a session of its own, as launchers have them, that does not heed SIGTERM."""
+    code = "import os, signal, time; os.setsid(); signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(100)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    child.stdout.readline()
+    (out / "pids.writing").write_text(f"{os.getpid()} {child.pid}")
+    (out / "pids.writing").replace(out / "pids")
+    time.sleep(100)
+
+
 def main(spec_path, behaviour="well"):
     spec = json.loads(Path(spec_path).read_text())
     out, result = Path(spec["out"]), result_of(spec)
@@ -51,40 +79,13 @@ def main(spec_path, behaviour="well"):
     if behaviour == "exits-3":
         print("first line\nthe disk of node 7 is gone", file=sys.stderr)
         sys.exit(3)
-    elif behaviour == "fails-twice" and num_attempts < 3:
+    if behaviour == "fails-twice" and num_attempts < 3:
         sys.exit(1)
-    elif behaviour == "hangs":
-        # A child in a session of its own, as launchers have them, that does not heed SIGTERM.
-        code = "import os, signal, time; os.setsid(); signal.signal(15, signal.SIG_IGN); time.sleep(100)"
-        child = subprocess.Popen([sys.executable, "-c", code])
-        (out / "pids").write_text(f"{os.getpid()} {child.pid}")
-        time.sleep(100)
-    elif behaviour == "no-result":
-        return
-    elif behaviour == "torn":
-        write(spec, json.dumps(result)[:50])
-        return
-    elif behaviour == "nan":
-        result["metrics"][0]["value"] = math.nan
-    elif behaviour == "lacks-a-set":
-        result["metrics"] = result["metrics"][:-1]
-    elif behaviour == "wrong-set":
-        result["metrics"][0]["dataset"] = "helt"
-    elif behaviour == "other-run":
-        result["run_id"] = "0" * 32
-    elif behaviour == "unknown-key":
-        result["metric"] = []
-    elif behaviour == "other-unit":
-        result["metrics"][0]["unit"] = "bits per token"
-    elif behaviour == "sums-disagree":
-        result["metrics"][0] |= {"loss_sum": [3.0, 4.0], "num_tokens": [1, 1]}
-    elif behaviour == "twice":
-        result["metrics"].append(result["metrics"][0])
-    elif behaviour == "diverges":
-        result |= {"status": "diverged", "metrics": [], "cause": "loss is nan at step 2"}
-    elif behaviour == "no-memory":
-        result |= {"status": "out-of-memory", "metrics": []}
-    write(spec, result)
+    if behaviour == "hangs":
+        hang(out)
+    spoil(result, behaviour)
+    if behaviour != "no-result":
+        write(spec, json.dumps(result)[:50] if behaviour == "torn" else result)
     if behaviour == "exits-4-after-its-result":
         sys.exit(4)
 

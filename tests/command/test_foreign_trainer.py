@@ -1,4 +1,4 @@
-"""A foreign plain-torch script goes through check, plan, run, kill, resume, compare and report, on shards it reads itself."""
+"""A foreign plain-torch script, on shards it reads itself, goes through check, plan, run, kill, resume and report."""
 
 import json
 import os
@@ -12,12 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
+from raystudy.specs.command import PLACEHOLDERS, CommandEngine
+from raystudy.specs.command_result import CommandResult
+from raystudy.specs.load import load_study
 from tests.command.studies import write_study
 from tests.conftest import ROOT
 
+PAGE = (ROOT / "docs" / "your-own-trainer.md").read_text()
 TRAINER = Path(__file__).with_name("foreign_trainer.py")
-WORDS = "the of a tree river stone light under over green small old new walks sees finds and then".split()
+WORDS = ["the", "of", "a", "tree", "river", "stone", "light", "under", "over", "green", "small", "old", "sees", "and"]
 
 
 def own_text(folder: Path) -> None:
@@ -82,7 +87,7 @@ def wait_for(condition, seconds=30.0):
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(110)
+@pytest.mark.timeout(180)
 def test_a_foreign_trainer_is_planned_run_killed_resumed_compared_and_reported(tmp_path, cli):
     study, storage = foreign_study(tmp_path), tmp_path / "storage"
     assert cli("check", study).returncode == 0
@@ -120,7 +125,30 @@ def test_a_foreign_trainer_is_planned_run_killed_resumed_compared_and_reported(t
 
 
 def test_the_page_shows_the_reader_that_this_trainer_reads_shards_with():
-    page = (ROOT / "docs" / "your-own-trainer.md").read_text()
-    (shown,) = re.findall(r"```python\n(import json.*?read_recipe.*?)```", page, re.DOTALL)
-    for function in shown.split("\n\n\n")[1:]:
+    (shown,) = re.findall(r"```python\n(import itertools.*?)```", PAGE, re.DOTALL)
+    functions = shown.split("\n\n\n")[1:]
+    assert len(functions) == 2
+    for function in functions:
         assert function.strip() in TRAINER.read_text()
+
+
+def test_the_study_and_the_engines_that_the_page_shows_are_right(tmp_path):
+    study, *engines = [YAML(typ="safe").load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+    assert len(engines) == 3
+    for engine in [None, *engines]:
+        if engine is not None:
+            study["models"]["proxy"]["engine"] = engine["engine"]
+        write_study(tmp_path / "study.yaml", study)
+        assert load_study(tmp_path / "study.yaml").spec.command_of("proxy") is not None
+
+
+def test_the_result_that_the_page_shows_keeps_to_the_schema():
+    (shown,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    assert CommandResult.model_validate_json(shown).metrics[1].step == 500
+
+
+def test_the_page_names_every_placeholder_and_every_field():
+    for name in PLACEHOLDERS:
+        assert f"`{{{name}}}`" in PAGE
+    for name in CommandEngine.model_fields:
+        assert f"`{name}`" in PAGE or name == "kind"
