@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from raystudy.artifacts.files import storage_errors, write_json
+from raystudy.artifacts.files import read_json, storage_errors, write_json
 from raystudy.artifacts.results import Record
-from raystudy.artifacts.shards import shard_folder
-from raystudy.errors import RaystudyError
+from raystudy.artifacts.shards import open_tokens, shard_folder
+from raystudy.errors import RaystudyError, StorageError
 from raystudy.execute.command_record import write_record
 from raystudy.execute.command_result import RESULT, Wish, put_aside, read_result
 from raystudy.execute.made import now
@@ -91,20 +91,40 @@ def _held(work: Path) -> Iterator[int]:
 
 def _result(work: Path, wish: Wish, at: Workplace, commission: Commission, lock: int) -> tuple[CommandResult, float]:
     """The result that is there already, of an attempt whose worker died, else that of a new attempt; its seconds."""
-    written, path = work / "out" / RESULT, work / "spec.json"
-    if written.exists():
-        try:
-            result = read_result(written, wish)
-            seconds = written.stat().st_mtime - path.stat().st_mtime if path.exists() else 0.0
-            return result, max(0.0, seconds)
-        except RaystudyError:
-            put_aside(written)
-    spec = _spec(work, wish, at, commission)
+    written, path, spec = work / "out" / RESULT, work / "spec.json", _spec(work, wish, at, commission)
+    if written.exists() and _sets_of(spec) == _sets_of(_last_spec(path)):
+        with contextlib.suppress(RaystudyError):
+            return read_result(written, wish), max(0.0, written.stat().st_mtime - path.stat().st_mtime)
+    put_aside(written)
+    _see_shards(wish, at, commission)
     write_json(path, spec, durable=False)
     started = time.perf_counter()
     _attempt(work, spec, commission, lock)
     result = read_result(written, wish)
     return result, time.perf_counter() - started
+
+
+def _last_spec(path: Path) -> dict[str, Any]:
+    """What the last attempt was asked; nothing where that cannot be told."""
+    try:
+        value = read_json(path)
+    except StorageError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _sets_of(spec: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """The validation sets that a result answers for: a name alone may come to stand for other data."""
+    return sorted((held["name"], held["version"]) for held in spec.get("validation", ()))
+
+
+def _see_shards(wish: Wish, at: Workplace, commission: Commission) -> None:
+    """See that the shards which the trainer reads are what was written, as our own runs do; raises DamagedError."""
+    if commission.data is None:
+        at.view(wish.run.shards)
+    for digest, name in at.validation.items():
+        if name not in commission.held:
+            open_tokens(at.storage.root, digest)
 
 
 def _spec(work: Path, wish: Wish, at: Workplace, commission: Commission) -> dict[str, Any]:

@@ -5,13 +5,16 @@ import json
 import jsonschema
 import pytest
 
+from raystudy.artifacts.sealed import _verified
 from raystudy.artifacts.storage import Storage
 from raystudy.execute.work import do_task
 from raystudy.specs.command_result import CommandResult
+from raystudy.specs.commission import ExternalPlace
 from raystudy.specs.reading import Asked, Reading
 from raystudy.specs.schema import file_schema
 from tests.command.runs import HELD, a_run, a_task, commission, held_out, make, out_of
 from tests.command.stub_trainer import QUALITY
+from tests.conftest import make_shards
 
 LOSS = QUALITY["clean"] + 1 / 4  # of the stub after its 4 steps at its best learning rate
 
@@ -84,6 +87,29 @@ def test_a_new_validation_set_starts_the_trainer_again_and_the_first_result_stay
     assert record.metric("loss", held_out("wiki")) == LOSS
     (done,) = do_task(a_task(tmp_path, commission("exits-3")))
     assert done.status == "finished", "nothing lacks any more, and nothing is started"
+
+
+def test_a_set_of_another_version_under_the_same_name_is_measured_anew(tmp_path):
+    (report,) = do_task(a_task(tmp_path, commission(), held={held_out("held"): "held"}))
+    other = held_out("held, of another year")
+    how = commission()
+    new = how.model_copy(update={"held": {"held": ExternalPlace(path="", version="held, of another year")}})
+    (again,) = do_task(a_task(tmp_path, new, held={other: "held"}))
+    assert (again.status, again.is_made) == ("finished", False), again.cause
+    assert len((out_of(tmp_path) / "attempts").read_text().splitlines()) == 2
+    assert Storage(tmp_path).runs.read(report.run_id, [other]).metric("loss", other) == LOSS
+
+
+def test_shards_that_were_changed_on_storage_are_told_before_anything_is_started(tmp_path):
+    view, validation = make_shards(tmp_path)
+    how = commission("exits-3").model_copy(update={"data": None, "held": {}})
+    run = a_run(shards=view)
+    (started,) = do_task(a_task(tmp_path, how, run, held={validation: "held"}))
+    assert "ended with 3" in started.cause
+    (tmp_path / "shards" / validation / "document_bytes.npy").write_bytes(b"other")
+    _verified.clear()
+    (report,) = do_task(a_task(tmp_path, how, run, held={validation: "held"}))
+    assert report.damaged == str(tmp_path / "shards" / validation)
 
 
 def test_losses_of_documents_are_kept_for_resampling(tmp_path):
