@@ -126,6 +126,39 @@ def test_data_under_one_version_at_another_path_are_told_of(foreign, tmp_path, c
     assert "are at '/elsewhere', and were at '/data/clean' first; their version 'clean@1' says" in told.stderr
 
 
+def test_text_that_raystudy_builds_and_data_that_it_never_sees_go_in_one_study(tmp_path, cli):
+    path = external_study(tmp_path)
+    study, words = read_study(path), ["the", "old", "tree", "by", "the", "river", "sees", "a", "small", "light"]
+    for name in ("own", "kept"):
+        lines = [" ".join(f"{name}{word}{line * place}" for place, word in enumerate(words)) for line in range(60)]
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(lines))
+    source = {"kind": "text", "files": ["own.txt"]}
+    text = {"name": "clean", "kind": "text", "dimension": "corpus", "sources": {"own": source}}
+    study["recipes"] = [text, study["recipes"][1]]
+    study["validation"] = {"held": {"source": {**source, "files": ["kept.txt"]}}, "wiki": study["validation"]["wiki"]}
+    study["protocols"]["truth"] |= {"space": {"lr": {"grid": [0.01], "extend": 0}}, "seeds": [0]}
+    study["protocols"]["standard"] |= {"lr": 0.01, "seeds": [0]}
+    write_study(path, study)
+    assert cli("check", path).returncode == 0
+    done = cli("run", path, "--storage", tmp_path / "storage", "--local")
+    assert done.returncode == 0, done.stderr
+    assert "looked for where raystudy holds it, and not in external data" in done.stderr
+    rows = {}
+    for run_id in Storage(tmp_path / "storage").runs.started():
+        result = Storage(tmp_path / "storage").runs.read(run_id).result
+        names = sorted(f"{row['name']} {row['dataset_name']}" for row in result["metrics"])
+        rows[bool(result["epochs_per_source"])] = names
+    sets = ["loss held", "loss wiki"]
+    assert rows == {
+        True: ["bits-per-byte held", *sets, "unigram-loss held"],
+        False: ["bits-per-byte held", *sets],
+    }, "sizes and word counts are known of text alone"
+    again = cli("run", path, "--storage", tmp_path / "storage", "--local", "--resolve-again")
+    assert "nothing changes" in again.stderr
+    assert "nothing to do" in again.stdout
+    assert cli("compare", path, "--storage", tmp_path / "storage").returncode == 0
+
+
 @pytest.mark.ray
 def test_under_ray_tune_the_same_runs_are_made(tmp_path, cli, ray_cluster):
     path = external_study(tmp_path)
