@@ -15,6 +15,7 @@ from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.storage import Storage, StudyFolder
 from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
+from raystudy.execute.command_tasks import make_command_tasks, split_commands
 from raystudy.execute.downstream_inputs import mend_tasks
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.frozen_data import build_data, mend_data
@@ -212,8 +213,9 @@ class _Driver:
         """Execute one wave; returns the runs that failed."""
         validation = {digest: name for name, digest in self._inputs.validation.items()}
         downstream = {digest: name for name, digest in self._inputs.tasks.items()}
-        study = self.loaded.spec
-        tasks = make_tasks(todo, str(self.storage.root), validation, study.resources, downstream, study)
+        commands, own = split_commands(todo)
+        tasks = make_tasks(own, str(self.storage.root), validation, self.loaded.spec.resources, downstream)
+        tasks += make_command_tasks(commands, str(self.storage.root), validation, self.loaded.spec)
         by_id = {run.run_id: run for run in todo}
         failed = []
         for report in executor.run(tasks):

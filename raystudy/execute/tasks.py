@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from raystudy.execute.probe_work import together
 from raystudy.execute.work import Task
-from raystudy.specs.commission import commission_of
-from raystudy.specs.run import AlignmentProbe, CommandRun, SharpnessProbe, TrainRun
-from raystudy.specs.study import Resources, StudySpec
+from raystudy.specs.run import AlignmentProbe, SharpnessProbe, TrainRun
+from raystudy.specs.study import Resources
 from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
 from raystudy.study.wanted import WantedRun
 
@@ -25,20 +24,15 @@ def make_tasks(
     validation: Mapping[str, str],
     resources: Resources,
     downstream: Mapping[str, str] | None = None,
-    study: StudySpec | None = None,
 ) -> list[Task]:
     """Tasks in the order of their first runs: neighbouring short runs of a decoder share one (see `_packs`), as do
-    random-feature runs and likeness on one recipe, and a decoder's probes that differ in validation set alone. A run by
-    a command, which `study` says how to start, has a task of its own."""
+    random-feature runs and likeness on one recipe, and a decoder's probes that differ in validation set alone."""
     groups: dict[tuple[str, int], list[WantedRun]] = {}
     counts: dict[str, int] = {}
     for pack in _packs([run for run in todo if isinstance(run.run, TrainRun)]):
         groups[pack[0].run_id, 0] = pack
     for run in todo:
         if isinstance(run.run, TrainRun):
-            continue
-        if isinstance(run.run, CommandRun):
-            groups[run.run_id, 0] = [run]
             continue
         shared = together(run.run) if isinstance(run.run, AlignmentProbe | SharpnessProbe) else run.run.shards
         place = counts.get(shared, 0)
@@ -56,18 +50,9 @@ def make_tasks(
             checkpoint_minutes=resources.checkpoint_minutes,
             asked=_asked_of(members),
             downstream=downstream or {},
-            command=_commission(members[0], study),
         )
         for members in groups.values()
     ]
-
-
-def _commission(run: WantedRun, study: StudySpec | None) -> str:
-    """How a command's run is to be made, as JSON; empty for other runs."""
-    if not isinstance(run.run, CommandRun):
-        return ""
-    assert study is not None
-    return commission_of(study, run.model, run.recipe).model_dump_json()
 
 
 def _asked_of(members: Sequence[WantedRun]) -> tuple[str, ...]:
