@@ -53,9 +53,10 @@ def make_command_run(run: CommandRun, at: Workplace, commission: Commission, ask
         record = _record(run, at, asked)
         if record is not None and _is_measured(record, run, at, asked):
             return record.status, False  # made by whoever held the folder meanwhile
+        documents = _see_shards(run, at, commission)
         at.storage.runs.write_spec(run)
         steps = tuple(sorted({reading.step for reading in asked.readings}))
-        wish = Wish(run, dict(at.validation), steps, commission.metric, frozenset(commission.held))
+        wish = Wish(run, dict(at.validation), steps, commission.metric, frozenset(commission.held), documents)
         started_at = now()
         result, seconds = _result(work, wish, at, commission, lock)
         if record is not None and record.status != result.status:
@@ -96,7 +97,6 @@ def _result(work: Path, wish: Wish, at: Workplace, commission: Commission, lock:
         with contextlib.suppress(RaystudyError):
             return read_result(written, wish), max(0.0, written.stat().st_mtime - path.stat().st_mtime)
     put_aside(written)
-    _see_shards(wish, at, commission)
     write_json(path, spec, durable=False)
     started = time.perf_counter()
     _attempt(work, spec, commission, lock)
@@ -118,13 +118,15 @@ def _sets_of(spec: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     return sorted((held["name"], held["version"]) for held in spec.get("validation", ()))
 
 
-def _see_shards(wish: Wish, at: Workplace, commission: Commission) -> None:
-    """See that the shards which the trainer reads are what was written, as our own runs do; raises DamagedError."""
+def _see_shards(run: CommandRun, at: Workplace, commission: Commission) -> dict[str, int]:
+    """See that the shards which the trainer reads are what was written, as our own runs do; raises DamagedError.
+
+    Returns how many documents the validation sets have that are shards.
+    """
     if commission.data is None:
-        at.view(wish.run.shards)
-    for digest, name in at.validation.items():
-        if name not in commission.held:
-            open_tokens(at.storage.root, digest)
+        at.view(run.shards)
+    shards = {name: digest for digest, name in at.validation.items() if name not in commission.held}
+    return {name: open_tokens(at.storage.root, digest).num_documents for name, digest in shards.items()}
 
 
 def _spec(work: Path, wish: Wish, at: Workplace, commission: Commission) -> dict[str, Any]:

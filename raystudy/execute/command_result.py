@@ -6,8 +6,8 @@ Every refusal is one sentence that becomes the run's cause of failure. Knows not
 import contextlib
 import difflib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -26,7 +26,8 @@ _UNITS = {LOSS: NATS, "initial-loss": NATS, "unigram-loss": NATS, "trigram-loss"
 class Wish:
     """What a run's result must hold: losses on `validation` (digest to name), after its last step and after `steps`.
 
-    `metric`: the rows that the study's primary metric rests on. `held`: names of the sets that raystudy does not hold.
+    `metric`: the rows that the study's primary metric rests on. `held`: names of the sets that raystudy does not hold;
+    `documents`: how many the others have.
     """
 
     run: CommandRun
@@ -34,6 +35,7 @@ class Wish:
     steps: tuple[int, ...] = ()
     metric: str = LOSS
     held: frozenset[str] = frozenset()
+    documents: Mapping[str, int] = field(default_factory=dict)
 
     def step_of(self, row: ResultMetric) -> int:
         """The step after which a number was measured."""
@@ -115,6 +117,12 @@ def _problems(result: CommandResult, wish: Wish) -> Iterator[str]:
         unit = _UNITS.get(row.name, row.unit)
         if row.unit != unit or (row.name in _UNITS and row.direction != "lower-is-better"):
             yield f"must give {row.name!r} in {unit}, lower is better, but gives {row.unit!r}, {row.direction}"
+        documents = wish.documents.get(row.dataset)
+        if row.loss_sum is not None and documents is not None and len(row.loss_sum) != documents:
+            yield (
+                f"must give losses of all {documents} documents of {row.dataset!r}, in their order, but gives "
+                f"{len(row.loss_sum)}. Leave the lists out to give their mean alone"
+            )
         seen.add(key)
     if result.status == "finished":
         for step in (last, *wish.steps):

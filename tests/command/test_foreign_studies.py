@@ -172,6 +172,10 @@ def test_under_ray_tune_the_same_runs_are_made(tmp_path, cli, ray_cluster):
     assert len(Storage(tmp_path / "storage").runs.started()) == 4
 
 
+def test_a_study_of_commands_alone_needs_no_torch(tmp_path):
+    assert not load_study(external_study(tmp_path)).spec.needs_torch
+
+
 def set_engine(study, **engine):
     study["models"]["small"]["engine"] = {**study["models"]["small"]["engine"], **engine}
 

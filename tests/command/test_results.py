@@ -112,6 +112,14 @@ def test_shards_that_were_changed_on_storage_are_told_before_anything_is_started
     assert report.damaged == str(tmp_path / "shards" / validation)
 
 
+def test_losses_of_some_documents_of_our_shards_are_refused(tmp_path):
+    view, validation = make_shards(tmp_path)
+    how = commission(command=None, callable="tests.command.test_results:with_documents")
+    how = how.model_copy(update={"data": None, "held": {}})
+    (report,) = do_task(a_task(tmp_path, how, a_run(shards=view), held={validation: "held"}))
+    assert "must give losses of all 10 documents of 'held', in their order, but gives 2" in report.cause
+
+
 def test_losses_of_documents_are_kept_for_resampling(tmp_path):
     how = commission(command=None, callable="tests.command.test_results:with_documents")
     (report,) = do_task(a_task(tmp_path, how, held={held_out("held"): "held"}))
