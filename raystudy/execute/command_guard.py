@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 _SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36  # prctl(2)
@@ -69,9 +70,19 @@ def _end(command: "subprocess.Popen[bytes]", grace: float) -> None:
 
 
 def main(log: str, timeout: str, grace: str, *arguments: str) -> None:
+    """Guard the command from a process that is no child of the starter: Ray's workers kill their children as they end,
+    which would leave those of the command behind."""
+    guard = os.fork()
+    if guard:
+        os.waitpid(guard, 0)
+        os._exit(0)
+    _guard(log, float(timeout), float(grace), arguments)
+
+
+def _guard(log: str, timeout: float, grace: float, arguments: Sequence[str]) -> None:
     """Run the command; `timeout` in seconds, 0 for none."""
     _prctl(_SET_SUBREAPER, 1)
-    deadline = time.monotonic() + float(timeout) if float(timeout) else float("inf")
+    deadline = time.monotonic() + timeout if timeout else float("inf")
     ended: dict[str, object] = {"status": None, "is_timed_out": False, "problem": ""}
     try:
         with open(log, "ab") as output:
@@ -91,7 +102,7 @@ def main(log: str, timeout: str, grace: str, *arguments: str) -> None:
         if select.select([0], [], [], _POLL_SECONDS)[0]:
             is_held = bool(os.read(0, 1))
     ended["is_timed_out"] = command.poll() is None and is_held
-    _end(command, float(grace) if command.poll() is None else 1.0)
+    _end(command, grace if command.poll() is None else 1.0)
     ended["status"] = command.poll()
     with contextlib.suppress(BrokenPipeError):
         print(json.dumps(ended), flush=True)

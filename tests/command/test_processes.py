@@ -72,7 +72,9 @@ for place in pathlib.Path("/proc").glob("[0-9]*"):
     try:
         owner = (place / "stat").read_text().rpartition(")")[2].split()[1]
         if owner == parent and b"raystudy.execute.worker" in (place / "cmdline").read_bytes():
-            os.kill(int(place.name), signal.SIGKILL)
+            children = (place / "task" / place.name / "children").read_text().split()
+            for process in [*children, place.name]:  # in this order, as a worker of Ray goes
+                os.kill(int(process), signal.SIGKILL)
     except OSError:
         pass
 """
