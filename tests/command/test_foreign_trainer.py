@@ -54,11 +54,11 @@ def foreign_study(folder: Path) -> Path:
             for name in ("plain", "mixed")
         ],
         "validation": {"held": {"source": source("plain"), "max_documents": 10}},
-        "models": {"small": {**model, "width": 4}, "large": {**model, "width": 8, "training": {"steps": 30}}},
+        "models": {"large": {**model, "width": 8}},
         "training": {"steps": 20, "batch_tokens": 128, "schedule": {"kind": "constant"}},
         "protocols": {
             "truth": {"kind": "tuned", "model": "large", "space": {"lr": {"grid": [0.02, 0.06], "extend": 0}}},
-            "standard": {"kind": "standard-lr", "model": "small", "lr": {"absolute": 0.05}},
+            "standard": {"kind": "standard-lr", "model": "large", "lr": {"absolute": 0.02}},
         },
         "truth": "truth",
         "comparison": {"resamples": 100},
@@ -80,19 +80,19 @@ def trainers(storage: Path) -> list[int]:
     return found
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_foreign_trainer_is_planned_run_killed_resumed_compared_and_reported(tmp_path, cli):
     study, storage = foreign_study(tmp_path), tmp_path / "storage"
     assert cli("check", study).returncode == 0
     planned = cli("plan", study, "--storage", storage, "--json")
-    assert json.loads(planned.stdout)["total"]["wanted"] == 6, planned.stderr
+    assert json.loads(planned.stdout)["total"]["wanted"] == 4, planned.stderr
     slow = {**os.environ, "FOREIGN_STEP_SECONDS": "1"}
     command = [sys.executable, "-m", "raystudy", "run", str(study), "--storage", str(storage), "--local"]
     driver = subprocess.Popen(command, cwd=ROOT, env=slow, stderr=subprocess.DEVNULL)
@@ -101,15 +101,15 @@ def test_a_foreign_trainer_is_planned_run_killed_resumed_compared_and_reported(t
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    wait_for(lambda: not trainers(storage), 10)  # though nobody was left to end them but their guards
+    wait_for(lambda: not trainers(storage), 20)  # though nobody was left to end them but their guards
     assert not list(storage.glob("runs/*/result.json"))
     done = cli("run", study, "--storage", storage, "--local")
     assert done.returncode == 0, done.stderr
     results = [json.loads(path.read_text()) for path in storage.glob("runs/*/result.json")]
     resumed = sorted(result["provenance"]["trainer"]["started_after_step"] for result in results)
-    assert len(results) == 6
-    assert resumed[:4] == [0, 0, 0, 0]
-    assert resumed[4] > 0, "both that were killed went on from their own checkpoints"
+    assert len(results) == 4
+    assert resumed[:2] == [0, 0]
+    assert resumed[2] > 0, "both that were killed went on from their own checkpoints"
     assert all(result["provenance"]["engine"]["version"] == "commit-1" for result in results)
     rows = {row["name"]: row["value"] for row in results[0]["metrics"]}
     assert rows["bits-per-byte"] > 0
