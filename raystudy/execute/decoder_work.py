@@ -15,6 +15,7 @@ from raystudy.execute.downstream_work import answer_tasks, open_items_once
 from raystudy.execute.evaluations import (
     evaluate_kept,
     keep_branch_point,
+    keep_diverged,
     keep_reading,
     keep_weights,
     lacking_tasks,
@@ -49,7 +50,7 @@ def make_decoder_run(run: TrainRun, at: Workplace, asked: Asked | None = None) -
         return _train(run, at, documents, asked), True
     if record.status == "out-of-memory":
         return record.status, False
-    if evaluate_kept(run, at, documents, asked, is_finished=record.status == "finished"):
+    if evaluate_kept(run, at, documents, asked, record):
         status = _train(run, at, documents, asked, is_again=True)
         if status != record.status:
             raise RaystudyError(
@@ -77,6 +78,9 @@ def _train(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked, *
         start = start_of(run, at.storage, view, at.device, at.micro_batch_tokens)
         outcome = train(run, view, documents, at.device, means, asked=asked, keeping=keeping, start=start)
     except ParentDivergedError as error:
+        for reading in asked.readings:
+            if reading.step < run.settings.steps:  # of its last step the result tells
+                keep_diverged(run, at, reading, is_again=is_again)
         result = _result(run, "diverged", [], {"total": 0.0}, _provenance(at, started_at))
         runs.write_result(run.run_id, {**result, "cause": str(error)})
         return "diverged"

@@ -33,7 +33,7 @@ from raystudy.study.repeats import check_windows, repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
 from raystudy.study.state import StudyInputs, StudyState
 from raystudy.study.wanted import WantedRun
-from raystudy.study.waves import make_wave, waiting_lines
+from raystudy.study.waves import Wave, make_wave, waiting_lines
 
 MAX_FAILURES = 3  # of one run in one launch
 UNSEEN = (
@@ -129,12 +129,12 @@ def run_study(
             for line in repeat_lines(repeats(wave.wanted.values(), sizes)):
                 progress.say(line)
         if not is_clean:
-            remove_leftovers(storage.root, folder.path, wave.wanted)
+            _clean_up(storage, folder, wave)
         driver.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())
         if wave.todo:
             with make_executor() as executor:
                 state = driver.run_waves(state, executor)
-            remove_leftovers(storage.root, folder.path, make_wave(state).wanted)
+            _clean_up(storage, folder, make_wave(state))
         return driver.finish(state)
 
 
@@ -144,6 +144,10 @@ def _keeper(folder: StudyFolder) -> Callable[[dict[str, Any]], None]:
             folder.write_progress(state)
 
     return keep
+
+
+def _clean_up(storage: Storage, folder: StudyFolder, wave: Wave) -> None:
+    remove_leftovers(storage.root, folder.path, wave.wanted, {run.run_id for run in wave.todo})
 
 
 class _Driver:
