@@ -18,7 +18,7 @@ from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.load import load_study
 from raystudy.specs.memory_fit import gib
 from raystudy.specs.reading import Reading
-from raystudy.specs.run import ProbeRun
+from raystudy.specs.run import CommandRun, ProbeRun
 from raystudy.study.memory import ModelMemory, enough_line, model_memories
 from raystudy.study.plan import Plan, lacking_evaluations, lacking_readings, make_plan
 from raystudy.study.repeats import repeat_lines, repeats
@@ -45,7 +45,7 @@ def call(options: argparse.Namespace) -> int:
     workers = loaded.spec.resources.workers
     slots = num_cores() if workers is None else max(workers, 1)
     plan = make_plan(state, slots)
-    repeated = repeats(make_wave(state).wanted.values(), sizes_of_sources(state.inputs, storage))
+    repeated = repeats(make_wave(state).wanted.values(), sizes_of_sources(state.study, state.inputs, storage))
     tell_damage(storage)
     to_evaluate = lacking_evaluations(state)
     lacking = {str(run): _without_weights(storage, state, run) for run in to_evaluate}
@@ -78,6 +78,8 @@ def call(options: argparse.Namespace) -> int:
 
 def _without_weights(storage: Storage, state: StudyState, run: WantedRun) -> tuple[bool, list[Reading]]:
     """Whether the run's last weights lack an evaluation and are gone; other readings of which that is so."""
+    if isinstance(run.run, CommandRun):
+        return False, []  # its command is started again
     folder = storage.runs.folder(run.run_id)
     gone = [r for r in lacking_readings(state, run) if not weights_path(folder, r.step, r.readout).exists()]
     last = None if isinstance(run.run, ProbeRun) else Reading(step=run.run.settings.steps)
@@ -88,7 +90,7 @@ def _print_evaluations(num_to_evaluate: int, to_retrain: list[str], for_readings
     if num_to_evaluate:
         print(
             f"{num_to_evaluate} of the missing runs are trained, and lack an evaluation on a validation set or a task, "
-            f"at a step or of a read-out"
+            f"at a step or of a read-out; commands are started again for that"
         )
     if for_readings:
         print(

@@ -51,7 +51,7 @@ def launch(
 
     def make_executor() -> Executor:
         if local:
-            if not loaded.spec.is_synthetic:
+            if loaded.spec.needs_torch:
                 need_packages("torch")
             return local_executor(chosen, resources.gpus_per_run, has_gpu_groups=has_gpu_groups)
         from raystudy.distribute.tune_executor import TuneExecutor

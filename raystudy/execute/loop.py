@@ -15,6 +15,7 @@ from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.storage import Storage, StudyFolder
 from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
+from raystudy.execute.command_tasks import make_command_tasks, split_commands
 from raystudy.execute.downstream_inputs import mend_tasks
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.frozen_data import build_data, mend_data
@@ -111,7 +112,7 @@ def run_study(
         driver.tell_drift(state)
         wave = driver.wave(state)
         if wave.todo:
-            sizes = sizes_of_sources(state.inputs, storage)
+            sizes = sizes_of_sources(state.study, state.inputs, storage)
             check_windows(wave.todo, sizes)
             for line in repeat_lines(repeats(wave.wanted.values(), sizes)):
                 progress.say(line)
@@ -217,8 +218,10 @@ class _Driver:
         validation = {digest: name for name, digest in self._inputs.validation.items()}
         downstream = {digest: name for name, digest in self._inputs.tasks.items()}
         study, root = self.loaded.spec, str(self.storage.root)
+        commands, own = split_commands(todo)
         means = (study.resources, downstream, study.deepspeed_engines(), executor.group_places)
-        tasks = make_tasks(todo, root, validation, *means)
+        tasks = make_tasks(own, root, validation, *means)
+        tasks += make_command_tasks(commands, root, validation, study)
         by_id = {run.run_id: run for run in todo}
         failed = []
         for report in executor.run(tasks):

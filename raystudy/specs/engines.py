@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from raystudy.specs.base import Spec
+from raystudy.specs.command import CommandEngine
 
 # Sections of a DeepSpeed configuration that a study's own fields say, and which field that is.
 OWNED_SECTIONS = {
@@ -123,6 +124,6 @@ def _kind_alone(value: Any) -> Any:
 
 
 Engine = Annotated[
-    Annotated[TorchEngine | DeepSpeedEngine, Field(discriminator="kind")],
+    Annotated[TorchEngine | DeepSpeedEngine | CommandEngine, Field(discriminator="kind")],
     BeforeValidator(_kind_alone),  # `engine: torch`
 ]
