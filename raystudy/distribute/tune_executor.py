@@ -20,6 +20,7 @@ from raystudy.distribute.connection import connected, import_ray
 from raystudy.distribute.shared_storage import NotSharedError
 from raystudy.execute.gpus import check_gpus
 from raystudy.execute.work import RunReport, Task, do_task, failed_reports
+from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import Resources
 
@@ -77,6 +78,10 @@ class TuneExecutor:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+    def group_places(self, engine: DeepSpeedEngine) -> int:  # noqa: ARG002
+        """How many groups can be at work at once."""
+        return 1
 
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         """A Tuner for each block of tasks; reports come as trials end."""

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from raystudy.artifacts.shards import RecipeView
 from raystudy.errors import RaystudyError
+from raystudy.reference import beat
 from raystudy.reference.config import deepspeed_config
 from raystudy.reference.start import initialize
 from raystudy.reference.states import Masters, arrays_of, set_arrays
@@ -112,6 +113,7 @@ class ReferenceTraining:
         if self._engine.skipped_steps:  # DeepSpeed leaves such a step out; train's weights would be no numbers
             self.problem = f"the gradient was not finite at step {self.step}"
             return
+        beat.tell(self.step, "after")
         self.step += 1
         if self.after_step is not None:
             self.after_step(self.step)
@@ -125,6 +127,7 @@ class ReferenceTraining:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
         is_kept = is_logged(self.step, settings.steps)
+        beat.tell(self.step, "data")
         self.watch.start()
         batch = self._read_share()
         self.watch.lap("data")
@@ -134,6 +137,7 @@ class ReferenceTraining:
                 self._engine.step()  # DeepSpeed counts the part before; it updates after the last one
             loss += self._backward(batch[place * self.rows : (place + 1) * self.rows], batch[:1])
         self.watch.lap("forward-backward")
+        beat.tell(self.step, "update")
         norm = self._norm_of_gradients() if is_kept else None
         self._engine.step()
         self.watch.lap("optimizer")
@@ -150,10 +154,12 @@ class ReferenceTraining:
         """
         weight = len(part) / self._run.settings.batch_sequences
         tokens = torch.from_numpy(part if len(part) else any_row).to(self._world.device)
+        beat.tell(self.step, "forward")
         with products(self._run.precision):
             with autocast(self._run.precision, self._world.device):
                 logits = self._engine(tokens[:, :-1])
             loss = functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+            beat.tell(self.step, "backward")
             self._engine.backward(loss * (weight * self._world.size), scale_wrt_gas=False)
         return loss.detach() * weight
 

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -117,27 +118,37 @@ class World:
         return done
 
 
-def join(device: Literal["cpu", "cuda"], timeout_seconds: float | None = None) -> World:
+def join(device: Literal["cpu", "cuda"], timeout_seconds: float | None = None, *, meeting: Path | None = None) -> World:
     """Take this process's place in its group: the one that exists, else the one that a launcher's variables name.
 
     Args:
         device: what each rank computes on; gloo joins CPUs, nccl GPUs.
         timeout_seconds: how long an operation may wait for other ranks; torch's own where not given.
+        meeting: a file that is not there yet, through which the ranks of one machine find one another, so that none
+            has to listen at MASTER_PORT; the launcher's variables need then only say rank and number.
 
     Raises:
         RaystudyError: there is no such device, or no group and no variables that name one.
     """
     check_device(device)
     if not dist.is_initialized():
-        missing = [name for name in _ADDRESS if not os.environ.get(name)]
+        needed = _ADDRESS if meeting is None else _ADDRESS[:2]
+        missing = [name for name in needed if not os.environ.get(name)]
         if missing:
             raise RaystudyError(
-                f"a rank must be told its group by {', '.join(_ADDRESS)}, but {', '.join(missing)} is not set. Start "
+                f"a rank must be told its group by {', '.join(needed)}, but {', '.join(missing)} is not set. Start "
                 f"it with torchrun, with the deepspeed launcher or with raystudy run"
             )
         place = _device(device, int(os.environ["RANK"]))
         limit = None if timeout_seconds is None else datetime.timedelta(seconds=timeout_seconds)
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=limit, device_id=_bound(place))
+        dist.init_process_group(
+            "nccl" if device == "cuda" else "gloo",
+            init_method=None if meeting is None else f"file://{meeting}",
+            rank=-1 if meeting is None else int(os.environ["RANK"]),
+            world_size=-1 if meeting is None else int(os.environ["WORLD_SIZE"]),
+            timeout=limit,
+            device_id=_bound(place),
+        )
     rank, size = dist.get_rank(), dist.get_world_size()
     place = _device(device, rank)
     return World(rank, size, int(place.partition(":")[2] or os.environ.get("LOCAL_RANK", str(rank))), place)
