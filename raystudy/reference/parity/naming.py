@@ -1,0 +1,170 @@
+"""What a difference is called: found by building each known one into the probe, and by arithmetic on evaluations."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from raystudy.artifacts.shards import RecipeView
+from raystudy.reference.parity.cases import Case
+from raystudy.reference.parity.observed import Arrays, Observed, Sums
+from raystudy.reference.parity.quantities import EVALUATION_BOUND, PROBE_WEIGHTS_BOUND, worst_parameter
+from raystudy.reference.parity.replays import (
+    DIFFERENCES,
+    NONE,
+    Difference,
+    Replay,
+    epsilon_of,
+    is_in_bf16,
+    replay,
+)
+
+# A difference is named where its replay is this much nearer to the reference than `train` is, and near in itself:
+# rounding to bf16 turns a last digit of FP32 into one of bf16, so that replay alone is less than exact.
+_NEARER, _NEAR = 0.2, 1e-2
+_SMALL_EPS = 1e-3  # of the probe's: smaller ones cannot be told apart in a first step
+_EPS_CHANGE = 10.0  # the factor for which the visibility of an epsilon is stated
+
+
+@dataclass(frozen=True)
+class Known:
+    """A known difference in this probe.
+
+    `effect`: how far it takes the probe's weights, over the bound: above 1 it cannot stay unseen. `distance`: of the
+    reference's weights from it, over the bound; None where not asked. `is_it`: the reference behaves like it.
+    """
+
+    name: str
+    words: str
+    effect: float
+    distance: float | None = None
+    is_it: bool = False
+
+    @property
+    def would_show(self) -> bool:
+        """Whether parity would fail if the reference had it."""
+        return self.effect > 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        plain = asdict(self) | {"would_show": self.would_show}
+        return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in plain.items()}
+
+
+class Replays:
+    """Replays of one probe, each made once. `start`: the initial weights."""
+
+    def __init__(self, case: Case, view: RecipeView, device: str, start: Arrays) -> None:
+        self.case, self.start = case, start
+        self._make: Callable[[Difference, float | None], Replay] = lambda difference, eps: replay(
+            case, view, device, difference, eps
+        )
+        self._kept: dict[tuple[str, float | None], Replay] = {}
+        self._effects: dict[tuple[str, float | None], float] = {}
+
+    def get(self, name: str, eps: float | None = None) -> Replay:
+        """The replay of one of DIFFERENCES, or of none: ''."""
+        if (name, eps) not in self._kept:
+            self._kept[name, eps] = self._make(DIFFERENCES[name] if name else NONE, eps)
+        return self._kept[name, eps]
+
+    def effect(self, name: str, eps: float | None = None) -> float:
+        """How far a difference takes the weights from those without one, over the bound."""
+        if (name, eps) not in self._effects:
+            made = self.get(name, eps)
+            self._effects[name, eps] = self.distance("", None, made.first, made.last)
+        return self._effects[name, eps]
+
+    def distance(self, name: str, eps: float | None, first: Arrays, last: Arrays) -> float:
+        """How far weights are from a replay, over the bound."""
+        made = self.get(name, eps)
+        ends = ((made.first, first), (made.last, last))
+        return max(worst_parameter(self.start, one, other)[1] for one, other in ends) / PROBE_WEIGHTS_BOUND
+
+
+def known_differences(replays: Replays, reference: Observed, *, is_same: bool) -> list[Known]:
+    """Every known difference, and whether the reference behaves like it; it is not asked where all `is_same`."""
+    found = []
+    settings = replays.case.run.settings
+    eps = getattr(settings.optimizer, "eps", None)
+    to_reference = math.inf
+    if not is_same and not reference.problem:
+        to_reference = replays.distance("", None, reference.first, reference.last)
+    for name, difference in DIFFERENCES.items():
+        if difference.other_eps and eps is None:
+            continue
+        words, own = difference.words, None
+        if difference.other_eps:
+            own = eps * _EPS_CHANGE
+        effect = replays.effect(name, own)
+        if is_same or reference.problem:
+            found.append(Known(name, words, effect))
+            continue
+        if difference.other_eps:
+            own, words = _read_epsilon(replays, reference, eps)
+        distance = replays.distance(name, own, reference.first, reference.last)
+        is_it = distance * PROBE_WEIGHTS_BOUND <= _NEAR and distance <= _NEARER * to_reference and effect > 1
+        found.append(Known(name, words, effect, distance, is_it))
+    return found
+
+
+def _read_epsilon(replays: Replays, reference: Observed, asked: float) -> tuple[float, str]:
+    plain = replays.get("")
+    eps = epsilon_of(replays.case, replays.start, plain.first_gradient, reference.first)
+    eps = 0.0 if eps is None or not math.isfinite(eps) else eps
+    if eps < _SMALL_EPS * asked:
+        return 1e-8, f"an epsilon of AdamW of {_SMALL_EPS * asked:.0e} or less where {asked:g} is asked for"
+    return eps, f"an epsilon of AdamW of about {eps:.2g} where {asked:g} is asked for"
+
+
+def has_no_masters(train: Mapping[str, Observed], reference: Mapping[str, Observed]) -> bool:
+    """Whether all of the reference's weights, in any case, have no more digits than bf16, and `train`'s have."""
+    return any(
+        bool(seen.first) and is_in_bf16(seen.first) and is_in_bf16(seen.last) and not is_in_bf16(train[name].last)
+        for name, seen in reference.items()
+        if name in train
+    )
+
+
+def named_evaluation(train: Mapping[str, Sums], reference: Mapping[str, Sums], workers: int) -> list[str]:
+    """What an evaluation of the same weights does otherwise, in words; empty where nothing known fits."""
+    found: list[str] = []
+    for digest, ours in train.items():
+        theirs = reference.get(digest)
+        if theirs is None:
+            found.append("an evaluation that leaves out a validation set")
+        elif len(theirs.loss_sum) != len(ours.loss_sum):
+            found.append(f"an evaluation of {len(theirs.loss_sum)} documents in place of {len(ours.loss_sum)}")
+        else:
+            found += _named_sums(ours, theirs, workers)
+    return list(dict.fromkeys(found))
+
+
+def _named_sums(ours: Sums, theirs: Sums, workers: int) -> list[str]:
+    scored = ours.num_tokens > 0
+    ratio = np.ones(len(scored))
+    ratio[scored] = theirs.loss_sum[scored] / ours.loss_sum[scored]
+    counts = np.ones(len(scored))
+    counts[scored] = theirs.num_tokens[scored] / ours.num_tokens[scored]
+    found = []
+    dropped = np.flatnonzero(scored & ((np.abs(ratio) < EVALUATION_BOUND) | (counts == 0)))
+    doubled = np.flatnonzero(scored & ((np.abs(ratio - 2) < 1e-3) | (counts == 2)))
+    if len(dropped):
+        found.append(f"an evaluation that drops {_documents(dropped)}")
+    if len(doubled):
+        found.append(f"an evaluation that counts {_documents(doubled)} twice")
+    if found or workers < 2:
+        return found
+    shares = [np.arange(rank, len(scored), workers) for rank in range(workers)]
+    means = [ours.loss_sum[own].sum() / ours.num_tokens[own].sum() for own in shares if ours.num_tokens[own].any()]
+    expected = float(np.mean(means))
+    if abs(theirs.mean - expected) <= EVALUATION_BOUND * expected < abs(ours.mean - expected):
+        found.append("an evaluation that is the mean of workers' means in place of the mean over all tokens")
+    return found
+
+
+def _documents(places: Any) -> str:
+    return ("document " if len(places) == 1 else "documents ") + ", ".join(str(place + 1) for place in places[:5])
+
