@@ -6,8 +6,12 @@ probe       in FP32, with settings under which every known difference shows: une
             gradients that are clipped, an epsilon and a decay that matter
 """
 
+import itertools
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -27,6 +31,7 @@ _DECAY_A_STEP = 1e-2  # share that a decaying weight loses in one step of the pr
 _EPS_SHARE = 0.1  # the probe's epsilon over the root mean square of its clipped gradients
 _CLIP_SHARE = 0.5  # the probe's largest norm over that of its first gradient
 _ROWS = 2  # sequences of a micro-batch of the probe
+_FILE = "cases.json"
 _STEADY = Constant(kind="constant", warmup=0)
 
 
@@ -53,7 +58,7 @@ class Case:
         ends = [rank * batch // size for rank in range(size + 1)]
         return [
             [(first, min(first + rows, end)) for first in range(begin, end, rows)]
-            for begin, end in zip(ends, ends[1:], strict=False)
+            for begin, end in itertools.pairwise(ends)
         ]
 
 
@@ -116,3 +121,20 @@ def probe_case(study: Case, gradient_norm: float, num_weights: int) -> Case:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.1e}")
+
+
+def write_cases(folder: Path, cases: Sequence[Case]) -> None:
+    """Leave the cases in `folder`, for other processes."""
+    plain = [
+        {"name": case.name, "run": case.run.model_dump(mode="json"), "engine": case.engine.model_dump(mode="json")}
+        for case in cases
+    ]
+    (folder / _FILE).write_text(json.dumps(plain), encoding="utf-8")
+
+
+def read_cases(folder: Path) -> list[Case]:
+    """What `write_cases` has left."""
+    return [
+        Case(each["name"], TrainRun.model_validate(each["run"]), DeepSpeedEngine.model_validate(each["engine"]))
+        for each in json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    ]

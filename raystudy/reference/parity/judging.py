@@ -11,6 +11,7 @@ from raystudy.reference.parity.observed import Arrays, Observed
 from raystudy.reference.parity.observing import observe_in_one_process
 from raystudy.reference.parity.quantities import EVALUATION_BOUND, Row, compare, document_distance
 from raystudy.reference.parity.replays import DIFFERENCES, initial_weights, replay
+from raystudy.train.micro_batches import release_memory
 from raystudy.train.run import ValidationSets
 
 Verdict = Literal["same", "different", "undecided"]
@@ -86,7 +87,9 @@ class OneProcess:
     def __init__(self, study: Case, view: RecipeView, validation: ValidationSets, device: str) -> None:
         self._view, self._validation, self._device = view, validation, device
         self.start: Arrays = initial_weights(study)
-        settings = study.run.settings.model_copy(update={"batch_sequences": probe_rows(study), "clip": None, "steps": 2})
+        settings = study.run.settings.model_copy(
+            update={"batch_sequences": probe_rows(study), "clip": None, "steps": 2}
+        )
         first = Case(PROBE, study.run.model_copy(update={"settings": settings, "precision": "fp32"}), study.engine)
         norm = _norm(replay(first, view, device).first_gradient)
         probe = probe_case(study, norm, sum(array.size for array in self.start.values()))
@@ -104,6 +107,11 @@ class OneProcess:
             self._seen[case.name] = self._observe(case)
         return self._seen[case.name]
 
+    @staticmethod
+    def release() -> None:
+        """Give back the device's memory, which the reference's workers need."""
+        release_memory()
+
     def _exact_of(self, case: Case) -> Observed | None:
         """`train` in FP32, where the study's case computes in fewer digits."""
         if case.name != STUDY or case.run.precision == "fp32":
@@ -120,9 +128,7 @@ class OneProcess:
         named: list[str] = []
         has_gone = not self.seen(self.cases[-1]).problem
         known = (
-            known_differences(
-                self._replays, reference[PROBE], is_same=all(r.is_same for r in rows if r.case == PROBE)
-            )
+            known_differences(self._replays, reference[PROBE], is_same=all(r.is_same for r in rows if r.case == PROBE))
             if has_gone
             else []
         )

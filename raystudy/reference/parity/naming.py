@@ -20,6 +20,7 @@ from raystudy.reference.parity.replays import (
     is_in_bf16,
     replay,
 )
+from raystudy.specs.training import AdamW
 
 # A difference is named where its replay is this much nearer to the reference than `train` is, and near in itself:
 # rounding to bf16 turns a last digit of FP32 into one of bf16, so that replay alone is less than exact.
@@ -87,23 +88,23 @@ class Replays:
 def known_differences(replays: Replays, reference: Observed, *, is_same: bool) -> list[Known]:
     """Every known difference, and whether the reference behaves like it; it is not asked where all `is_same`."""
     found = []
-    settings = replays.case.run.settings
-    eps = getattr(settings.optimizer, "eps", None)
+    optimizer = replays.case.run.settings.optimizer
     to_reference = math.inf
     if not is_same and not reference.problem:
         to_reference = replays.distance("", None, reference.first, reference.last)
     for name, difference in DIFFERENCES.items():
-        if difference.other_eps and eps is None:
-            continue
-        words, own = difference.words, None
+        words = difference.words
+        own: float | None = None
         if difference.other_eps:
-            own = eps * _EPS_CHANGE
+            if not isinstance(optimizer, AdamW):
+                continue
+            own = optimizer.eps * _EPS_CHANGE
         effect = replays.effect(name, own)
         if is_same or reference.problem:
             found.append(Known(name, words, effect))
             continue
-        if difference.other_eps:
-            own, words = _read_epsilon(replays, reference, eps)
+        if difference.other_eps and isinstance(optimizer, AdamW):
+            own, words = _read_epsilon(replays, reference, optimizer.eps)
         distance = replays.distance(name, own, reference.first, reference.last)
         is_it = distance * PROBE_WEIGHTS_BOUND <= _NEAR and distance <= _NEARER * to_reference and effect > 1
         found.append(Known(name, words, effect, distance, is_it))
@@ -167,4 +168,3 @@ def _named_sums(ours: Sums, theirs: Sums, workers: int) -> list[str]:
 
 def _documents(places: Any) -> str:
     return ("document " if len(places) == 1 else "documents ") + ", ".join(str(place + 1) for place in places[:5])
-

@@ -80,7 +80,9 @@ def _facts(case: Case, train: Observed, reference: Observed) -> Iterator[Row]:
     is_even = max(reference.rows) - min(reference.rows) <= 1 and sum(reference.rows) == rows
     yield row("sequences a step, by worker", rows, shared, is_even)
     yield row("tokens a step", rows * context, sum(reference.rows) * context, sum(reference.rows) == rows)
-    yield row("order of samples", train.data_order[:8], reference.data_order[:8], train.data_order == reference.data_order)
+    yield row(
+        "order of samples", train.data_order[:8], reference.data_order[:8], train.data_order == reference.data_order
+    )
     one, other = train.column("lr"), reference.column("lr")
     is_same = len(one) == len(other) and bool(np.allclose(one, other, rtol=1e-9, atol=0))
     yield row("learning rates", f"{len(one)} steps", f"{len(other)} steps", is_same)
@@ -112,9 +114,7 @@ def _decided(is_same: bool, band: "_Band | None") -> bool | None:
     return True if is_same else (False if band is None else None)
 
 
-def _weights(
-    case: Case, start: Arrays, train: Observed, reference: Observed, band: "_Band | None"
-) -> Iterator[Row]:
+def _weights(case: Case, start: Arrays, train: Observed, reference: Observed, band: "_Band | None") -> Iterator[Row]:
     bound = PROBE_WEIGHTS_BOUND if case.name == PROBE else STUDY_WEIGHTS_BOUND
     last = case.run.settings.steps
     for step, one, other in ((1, train.first, reference.first), (last, train.last, reference.last)):
@@ -140,14 +140,11 @@ class _Band:
         self._own = {"loss": _worst(train, exact, "loss"), "gradient_norm": _worst(train, exact, "gradient_norm")}
         self._own["weights"] = whole_distance(start, exact.last, train.last)
 
-    def row(
-        self, case: Case, quantity: str, train: str, reference: str, difference: float, name: str = "loss"
-    ) -> Row:
+    def row(self, case: Case, quantity: str, train: str, reference: str, difference: float, name: str = "loss") -> Row:
         bound = max(LEAST_BAND if name == "loss" else 10 * LEAST_BAND, BAND_FACTOR * self._own[name])
+        says_little = name == "loss" and bound > WIDEST_BAND
         is_same: bool | None = difference <= bound
-        if name == "loss" and bound > WIDEST_BAND and is_same:
-            is_same = None
-        elif not is_same and difference <= BAND_FACTOR * bound:
+        if (is_same and says_little) or bound < difference <= BAND_FACTOR * bound:
             is_same = None
         return Row(case.name, quantity, train, reference, difference, bound, is_same)
 
