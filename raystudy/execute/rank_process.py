@@ -124,7 +124,8 @@ def end_with_parent() -> None:
         os._exit(1)
 
     def watch() -> None:
-        sys.stdin.buffer.read()  # ends when the parent does
+        while os.read(0, 4096):  # ends when the parent does; not by sys.stdin, whose lock would abort this one's own end
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

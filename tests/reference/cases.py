@@ -3,6 +3,7 @@
 Every case trains with real DeepSpeed; rank 0 writes what was seen to OUT, as JSON, which the tests judge.
 """
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ MICRO_BATCH_TOKENS = 32  # two sequences
 STEPS, SHORT = 50, 10
 STAGES = (0, 1, 2, 3)
 FAMILIES = {"pythia": 1, "opt": 2, "llama": 3}  # gpt2 is everywhere else; at which stage each trains
+ALL_FAMILIES, PRECISIONS = ("gpt2", *FAMILIES), ("fp32", "bf16-autocast", "bf16-master")
 SMALL = {"layers": 2, "width": 16, "heads": 2, "context": 16}
 MUP = {"width": 32, "mup_base_width": 16, "mup_base_heads": 2}
 SGD = Sgd(kind="sgd", momentum=0.9, weight_decay=0.1)
@@ -52,9 +54,9 @@ def a_case(view: str, steps: int = STEPS, *, optimizer: Optimizer | None = None,
     return run.model_copy(update={"settings": settings, "engine": "deepspeed", **own})
 
 
-def a_family(view: str, family: str) -> TrainRun:
+def a_family(view: str, family: str, steps: int = 20, **changed: Any) -> TrainRun:
     """A small run of one published family."""
-    return a_case(view, 20, **{**PRESETS[family].fields, **SMALL})
+    return a_case(view, steps, **{**PRESETS[family].fields, **SMALL}, **changed)
 
 
 def documents_with_edges(documents: ValidationDocuments) -> ValidationDocuments:
@@ -140,9 +142,10 @@ class Cases:
             ("sgd", 2, a_case(self.digest, SHORT, optimizer=SGD)),
         ]
         for name, stage, run in asked:
-            engine = self.engine(stage, checkpoint_steps=4, checkpoint_minutes=None)
+            engine = self.engine(stage, checkpoint_steps=3, checkpoint_minutes=None)
             folder = self.folder(name)
             self.train(f"whole-{name}", run, engine, checkpoints=self.kept(folder, run, engine))
+            self.write(f"kept-{name}", [path.name for path in step_checkpoints(folder)])
             if self.world.is_first:
                 newest = step_checkpoints(folder)[0]
                 newest.write_bytes(newest.read_bytes()[:-1] + b"?")
@@ -162,10 +165,10 @@ class Cases:
 
     def readings(self) -> None:
         """Readings on the way, and one that rank 0 cannot keep: both ranks must hear of it."""
-        read: list[tuple[int, float]] = []
+        read: list[tuple[int, float | None]] = []
         keep = Keeping(
             read=lambda found: read.append((found.reading.step, _loss(found.evaluations))),
-            branch_point=lambda step, arrays: None,
+            branch_point=lambda *_: None,
         )
         run, asked = a_case(self.digest, SHORT), Asked(readings=(Reading(step=3), Reading(step=SHORT)))
         self.train("read", run, self.engine(2), asked=asked, keeping=keep)
@@ -180,6 +183,12 @@ class Cases:
         except (OSError, RaystudyError) as error:
             said = self.world.gather_everywhere(f"{type(error).__name__}: {error}")
             self.write("not-kept", said)
+
+    def matrix(self) -> None:
+        """Every family at every stage in every precision; of `tests.slow.reference`."""
+        for family, precision, stage in itertools.product(ALL_FAMILIES, PRECISIONS, STAGES):
+            run = a_family(self.digest, family, STEPS, precision=precision)
+            self.train(f"{family}-{precision}-{stage}", run, self.engine(stage))
 
     def other(self) -> None:
         """Another number of ranks: the same run, and on from what two ranks left, as the study says."""
@@ -203,8 +212,9 @@ def told(outcome: Outcome) -> dict[str, Any]:
     return {name: getattr(outcome, name) for name in kept} | losses
 
 
-def _loss(evaluations: Mapping[str, Evaluation]) -> float:
-    return float(np.mean([evaluation.nats_per_token for evaluation in evaluations.values()]))
+def _loss(evaluations: Mapping[str, Evaluation]) -> float | None:
+    losses = [evaluation.nats_per_token for evaluation in evaluations.values()]
+    return float(np.mean(losses)) if losses else None
 
 
 def main(storage: str, view: str, validation: str, out: str, group: str) -> None:
@@ -212,7 +222,7 @@ def main(storage: str, view: str, validation: str, out: str, group: str) -> None
     shard = open_tokens(Path(storage), validation)
     documents = ValidationDocuments(shard.documents(), shard.document_bytes.tolist())
     cases = Cases(world, open_view(Path(storage), view), {validation: documents}, Path(out))
-    asked: dict[str, Callable[[], None]] = {"pair": cases.pair, "other": cases.other}
+    asked: dict[str, Callable[[], None]] = {"pair": cases.pair, "other": cases.other, "matrix": cases.matrix}
     asked[group]()
     leave(world)
 

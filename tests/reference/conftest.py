@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.train.conftest import data  # noqa: F401 (a fixture)
 
 
 def free_port() -> int:
@@ -47,7 +48,7 @@ def found(shard_storage, tmp_path_factory) -> Path:
     """The folder in which two ranks have left what they saw of every case."""
     storage, view, validation = shard_storage
     out = tmp_path_factory.mktemp("reference")
-    run_ranks(2, [str(storage), view, validation, str(out), "pair"], 280)
+    run_ranks(2, [str(storage), view, validation, str(out), "pair"], 400)
     return out
 
 
@@ -56,5 +57,5 @@ def found_by_others(shard_storage, found) -> Path:
     """The same folder, in which one rank and then three have left theirs too."""
     storage, view, validation = shard_storage
     for size in (1, 3):
-        run_ranks(size, [str(storage), view, validation, str(found), "other"], 100)
+        run_ranks(size, [str(storage), view, validation, str(found), "other"], 150)
     return found

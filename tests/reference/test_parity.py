@@ -25,7 +25,7 @@ from tests.train.test_training import a_run
 
 pytestmark = pytest.mark.timeout(500)
 
-ENTRY = (sys.executable, "-m", "tests.reference.planted_rank")
+ENTRY = (sys.executable, "-m", "tests.reference.planted_differences")
 STEPS = 8
 ENGINE = DeepSpeedEngine(kind="deepspeed", workers=2, zero_stage=1, micro_batch_tokens=32)
 
@@ -84,7 +84,7 @@ def test_an_honest_reference_in_bf16_with_masters_is_the_same_within_its_band(on
     parity = one_in_bf16.judge("truth", seen_under(planted, "none in bf16"))
     assert parity.verdict == "same", parity.rows
     bounds = {row.quantity: row.bound for row in parity.rows if row.case == STUDY}
-    assert 1e-3 <= bounds[f"loss, worst of {STEPS} steps"] < 0.05
+    assert 5e-3 <= bounds[f"loss, worst of {STEPS} steps"] < 0.05
 
 
 @pytest.mark.parametrize(
