@@ -54,7 +54,6 @@ def parities(
     need_packages("torch", "safetensors", "tokenizers")
     if find_spec("deepspeed") is None:
         raise MissingPackageError("deepspeed must be installed to compare with it. Install raystudy[deepspeed]")
-    storage.prepare()
     for name, engine in chosen.items():
         yield _parity(study, storage, name, engine, steps, progress)
 
@@ -94,6 +93,7 @@ def _parity(
 
     run, recipe = short_run(study, storage, name)
     study_case(run, engine, steps)  # a number of steps that does not fit is told before anything is built
+    storage.prepare()
     run, validation = _with_data(study, storage, run, recipe, progress)
     at = Workplace(storage, validation, engine.device, {})
     progress.say(f"{name}: {steps} steps on {recipe}, first in one process")

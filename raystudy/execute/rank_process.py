@@ -124,7 +124,9 @@ def end_with_parent() -> None:
         os._exit(1)
 
     def watch() -> None:
-        while os.read(0, 4096):  # ends when the parent does; not by sys.stdin, whose lock would abort this one's own end
+        while os.read(
+            0, 4096
+        ):  # ends when the parent does; not by sys.stdin, whose lock would abort this one's own end
             pass
         os._exit(1)
 

@@ -57,9 +57,9 @@ def no_masters() -> Iterator[None]:
         rounded(own)
         return row
 
-    with patch.object(ReferenceTraining, "_begin", begin_rounded):
-        with patch.object(ReferenceTraining, "_take_step", step_rounded):
-            yield
+    steps = patch.object(ReferenceTraining, "_take_step", step_rounded)
+    with patch.object(ReferenceTraining, "_begin", begin_rounded), steps:
+        yield
 
 
 @contextmanager
@@ -194,7 +194,9 @@ def observe(cases: list[Case], view: RecipeView, validation: ValidationSets, wor
         for name, plant in plants.items():
             (folder / name).mkdir(exist_ok=True)
             with plant():
-                observe_all_on_ranks(chosen if name in WITH_MASTERS else short[id(chosen)], view, validation, world, folder / name)
+                observe_all_on_ranks(
+                    chosen if name in WITH_MASTERS else short[id(chosen)], view, validation, world, folder / name
+                )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """`raystudy parity`: each planted difference makes it fail and is named; an honest reference is the same."""
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,18 +11,33 @@ import pytest
 
 from raystudy.artifacts.shards import open_tokens, open_view
 from raystudy.artifacts.storage import Storage
-from raystudy.errors import RaystudyError, SpecError
+from raystudy.cli.main import main
+from raystudy.errors import SpecError
 from raystudy.execute import parity as asking
 from raystudy.execute.first_cause import Cause
-from raystudy.reference.parity.cases import PROBE, STUDY, TINY, study_case
+from raystudy.reference.parity.cases import (
+    PROBE,
+    STUDY,
+    TINY,
+    Case,
+    in_one_process,
+    read_cases,
+    study_case,
+    write_cases,
+)
 from raystudy.reference.parity.judging import OneProcess
 from raystudy.reference.parity.naming import named_evaluation
 from raystudy.reference.parity.observed import Observed, Sums, read_observed, write_observed
-from raystudy.reference.parity.quantities import PROBE_WEIGHTS_BOUND, worst_parameter
-from raystudy.reference.parity.replays import epsilon_of, replay
+from raystudy.reference.parity.observing import observe_in_one_process
+from raystudy.reference.parity.quantities import worst_parameter
+from raystudy.reference.parity.replays import replay
+from raystudy.reference.training import share_of
+from raystudy.reference.world import World
 from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.specs.training import Sgd
 from raystudy.train.evaluation import ValidationDocuments
 from tests.conftest import ROOT
+from tests.conftest import TINY as TINY_STUDY
 from tests.train.test_training import a_run
 
 pytestmark = pytest.mark.timeout(500)
@@ -122,3 +139,220 @@ def test_the_epsilon_is_read_off_the_first_step(one, planted):
     named = one.judge("truth", seen_under(planted, "three times the epsilon")).named[0]
     asked = one.cases[2].run.settings.optimizer.eps
     assert float(named.split("about ")[1].split()[0]) == pytest.approx(3 * asked, rel=0.03)
+
+
+def honest(one: OneProcess) -> dict[str, Observed]:
+    """A reference that does bit for bit what one process does, on its workers' shares."""
+    found = {}
+    for case in one.cases:
+        rows = [sum(end - begin for begin, end in parts) for parts in case.parts]
+        found[case.name] = replace(one.seen(case), rows=rows)
+    return found
+
+
+def scaled(seen: Observed, name: str, step: int, by: float) -> Observed:
+    curve = [dict(row) for row in seen.curve]
+    curve[step][name] *= 1 + by
+    return replace(seen, curve=curve)
+
+
+def with_sums(seen: Observed, **fields) -> dict[str, Sums]:
+    return {digest: replace(each, **fields) for digest, each in seen.before.items()}
+
+
+def shifted(weights, by: float):
+    return {name: array + np.float32(by) for name, array in weights.items()}
+
+
+SPOILT = {
+    "sequences a step, by worker": lambda seen: replace(seen, rows=[1, 3]),
+    "tokens a step": lambda seen: replace(seen, rows=[2, 3]),
+    "order of samples": lambda seen: replace(seen, data_order="another"),
+    "learning rates": lambda seen: scaled(seen, "lr", 3, 1e-6),
+    "loss of step 1": lambda seen: scaled(seen, "loss", 0, 2e-4),
+    f"loss, worst of {STEPS} steps": lambda seen: scaled(seen, "loss", 5, -2e-4),
+    "gradient norm of step 1": lambda seen: scaled(seen, "gradient_norm", 0, 2e-4),
+    f"gradient norm, worst of {STEPS} steps": lambda seen: scaled(seen, "gradient_norm", 6, 2e-3),
+    "weights after step 1": lambda seen: replace(seen, first=shifted(seen.first, 1e-2)),
+    f"weights after step {STEPS}": lambda seen: replace(seen, last=shifted(seen.last, 1e-2)),
+    "steps clipped": lambda seen: scaled(seen, "gradient_norm", 3, -0.9),
+    "parameters": lambda seen: replace(seen, last={}),
+}
+
+
+@pytest.mark.parametrize("quantity", SPOILT)
+def test_every_quantity_has_a_row_that_fails_when_it_differs(one, quantity):
+    reference = honest(one)
+    assert one.judge("m", reference).verdict == "same"
+    parity = one.judge("m", {**reference, STUDY: SPOILT[quantity](reference[STUDY])})
+    assert parity.verdict == "different"
+    assert quantity in [row.quantity for row in parity.rows if row.is_same is False]
+    assert all(row.case == STUDY for row in parity.rows if row.is_same is False)
+
+
+def test_a_difference_that_nobody_knows_is_said_to_be_none_of_the_known(one):
+    reference = honest(one)
+    noise = np.random.default_rng(0)
+    drawn = {k: a + noise.normal(0, 1e-3, a.shape).astype(np.float32) for k, a in reference[PROBE].last.items()}
+    parity = one.judge("m", {**reference, PROBE: replace(reference[PROBE], last=drawn)})
+    assert parity.verdict == "different"
+    assert parity.named == []
+    assert "none of the known differences gives the reference's weights (the nearest: " in parity.sentence
+
+
+def test_a_reference_that_diverges_where_train_does_not_is_different_and_one_that_does_not_fit_is_undecided(one):
+    reference = honest(one)
+    risen = one.judge("m", {**reference, STUDY: replace(reference[STUDY], problem="the loss rose", last={})})
+    assert risen.verdict == "different"
+    gone = replace(reference[PROBE], problem="out of memory by its workers", curve=[], before={}, after={})
+    parity = one.judge("m", dict.fromkeys(reference, gone))
+    assert parity.verdict == "undecided"
+    assert "out of memory by its workers. Choose a smaller model" in parity.sentence
+    json.dumps(parity.as_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(("times", "verdict"), [(0.9, "same"), (2.0, "undecided"), (4.0, "different")])
+def test_in_bf16_a_difference_beyond_the_band_is_undecided_and_far_beyond_it_different(one_in_bf16, times, verdict):
+    reference = honest(one_in_bf16)
+    rows = one_in_bf16.judge("m", reference).rows
+    (bound,) = [row.bound for row in rows if row.quantity.startswith("loss, worst") and row.case == STUDY]
+    parity = one_in_bf16.judge("m", {**reference, STUDY: scaled(reference[STUDY], "loss", 4, times * bound)})
+    assert parity.verdict == verdict
+    assert ("cannot be decided in this precision" in parity.sentence) == (verdict == "undecided")
+
+
+def test_a_replay_without_a_difference_gives_the_weights_of_train(asked, one):
+    for case in one.cases:
+        made, seen = replay(case, asked.view, "cpu"), one.seen(case)
+        for ours, theirs in ((made.first, seen.first), (made.last, seen.last)):
+            assert worst_parameter(one.start, theirs, ours)[1] < (1e-5 if case.name == PROBE else 1e-2)
+
+
+def test_the_probe_has_unequal_shares_and_micro_batches_as_the_reference_takes_them(one):
+    probe = one.cases[2]
+    assert [[end - begin for begin, end in parts] for parts in probe.parts] == [[2, 1], [2, 2]]
+    for size in (1, 2, 3, 5):
+        engine = ENGINE.model_copy(update={"workers": size, "micro_batch_tokens": "auto"})
+        parts = Case("any", probe.run, engine).parts
+        ends = [(worker[0][0], worker[-1][1]) for worker in parts]
+        assert ends == [share_of(7, World(rank, size, rank, "cpu")) for rank in range(size)]
+
+
+def test_an_optimizer_without_an_epsilon_has_a_probe_in_which_the_rest_would_show(asked):
+    optimizer = Sgd(kind="sgd", momentum=0.9, weight_decay=0.1)
+    settings = asked.run.settings.model_copy(update={"optimizer": optimizer, "lr": 0.1})
+    case = study_case(asked.run.model_copy(update={"settings": settings}), ENGINE, STEPS)
+    one = OneProcess(case, asked.view, asked.documents, "cpu")
+    parity = one.judge("m", honest(one))
+    assert parity.verdict == "same"
+    assert [known.name for known in parity.known if not known.would_show] == []
+    assert "epsilon" not in [known.name for known in parity.known]
+
+
+def test_one_worker_alone_is_not_asked_what_only_several_can_do(asked):
+    engine = ENGINE.model_copy(update={"workers": 1})
+    one = OneProcess(study_case(asked.run, engine, STEPS), asked.view, asked.documents, "cpu")
+    known = one.judge("m", honest(one)).known
+    assert all(each.would_show for each in known)
+    assert {each.name for each in known} == {
+        "master precision", "means of micro-batches", "decay", "epsilon", "no clipping"
+    }  # fmt: skip
+
+
+def test_an_evaluation_that_fits_nothing_known_is_not_named():
+    ours = Sums(np.array([3.0, 5.0, 7.0]), np.array([1, 2, 3]))
+    theirs = replace(ours, loss_sum=ours.loss_sum * 1.1)
+    assert named_evaluation({"v": ours}, {"v": theirs}, 2) == []
+    assert named_evaluation({"v": ours}, {}, 2) == ["an evaluation that leaves out a validation set"]
+    fewer = Sums(ours.loss_sum[:2], ours.num_tokens[:2])
+    assert named_evaluation({"v": ours}, {"v": fewer}, 2) == ["an evaluation of 2 documents in place of 3"]
+
+
+def test_what_was_seen_comes_back_from_its_folder(one, tmp_path):
+    seen = one.seen(one.cases[0])
+    write_observed(tmp_path, "a case", seen)
+    back = read_observed(tmp_path, "a case")
+    assert (back.curve, back.rows, back.data_order) == (seen.curve, seen.rows, seen.data_order)
+    assert all(np.array_equal(back.last[name], array) for name, array in seen.last.items())
+    (ours,), (theirs,) = seen.before.values(), back.before.values()
+    assert np.array_equal(ours.loss_sum, theirs.loss_sum)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 100])
+def test_a_number_of_steps_out_of_range_is_refused(asked, steps):
+    with pytest.raises(SpecError, match="--steps must be from 2 to 99"):
+        study_case(asked.run, ENGINE, steps)
+
+
+def test_a_schedule_that_does_not_fit_into_the_steps_is_refused_with_a_way_out(asked):
+    schedule = asked.run.settings.schedule.model_copy(update={"warmup": 0.05, "warmup_steps": 9})
+    settings = asked.run.settings.model_copy(update={"schedule": schedule, "steps": 50})
+    with pytest.raises(SpecError, match="Raise --steps, or give warm-up and decay as shares"):
+        study_case(asked.run.model_copy(update={"settings": settings}), ENGINE, STEPS)
+
+
+DEEPSPEED = ["--set", "models.target.engine.kind=deepspeed", "--set", "models.target.engine.workers=2"]
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("verb") / "storage"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "status", "words"),
+    [
+        (lambda seen: seen, 0, "target: same: train/ and reference/ are the same trainer within the bounds above"),
+        (lambda seen: scaled(seen, "loss", 1, 1e-2), 9, "target: different: in "),
+        (lambda seen: replace(seen, problem="out of memory by its workers"), 10, "target: undecided: "),
+    ],
+)
+def test_the_verb_prints_a_table_and_the_verdict_last_and_leaves_no_run(
+    storage, monkeypatch, capsys, spoil, status, words
+):
+    def fake(cases, at, validation, folder):
+        """Workers that do what one process does, but for what is spoilt."""
+        view, documents = open_view(at.root, cases[0].run.shards), {}
+        for digest in validation:
+            shard = open_tokens(at.root, digest)
+            documents[digest] = ValidationDocuments(shard.documents(), shard.document_bytes.tolist())
+        write_cases(folder, cases)
+        for case in read_cases(folder):
+            one = Case(case.name, in_one_process(case.run), case.engine)
+            seen = observe_in_one_process(one, view, documents, "cpu")
+            rows = [sum(end - begin for begin, end in parts) for parts in case.parts]
+            write_observed(folder, case.name, spoil(replace(seen, rows=rows)))
+
+    monkeypatch.setattr(asking, "start_workers", fake)
+    assert main(["parity", str(TINY_STUDY), "--storage", str(storage), "--steps", "4", *DEEPSPEED]) == status
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].split() == ["target", "train/", "reference/", "difference", "bound", "same?"]
+    assert out[-1].startswith(words)
+    assert not [*(storage / "runs").glob("*")]
+
+
+def test_workers_that_fail_are_an_error_with_their_first_cause(storage, monkeypatch, capsys):
+    monkeypatch.setattr(asking, "start_workers", lambda *_: Cause("program", "KeyError: 'x'", 1))
+    assert main(["parity", str(TINY_STUDY), "--storage", str(storage), "--steps", "4", *DEEPSPEED]) == 1
+    assert "the reference's workers must make the short runs, but failed: KeyError: 'x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "words"),
+    [
+        ([], 2, "a study must have a model of engine deepspeed to compare with train/, but got proxy (engine torch)"),
+        (["--model", "proxy", *DEEPSPEED], 2, "--model must name a model of engine deepspeed (target), but got proxy"),
+        (["--model", "none", *DEEPSPEED], 2, "--model must name a model of engine deepspeed (target), but got 'none'"),
+        (["--steps", "1", *DEEPSPEED], 2, "--steps must be from 2 to 99, but got 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_built(tmp_path, capsys, more, status, words):
+    assert main(["parity", str(TINY_STUDY), "--storage", str(tmp_path / "s"), *more]) == status
+    assert words in capsys.readouterr().err
+
+
+def test_deepspeed_that_is_not_installed_is_said_before_anything_is_built(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(asking, "find_spec", lambda name: None if name == "deepspeed" else object())
+    assert main(["parity", str(TINY_STUDY), "--storage", str(tmp_path / "s"), *DEEPSPEED]) == 7
+    assert "Install raystudy[deepspeed]" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()

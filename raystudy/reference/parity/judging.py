@@ -62,7 +62,7 @@ def _different(parity: Parity) -> str:
     apart = [f"{row.quantity} ({row.case})" for row in parity.rows if row.is_same is False]
     asked = [known for known in parity.known if known.distance is not None]
     nearest = min(asked, key=lambda known: known.distance or 0.0, default=None)
-    told = f"in {', '.join(apart[:3])}; none of the {len(DIFFERENCES)} known differences gives the reference's weights"
+    told = f"in {', '.join(apart[:3])}; none of the known differences gives the reference's weights"
     return told + (f" (the nearest: {nearest.words})" if nearest else "")
 
 

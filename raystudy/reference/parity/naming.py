@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,66 +56,65 @@ class Known:
 
 
 class Replays:
-    """Replays of one probe, each made once. `start`: the initial weights."""
+    """Replays of one probe; weights are kept of the one with no difference alone. `start`: the initial weights."""
 
     def __init__(self, case: Case, view: RecipeView, device: str, start: Arrays) -> None:
         self.case, self.start = case, start
         self._make: Callable[[Difference, float | None], Replay] = lambda difference, eps: replay(
             case, view, device, difference, eps
         )
-        self._kept: dict[tuple[str, float | None], Replay] = {}
         self._effects: dict[tuple[str, float | None], float] = {}
 
-    def get(self, name: str, eps: float | None = None) -> Replay:
-        """The replay of one of DIFFERENCES, or of none: ''."""
-        if (name, eps) not in self._kept:
-            self._kept[name, eps] = self._make(DIFFERENCES[name] if name else NONE, eps)
-        return self._kept[name, eps]
+    @cached_property
+    def plain(self) -> Replay:
+        """With no difference."""
+        return self._make(NONE, None)
 
-    def effect(self, name: str, eps: float | None = None) -> float:
-        """How far a difference takes the weights from those without one, over the bound."""
+    def apart(self, one: Replay, other: Replay | Observed) -> float:
+        """How far weights are from those of `one`, in the parameter that is furthest off, over the bound."""
+        ends = ((one.first, other.first), (one.last, other.last))
+        return max(worst_parameter(self.start, *end)[1] for end in ends) / PROBE_WEIGHTS_BOUND
+
+    def effect(self, name: str, eps: float | None) -> float:
+        """How far one of DIFFERENCES takes the weights from those without, over the bound."""
         if (name, eps) not in self._effects:
-            made = self.get(name, eps)
-            self._effects[name, eps] = self.distance("", None, made.first, made.last)
+            self._effects[name, eps] = self.apart(self.plain, self._make(DIFFERENCES[name], eps))
         return self._effects[name, eps]
 
-    def distance(self, name: str, eps: float | None, first: Arrays, last: Arrays) -> float:
-        """How far weights are from a replay, over the bound."""
-        made = self.get(name, eps)
-        ends = ((made.first, first), (made.last, last))
-        return max(worst_parameter(self.start, one, other)[1] for one, other in ends) / PROBE_WEIGHTS_BOUND
+    def distance(self, name: str, eps: float | None, reference: Observed) -> float:
+        """How far the reference is from one of DIFFERENCES, over the bound."""
+        return self.apart(self._make(DIFFERENCES[name], eps), reference)
 
 
 def known_differences(replays: Replays, reference: Observed, *, is_same: bool) -> list[Known]:
     """Every known difference, and whether the reference behaves like it; it is not asked where all `is_same`."""
     found = []
-    optimizer = replays.case.run.settings.optimizer
-    to_reference = math.inf
-    if not is_same and not reference.problem:
-        to_reference = replays.distance("", None, reference.first, reference.last)
+    settings, workers = replays.case.run.settings, replays.case.engine.workers
+    asks = not is_same and not reference.problem
+    from_plain = replays.apart(replays.plain, reference) if asks else 0.0
     for name, difference in DIFFERENCES.items():
         words = difference.words
-        own: float | None = None
+        eps: float | None = None
+        if difference.least_workers > workers:
+            continue
         if difference.other_eps:
-            if not isinstance(optimizer, AdamW):
+            if not isinstance(settings.optimizer, AdamW):
                 continue
-            own = optimizer.eps * _EPS_CHANGE
-        effect = replays.effect(name, own)
-        if is_same or reference.problem:
+            eps = settings.optimizer.eps * _EPS_CHANGE
+        effect = replays.effect(name, eps)
+        if not asks:
             found.append(Known(name, words, effect))
             continue
-        if difference.other_eps and isinstance(optimizer, AdamW):
-            own, words = _read_epsilon(replays, reference, optimizer.eps)
-        distance = replays.distance(name, own, reference.first, reference.last)
-        is_it = distance * PROBE_WEIGHTS_BOUND <= _NEAR and distance <= _NEARER * to_reference and effect > 1
+        if difference.other_eps and isinstance(settings.optimizer, AdamW):
+            eps, words = _read_epsilon(replays, reference, settings.optimizer.eps)
+        distance = replays.distance(name, eps, reference)
+        is_it = distance * PROBE_WEIGHTS_BOUND <= _NEAR and distance <= _NEARER * from_plain and effect > 1
         found.append(Known(name, words, effect, distance, is_it))
     return found
 
 
 def _read_epsilon(replays: Replays, reference: Observed, asked: float) -> tuple[float, str]:
-    plain = replays.get("")
-    eps = epsilon_of(replays.case, replays.start, plain.first_gradient, reference.first)
-    eps = 0.0 if eps is None or not math.isfinite(eps) else eps
+    eps = epsilon_of(replays.case, replays.start, replays.plain.first_gradient, reference.first)
     if eps < _SMALL_EPS * asked:
         return 1e-8, f"an epsilon of AdamW of {_SMALL_EPS * asked:.0e} or less where {asked:g} is asked for"
     return eps, f"an epsilon of AdamW of about {eps:.2g} where {asked:g} is asked for"

@@ -75,9 +75,7 @@ def read_observed(folder: Path, name: str) -> Observed:
 
     plain = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     first, last = (load_file(folder / f"{name}-{part}") for part in ("first", "last"))
-    before, after = (
-        {digest: _sums(each) for digest, each in plain.pop(when).items()} for when in ("before", "after")
-    )
+    before, after = ({digest: _sums(each) for digest, each in plain.pop(when).items()} for when in ("before", "after"))
     return Observed(**plain, before=before, after=after, first=first, last=last)
 
 

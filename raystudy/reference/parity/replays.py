@@ -4,6 +4,7 @@ A step here is that of `train`, taken in the reference's parts, so that each par
 way of its own. With no difference it gives `train`'s weights within rounding.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,10 +18,10 @@ from torch.nn import functional
 from raystudy.artifacts.shards import RecipeView
 from raystudy.reference.parity.cases import Case, in_one_process
 from raystudy.reference.parity.observed import Arrays
-from raystudy.specs.training import AdamW
 from raystudy.train.decoder import Decoder
 from raystudy.train.on_the_way import weights_of
 from raystudy.train.optimizer import build_optimizer
+from raystudy.train.parametrisation import rate_factor
 from raystudy.train.process import reset_state
 from raystudy.train.schedule import lr_factor
 from raystudy.train.training import read_batch, sample_stream
@@ -39,6 +40,7 @@ class Difference:
         decays_vectors: biases and gains of norms decay too.
         rounds: the weights are held in bf16.
         other_eps: an epsilon of AdamW of its own, to be read off the reference's first step.
+    least_workers: fewer cannot have it.
     """
 
     words: str
@@ -47,6 +49,7 @@ class Difference:
     decays_vectors: bool = False
     rounds: bool = False
     other_eps: bool = False
+    least_workers: int = 1
 
 
 NONE = Difference("no difference")
@@ -58,14 +61,19 @@ DIFFERENCES = {
     "means of workers": Difference("the mean of workers' means in place of the mean over all tokens", weigh="workers"),
     "decay": Difference("weight decay on biases and norms too", decays_vectors=True),
     "epsilon": Difference("another epsilon of AdamW", other_eps=True),
-    "clipping before": Difference("gradients clipped on each worker before they are averaged", clips="before"),
+    "clipping before": Difference(
+        "gradients clipped on each worker before they are averaged", clips="before", least_workers=2
+    ),
     "no clipping": Difference("gradients that are not clipped", clips="never"),
 }
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Weights after the first and after the last step. `first_gradient`: what the optimizer was given first."""
+    """Weights after the first and after the last step. `first_gradient`: what the optimizer was given first.
+
+    Only a replay with no difference has the gradient.
+    """
 
     first: Arrays = field(repr=False)
     last: Arrays = field(repr=False)
@@ -101,7 +109,7 @@ def replay(
         count = settings.batch_sequences
         batch = read_batch(view, stream, step * count, count, run.model.context)
         _put_gradient(model, batch, case.parts, device, difference, settings.clip)
-        if not step:
+        if not step and difference is NONE:
             gradient = _gradients(model)
         optimizer.step()
         after_step()
@@ -168,16 +176,14 @@ def is_in_bf16(arrays: Arrays) -> bool:
     return all(not (np.asarray(a, dtype=np.float32).view(np.uint32) & 0xFFFF).any() for a in arrays.values())
 
 
-def epsilon_of(case: Case, start: Arrays, gradient: Arrays, seen: Arrays) -> float | None:
-    """The epsilon with which AdamW's first step leads from `start` to `seen`; None where it is another optimizer.
+def epsilon_of(case: Case, start: Arrays, gradient: Arrays, seen: Arrays) -> float:
+    """The epsilon with which AdamW's first step leads from `start` to `seen`; 0 where none does.
 
     AdamW's first step, its moments corrected for their start at 0, is w - lr * decay * w - lr * g / (|g| + eps)
     (Loshchilov & Hutter, arXiv 1711.05101): of matrices, whose decay is known, eps = |g| * (1 / |step| - 1), of which
     the median over the larger gradients is taken.
     """
     settings = case.run.settings
-    if not isinstance(settings.optimizer, AdamW):
-        return None
     found: list[npt.NDArray[Any]] = []
     factors = _factors(case)
     for name, value in start.items():
@@ -190,13 +196,12 @@ def epsilon_of(case: Case, start: Arrays, gradient: Arrays, seen: Arrays) -> flo
         size = np.abs(gradient[name].astype(np.float64))
         chosen = (size > np.quantile(size, _LARGE)) & (step > 0)
         found.append(size[chosen] * (1 / step[chosen] - 1))
-    eps = float(np.median(np.concatenate(found))) if found else 0.0
-    return float(f"{max(eps, 0.0):.2e}")
+    values = np.concatenate(found) if found else np.zeros(1)
+    eps = float(np.median(values)) if len(values) else 0.0
+    return float(f"{max(eps, 0.0):.2e}") if math.isfinite(eps) else 0.0
 
 
 def _factors(case: Case) -> Mapping[str, float]:
-    from raystudy.train.parametrisation import rate_factor
-
     model = Decoder(case.run.model, case.run.seed)
     kind = case.run.settings.optimizer.kind
     return {name: rate_factor(model.spec, name, weight.ndim, kind) for name, weight in model.named_parameters()}
