@@ -58,7 +58,9 @@ DIFFERENCES = {
     "means of micro-batches": Difference(
         "the mean of micro-batches' means in place of the mean over all tokens", weigh="parts"
     ),
-    "means of workers": Difference("the mean of workers' means in place of the mean over all tokens", weigh="workers"),
+    "means of workers": Difference(
+        "the mean of workers' means in place of the mean over all tokens", weigh="workers", least_workers=2
+    ),
     "decay": Difference("weight decay on biases and norms too", decays_vectors=True),
     "epsilon": Difference("another epsilon of AdamW", other_eps=True),
     "clipping before": Difference(
