@@ -147,12 +147,11 @@ def observe_reference(
     Raises:
         RaystudyError: the workers failed, with the first cause.
     """
-    from raystudy.reference.parity.observed import Observed, read_observed
+    from raystudy.reference.parity.observed import read_observed, without_memory
 
     cause = start_workers(cases, storage, validation, folder)
     if cause is not None and cause.kind == "out-of-memory":
-        gone = Observed("out of memory by its workers", [], {}, {}, [], "", {}, {})
-        return {case.name: gone for case in cases}
+        return {case.name: without_memory("by its workers") for case in cases}
     if cause is not None:
         raise RaystudyError(f"the reference's workers must make the short runs, but failed: {cause.words}")
     return {case.name: read_observed(folder, case.name) for case in cases}

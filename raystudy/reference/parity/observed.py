@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
+OUT_OF_MEMORY = "out of memory"  # how such a problem begins
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -50,6 +52,11 @@ class Observed:
     def column(self, name: str) -> npt.NDArray[np.float64]:
         """One column of the curve."""
         return np.array([row[name] for row in self.curve])
+
+
+def without_memory(where: str) -> Observed:
+    """One for which memory did not suffice."""
+    return Observed(f"{OUT_OF_MEMORY} {where}", [], {}, {}, [], "", {}, {})
 
 
 def write_observed(folder: Path, name: str, seen: Observed) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from raystudy.artifacts.shards import RecipeView
 from raystudy.reference.parity.cases import Case, in_one_process
-from raystudy.reference.parity.observed import Arrays, Observed, Sums, write_observed
+from raystudy.reference.parity.observed import Arrays, Observed, Sums, without_memory, write_observed
 from raystudy.reference.run import train_on_ranks
 from raystudy.reference.training import share_of
 from raystudy.reference.world import World
@@ -61,7 +61,7 @@ def observe_in_one_process(case: Case, view: RecipeView, validation: ValidationS
         if not is_out_of_memory(error):
             raise
         release_memory()
-        return Observed("out of memory in one process", [], {}, {}, [], "", {}, {})
+        return without_memory("in one process")
     return _observed(outcome, kept, [run.settings.batch_sequences])
 
 
