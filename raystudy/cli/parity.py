@@ -62,12 +62,13 @@ def _print(parity: "Parity") -> None:
     if parity.known:
         print()
         header = ("difference built into the probe", "effect / bound", "would show", "reference / bound", "is it?")
-        print_table(header, [_known(known) for known in parity.known])
+        is_asked = any(known.distance is not None for known in parity.known)
+        columns = len(header) if is_asked else 3
+        print_table(header[:columns], [_known(known)[:columns] for known in parity.known])
     print()
 
 
 def _known(known: "Known") -> tuple[str, ...]:
-    told = (known.words, f"{known.effect:.3g}", "yes" if known.would_show else "NO")
-    if known.distance is None:
-        return (*told, "", "")
-    return (*told, f"{known.distance:.3g}", "yes" if known.is_it else "no")
+    distance = "" if known.distance is None else f"{known.distance:.3g}"
+    is_it = "yes" if known.is_it else "no"
+    return (known.words, f"{known.effect:.3g}", "yes" if known.would_show else "NO", distance, is_it)

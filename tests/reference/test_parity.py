@@ -252,6 +252,12 @@ def test_one_worker_alone_is_not_asked_what_only_several_can_do(asked):
     }  # fmt: skip
 
 
+def test_one_per_cent_of_the_epsilon_would_show_and_a_thousandth_of_a_per_cent_would_not(one):
+    eps = one.cases[2].run.settings.optimizer.eps
+    assert one.replays.effect("epsilon", 1.01 * eps) > 5
+    assert one.replays.effect("epsilon", 1.00001 * eps) < 0.1
+
+
 def test_an_evaluation_that_fits_nothing_known_is_not_named():
     ours = Sums(np.array([3.0, 5.0, 7.0]), np.array([1, 2, 3]))
     theirs = replace(ours, loss_sum=ours.loss_sum * 1.1)

@@ -96,7 +96,7 @@ class OneProcess:
         self.cases = [study, tiny_case(study), probe]
         self._seen: dict[str, Observed] = {}
         self._exact: Observed | None = None
-        self._replays = Replays(probe, view, device, self.start)
+        self.replays = Replays(probe, view, device, self.start)
 
     def _observe(self, case: Case) -> Observed:
         return observe_in_one_process(case, self._view, self._validation, self._device)
@@ -128,7 +128,7 @@ class OneProcess:
         named: list[str] = []
         has_gone = not self.seen(self.cases[-1]).problem
         known = (
-            known_differences(self._replays, reference[PROBE], is_same=all(r.is_same for r in rows if r.case == PROBE))
+            known_differences(self.replays, reference[PROBE], is_same=all(r.is_same for r in rows if r.case == PROBE))
             if has_gone
             else []
         )

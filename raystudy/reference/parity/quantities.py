@@ -48,10 +48,10 @@ class Row:
 def compare(case: Case, start: Arrays, train: Observed, reference: Observed, exact: Observed | None) -> list[Row]:
     """All quantities of a case; `exact` is `train` in FP32 where the case computes in fewer digits, else None."""
     if train.problem or reference.problem:
-        told = [seen.problem or "went to its end" for seen in (train, reference)]
+        ours, theirs = (seen.problem or "went to its end" for seen in (train, reference))
         # What train/ does not survive either says nothing of a difference.
         is_same = None if train.problem or reference.problem.startswith(OUT_OF_MEMORY) else False
-        return [Row(case.name, "end", *told, math.inf, 0, is_same)]
+        return [Row(case.name, "end", ours, theirs, math.inf, 0, is_same)]
     if case.name == TINY:
         return [_moved(case, train, reference)]
     facts = _facts(case, train, reference)
