@@ -27,14 +27,46 @@ _ENVIRONMENT = {
 }
 
 
+# Of Ray Train, in the process that starts a run; Ray hands them on from there to the controller and the workers.
+_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a run is seen: 2 s delay short runs
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3600",  # 60 s are too few where others use the cluster, or it grows
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+}
+
+
+def set_up_process() -> None:
+    """What Ray is to find in the environment of this process; what a person has set stays."""
+    for name, value in {**_ENVIRONMENT, **_TRAIN_ENVIRONMENT}.items():
+        os.environ.setdefault(name, value)
+
+
+def need_train() -> None:
+    """See that Ray Train is there, without loading torch.
+
+    Raises:
+        MissingPackageError: it is not.
+    """
+    import_ray()
+    try:
+        import ray.train  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f"ray[train] must be installed to train with several workers on a cluster ({error}). Install "
+            f"raystudy[cluster], or add --local"
+        ) from error
+
+
 def import_ray() -> Any:
     """The ray module, set up for raystudy.
 
     Raises:
         MissingPackageError: ray is not installed.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_up_process()
     try:
         import ray
     except ImportError as error:
