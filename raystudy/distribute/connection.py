@@ -15,6 +15,7 @@ from raystudy.errors import MissingPackageError, RaystudyError
 from raystudy.execute.local import num_cores
 
 _ANSWER_SECONDS = 10.0
+_DEATH = "A worker died or was killed while executing"
 _OWN_OBJECT_STORE_BYTES = 100_000_000  # tasks and reports are small; shards are memory-mapped files
 # Set before ray is imported: no phoning home, trials stay in our working folder, no per-trial log files.
 _ENVIRONMENT = {
@@ -92,6 +93,7 @@ def connected(address: str | None) -> Iterator[Any]:
     options: dict[str, Any] = {"address": wanted, "log_to_driver": False, "logging_level": "ERROR"}
     if wanted == "local":
         options |= {"include_dashboard": False, "num_cpus": num_cores(), "object_store_memory": _OWN_OBJECT_STORE_BYTES}
+    _leave_deaths_to_us()
     try:
         with _own_signal_handlers():
             ray.init(**options)
@@ -114,6 +116,22 @@ def _own_signal_handlers() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave_deaths_to_us() -> None:
+    """Keep Ray from printing a paragraph for each worker that dies, which `log_to_driver` does not; a launch tells it."""
+    from ray._private import worker
+
+    shown = getattr(worker, "print_to_stdstream", None)
+    if shown is None or hasattr(shown, "of_raystudy"):
+        return
+
+    def show(data: dict[str, Any], *others: Any, **named: Any) -> None:
+        if data.get("pid") != "raylet" or not any(_DEATH in str(line) for line in data.get("lines", ())):
+            shown(data, *others, **named)
+
+    show.of_raystudy = True  # type: ignore[attr-defined]
+    worker.print_to_stdstream = show
 
 
 def _no_answer(address: str, why: str) -> RaystudyError:

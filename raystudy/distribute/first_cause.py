@@ -39,15 +39,19 @@ def is_death(error: BaseException) -> bool:
 
 
 def own_errors(errors: Mapping[int, BaseException]) -> dict[int, BaseException]:
-    """By rank the errors that the work itself raised, which would come again if it were tried again."""
-    return {rank: error for rank, error in errors.items() if not is_death(error) and not is_consequence(error)}
+    """By rank the errors that the work itself raised, which would come again if it were tried again.
+
+    None where a worker died too: what the others say then is more likely a consequence in words not known here.
+    """
+    if any(is_death(error) for error in errors.values()):
+        return {}
+    return {rank: error for rank, error in errors.items() if not is_consequence(error)}
 
 
 def first_cause(errors: Mapping[int, BaseException], workers: int) -> str:
-    """One line: what the work raised, else which worker died, else what broke in consequence."""
-    own = own_errors(errors)
+    """One line: which worker died, else what the work raised, else what broke in consequence."""
     dead = {rank: error for rank, error in errors.items() if is_death(error)}
-    for chosen in (own, dead, dict(errors)):
+    for chosen in (dead, own_errors(errors), dict(errors)):
         if chosen:
             rank = min(chosen)
             where = f"worker {rank} of {workers}" if workers > 1 else "the worker"
