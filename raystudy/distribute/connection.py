@@ -119,7 +119,7 @@ def _own_signal_handlers() -> Iterator[None]:
 
 
 def _leave_deaths_to_us() -> None:
-    """Keep Ray from printing a paragraph for each worker that dies, which `log_to_driver` does not; a launch tells it."""
+    """Keep Ray from printing a paragraph for each worker that dies, which the launch tells already."""
     from ray._private import worker
 
     shown = getattr(worker, "print_to_stdstream", None)
