@@ -1,12 +1,14 @@
-"""The checkpoint of a run in progress: the only reader and writer of `runs/<run_id>/checkpoint.safetensors`.
+"""Checkpoints of a run in progress: the only reader and writer of `runs/<run_id>/checkpoint.safetensors`.
 
-One file, written whole or not at all: tensors, and in its header what is no tensor as JSON, the run it belongs to and a
+A run of several workers has `checkpoints/step-<step>.safetensors` instead, of which the newest are kept. Each is one
+file, written whole or not at all: tensors, and in its header what is no tensor as JSON, the run it belongs to and a
 checksum of all. Arrays in and out; knows nothing of models. Reading runs no code.
 """
 
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raystudy.artifacts.files import storage_errors, write_bytes
+from raystudy.artifacts.files import names_in, storage_errors, write_bytes
 from raystudy.errors import RaystudyError, StorageError
 
 FORMAT = "raystudy-checkpoint/1"
+_STEP = re.compile(r"step-[0-9]{8,}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,42 @@ def write_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         UnwritableError: the storage cannot be written.
     """
+    _write(checkpoint_path(run_folder), checkpoint)
+
+
+def write_step_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> None:
+    """Put `checkpoint` beside those of earlier steps; raises as `write_checkpoint`."""
+    _write(_steps_folder(run_folder) / f"step-{checkpoint.step:08d}.safetensors", checkpoint)
+
+
+def step_checkpoints(run_folder: Path) -> list[Path]:
+    """The checkpoints that are named by their step, whole or torn; newest first."""
+    names = [name for name in names_in(_steps_folder(run_folder)) if _STEP.fullmatch(name)]
+    return [_steps_folder(run_folder) / name for name in sorted(names, reverse=True)]
+
+
+def remove_step_checkpoints(run_folder: Path, all_but_newest: int = 0) -> None:
+    """Remove the checkpoints that are named by their step, but the newest so many.
+
+    Raises:
+        UnwritableError: the storage cannot be written.
+    """
+    for path in step_checkpoints(run_folder)[all_but_newest:]:
+        with storage_errors(path), contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _steps_folder(run_folder: Path) -> Path:
+    return run_folder / "checkpoints"
+
+
+def _write(path: Path, checkpoint: Checkpoint) -> None:
     from safetensors.numpy import save  # an optional package, needed only where something trains
 
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     about = json.dumps({"run_id": checkpoint.run_id, "step": checkpoint.step, "about": checkpoint.about})
     metadata = {"format": FORMAT, "about": about, "sha256": _checksum(arrays, about)}
-    write_bytes(checkpoint_path(run_folder), save(arrays, metadata), durable=False)
+    write_bytes(path, save(arrays, metadata), durable=False)
 
 
 def read_checkpoint(run_folder: Path, run_id: str) -> Checkpoint | None:
@@ -57,9 +90,13 @@ def read_checkpoint(run_folder: Path, run_id: str) -> Checkpoint | None:
         StorageError: the file is torn, or of another format.
         RaystudyError: it is that of another run.
     """
+    return read_checkpoint_file(checkpoint_path(run_folder), run_id)
+
+
+def read_checkpoint_file(path: Path, run_id: str) -> Checkpoint | None:
+    """The checkpoint of the run `run_id` that lies at `path`, or None when there is none; raises as above."""
     from safetensors import SafetensorError, safe_open
 
-    path = checkpoint_path(run_folder)
     if not path.exists():
         return None
     try:
@@ -82,8 +119,14 @@ def read_checkpoint(run_folder: Path, run_id: str) -> Checkpoint | None:
     return Checkpoint(found, step, arrays, inner)
 
 
+def has_checkpoint(run_folder: Path) -> bool:
+    """Whether the run has a checkpoint, of either kind."""
+    return checkpoint_path(run_folder).exists() or bool(step_checkpoints(run_folder))
+
+
 def remove_checkpoint(run_folder: Path) -> None:
-    """Remove the run's checkpoint, if there is one."""
+    """Remove the run's checkpoints, if there are any."""
+    remove_step_checkpoints(run_folder)
     with storage_errors(checkpoint_path(run_folder)), contextlib.suppress(FileNotFoundError):
         checkpoint_path(run_folder).unlink()
 

@@ -1,6 +1,7 @@
 """Removes what writers left half-written when they died: `.writing-<place>-<pid>-<random>` files and folders.
 
-Removes too the checkpoint of a run that has its result: its writer died just before removing it itself. A `.writing-`
+Removes too the checkpoints of a run that has its result: its writer died just before removing them. Those of a run
+which is to be made on, as one trained again for readings is although it has a result, stay. A `.writing-`
 file of a process of this machine is removed once that process is gone; any other once it is a day older than the
 storage's own clock says now. Nothing that a live writer holds is touched.
 """
@@ -8,10 +9,10 @@ storage's own clock says now. Nothing that a live writer holds is touched.
 import contextlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
-from raystudy.artifacts.checkpoints import checkpoint_path, remove_checkpoint
+from raystudy.artifacts.checkpoints import has_checkpoint, remove_checkpoint
 from raystudy.artifacts.files import storage_errors, writing_name
 from raystudy.artifacts.processes import is_alive, place_tag
 
@@ -19,13 +20,18 @@ _NAME = re.compile(r"\.writing-([0-9a-f]{8})-([0-9]+)-[0-9a-f]{32}")
 DAY_SECONDS = 86_400
 
 
-def remove_leftovers(root: Path, study_folder: Path, run_ids: Iterable[str]) -> int:
-    """Remove what is left over in the places a launch of these runs writes to; how many there were."""
+def remove_leftovers(
+    root: Path, study_folder: Path, run_ids: Iterable[str], unfinished: Container[str] = frozenset()
+) -> int:
+    """Remove what is left over in the places a launch of these runs writes to; how many there were.
+
+    `unfinished`: those that something still lacks of, whose checkpoints may be gone on from.
+    """
     runs = [root / "runs" / run_id for run_id in run_ids]
     folders = [study_folder, root / "shards", root / "built", *runs]
-    folders += [folder / below for folder in runs for below in ("eval", "tasks", "attempts")]
+    folders += [folder / below for folder in runs for below in ("eval", "tasks", "attempts", "checkpoints")]
     for folder in runs:
-        if checkpoint_path(folder).exists() and (folder / "result.json").exists():
+        if folder.name not in unfinished and has_checkpoint(folder) and (folder / "result.json").exists():
             remove_checkpoint(folder)
     found = [path for folder in folders for path in _below(folder)]
     if not found:

@@ -24,6 +24,7 @@ from raystudy.distribute.shapes import TRIAL_CPUS, Shape, by_shape, check_fits, 
 from raystudy.distribute.shared_storage import NotSharedError
 from raystudy.execute.gpus import check_gpus
 from raystudy.execute.work import RunReport, Task, do_task, failed_reports
+from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import Resources
 
@@ -107,6 +108,10 @@ class TuneExecutor:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+    def group_places(self, engine: DeepSpeedEngine) -> int:  # noqa: ARG002
+        """How many groups can be at work at once."""
+        return 1
 
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         """A Tuner for each shape and block of its tasks, the largest shape first; reports come as trials end.

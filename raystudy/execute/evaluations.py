@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from raystudy.artifacts.downstream import mended_answers
 from raystudy.artifacts.evaluations import plain_readout, reading_of
+from raystudy.artifacts.results import Record
 from raystudy.artifacts.weights import branch_path, read_branch_point, read_weights, write_branch_point, write_weights
 from raystudy.errors import RaystudyError, StorageError
 from raystudy.execute.downstream_work import answer_tasks
@@ -28,7 +29,7 @@ def keep_reading(run: TrainRun, at: Workplace, read: "Read", *, is_again: bool =
     Of a run that is trained again, what is there and whole stays.
     """
     if not read.evaluations:
-        _write_diverged(run, at, read.reading, is_again=is_again)
+        keep_diverged(run, at, read.reading, is_again=is_again)
         return
     keep_weights(run, at, read.reading, read.weights, is_again=is_again)
     trigram = trigram_floors(at.storage.root, at.view(run.shards), at.documents())
@@ -71,7 +72,8 @@ def lacking_tasks(run: TrainRun, at: Workplace, reading: Reading) -> dict[str, s
     return {d: n for d, n in at.downstream.items() if mended_answers(runs, run.run_id, d, reading) is None}
 
 
-def _write_diverged(run: TrainRun, at: Workplace, reading: Reading, *, is_again: bool) -> None:
+def keep_diverged(run: TrainRun, at: Workplace, reading: Reading, *, is_again: bool) -> None:
+    """Keep that a reading's weights had diverged; of a run that is trained again, what is there and whole stays."""
     about = {"step": reading.step, "readout": plain_readout(reading.readout), "status": "diverged"}
     for digest in at.validation:
         if not is_again or at.storage.runs.read_evaluation(run.run_id, digest, reading) is None:
@@ -104,23 +106,26 @@ def write_evaluation(
     )
 
 
-def evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked, *, is_finished: bool) -> bool:
-    """Evaluate kept weights, and put tasks to them, where that lacks.
+def evaluate_kept(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked, record: Record) -> bool:
+    """Evaluate kept weights of a run on `record`, and put tasks to them, where that lacks.
 
+    A branch whose parent diverged before it took no step: all its readings have diverged, and training would not help.
     Returns whether the run must be trained again for what has no weights.
 
     Raises:
         RaystudyError: the last weights were not kept, or some have a loss that is not finite.
     """
     runs, last = at.storage.runs, Reading(step=run.settings.steps)
+    is_finished = record.status == "finished"
+    never_began = not is_finished and run.starts_from is not None and "data_order" not in record.result
     diverged = {reading_of(v) for v in runs.read_evaluations(run.run_id) if v.get("status") == "diverged"}
     readings = [last, *asked.readings] if is_finished else [r for r in asked.readings if r.step < last.step]
     must_train = False
     for reading in readings:
         lacking = {d: v for d, v in documents.items() if runs.read_evaluation(run.run_id, d, reading) is None}
-        if reading in diverged:
+        if never_began or reading in diverged:
             if lacking:
-                _write_diverged(run, at, reading, is_again=True)
+                keep_diverged(run, at, reading, is_again=True)
             continue
         tasks = lacking_tasks(run, at, reading)
         if not lacking and not tasks:

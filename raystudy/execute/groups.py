@@ -1,8 +1,181 @@
-"""Tasks that several workers make together, on this machine: one process for each, ended with the task."""
+"""A group's task on this machine without Ray: as many local processes as the engine has workers, and their faults.
 
+Each process is a rank of `python -m raystudy.reference`. They are killed together, and die with whoever started them,
+however that ends: their standard input closes, and Linux kills them with their parent. Ranks find one another through
+a file, so that nothing listens but gloo, on the loopback device.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO
+
+from raystudy.artifacts.processes import is_alive, place_tag
+from raystudy.execute.attempts import Attempts
+from raystudy.execute.first_cause import Cause, first_cause
+from raystudy.execute.hang_watch import Watch
 from raystudy.execute.work import RunReport, Task
+from raystudy.specs.engines import DeepSpeedEngine
+
+FOLDER_VARIABLE = "RAYSTUDY_GROUP_FOLDER"  # where ranks that were started here meet and leave causes and reports
+PARENT_VARIABLE = "RAYSTUDY_GROUP_PARENT"  # the process with which they end
+ENTRY = (sys.executable, "-m", "raystudy.reference")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_POLL_SECONDS = 0.05
+_GRACE_SECONDS = 1.0  # in which the others show, after the first rank has ended, who was first
+_PREFIX = "raystudy-group"
 
 
-def run_group(task: Task) -> list[RunReport]:
-    """Make the runs of `task`, each by all workers of its group."""
-    raise NotImplementedError
+def run_group(task: Task, entry: Sequence[str] = ENTRY) -> list[RunReport]:
+    """Make every run of a group's task that lacks something; a failure comes back as a report. `entry`: a rank."""
+    _remove_leftovers()
+    attempts = Attempts(task)
+    while (left := attempts.left) is not None:
+        started, num_before = time.perf_counter(), len(attempts.reports)
+        with Group(left, entry) as group:
+            cause = group.wait(attempts.made)
+        seconds = time.perf_counter() - started
+        seconds -= sum(report.seconds for report in attempts.reports[num_before:])
+        if attempts.left is not None:
+            attempts.failed(cause or Cause("lost", "the workers ended without a report"), max(0.0, seconds))
+    return attempts.reports
+
+
+class Group:
+    """The processes of one attempt; a context manager that leaves none of them behind."""
+
+    def __init__(self, task: Task, entry: Sequence[str]) -> None:
+        self._task, self._entry = task, entry
+        self._engine = DeepSpeedEngine.model_validate_json(task.group)
+        self._ranks: list[subprocess.Popen[bytes]] = []
+        self._logs: list[IO[bytes]] = []
+        self._read = 0
+
+    def __enter__(self) -> "Group":
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{place_tag()}-{os.getpid()}-"))
+        (self._folder / "task.json").write_text(json.dumps(asdict(self._task)))
+        try:
+            for rank in range(self._engine.workers):
+                self._start(rank)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _start(self, rank: int) -> None:
+        size = self._engine.workers
+        environment = {**os.environ, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{size}"}
+        environment |= {"LOCAL_WORLD_SIZE": f"{size}", FOLDER_VARIABLE: str(self._folder)}
+        environment |= {PARENT_VARIABLE: f"{os.getpid()}"}
+        environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+        if self._engine.device == "cpu":
+            environment |= dict.fromkeys(_THREAD_VARIABLES, "1")
+        log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _stop)
+        self._logs.append(log)
+        self._ranks.append(
+            subprocess.Popen(
+                [*self._entry, "--task", str(self._folder / "task.json")],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # a Ctrl-C reaches the driver, which ends its ranks
+            )
+        )
+
+    def wait(self, made: Callable[[RunReport], None]) -> Cause | None:
+        """Until all ranks have ended well (None), or the first cause of that they did not; reports go to `made`."""
+        watch = Watch(self._folder, self._engine.workers, 60 * self._engine.hang_minutes)
+        looked = time.monotonic()
+        while any(rank.poll() is None for rank in self._ranks):
+            time.sleep(_POLL_SECONDS)
+            self._take(made)
+            if any(rank.poll() for rank in self._ranks):
+                break
+            if time.monotonic() - looked >= watch.interval_seconds:
+                looked = time.monotonic()
+                hang = watch.look()
+                if hang is not None:
+                    return first_cause(self._folder) or hang
+        if not any(rank.poll() for rank in self._ranks):
+            self._take(made)
+            return None
+        self._wait_for_others()
+        self._take(made)
+        return self._cause()
+
+    def _wait_for_others(self) -> None:
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while any(rank.poll() is None for rank in self._ranks) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+    def _cause(self) -> Cause:
+        """Who was killed from outside comes first, then what a rank said, then how one ended."""
+        size = len(self._ranks)
+        statuses = {rank: process.poll() for rank, process in enumerate(self._ranks) if process.poll()}
+        for rank, status in statuses.items():
+            if status == -signal.SIGKILL:
+                words = f"worker {rank} of {size} was killed by signal 9, by hand or for want of memory"
+                return Cause("lost", words, rank)
+            if status == -signal.SIGTERM:
+                return Cause("preempted", f"worker {rank} of {size} was ended by signal 15 (preempted)", rank)
+        told = first_cause(self._folder)
+        if told is not None and told.kind != "consequence":
+            return told
+        for rank, status in statuses.items():
+            if status is not None and status < 0:
+                return Cause("lost", f"worker {rank} of {size} was killed by signal {-status}{self._last(rank)}", rank)
+        if told is not None:
+            return Cause("lost", f"worker {told.rank} of {size} lost the others: {told.words}", told.rank)
+        rank, status = next(iter(statuses.items()))
+        return Cause("lost", f"worker {rank} of {size} ended with exit status {status}{self._last(rank)}", rank)
+
+    def _last(self, rank: int) -> str:
+        """The last line that a rank wrote, for a message."""
+        log = self._logs[rank]
+        log.seek(0)
+        lines = log.read().decode(errors="replace").strip().splitlines()
+        return f": {lines[-1][:300]}" if lines else ""
+
+    def _take(self, made: Callable[[RunReport], None]) -> None:
+        """Pass on what rank 0 has reported since the last time; a line that is not whole is left for later."""
+        try:
+            with (self._folder / "reports.jsonl").open("rb") as file:
+                file.seek(self._read)
+                text = file.read()
+        except FileNotFoundError:
+            return
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            made(RunReport(**json.loads(line)))
+
+    def _stop(self) -> None:
+        for rank in self._ranks:
+            rank.kill()
+        for rank in self._ranks:
+            rank.wait()
+            if rank.stdin is not None:
+                rank.stdin.close()
+        for log in self._logs:
+            log.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _remove_leftovers() -> None:
+    """Remove folders of groups whose starter was killed on this machine."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}-{place_tag()}-*"):
+        number = folder.name.split("-")[3]
+        if number.isdigit() and not is_alive(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)

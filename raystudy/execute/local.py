@@ -18,13 +18,19 @@ from types import TracebackType
 from typing import IO, Protocol, Self
 
 from raystudy.execute.gpus import gpu_places, visible_gpus
+from raystudy.execute.shapes import Shape, by_shape, groups_at_once, shape_of_engine
 from raystudy.execute.work import RunReport, Task, do_task, failed_reports
+from raystudy.specs.engines import DeepSpeedEngine
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Executor(Protocol):
     """Makes runs; a context manager that frees its workers."""
+
+    def group_places(self, engine: DeepSpeedEngine) -> int:
+        """How many groups of workers of `engine` can be at work at once."""
+        ...
 
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         """Make all tasks; one report for each of their runs."""
@@ -40,10 +46,15 @@ class Executor(Protocol):
 class InlineExecutor:
     """Makes tasks one after another inside the driver (`--workers 0`)."""
 
+    def group_places(self, engine: DeepSpeedEngine) -> int:  # noqa: ARG002 (whatever they are)
+        """How many groups can be at work at once."""
+        return 1
+
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         """Make all tasks, in order."""
-        for task in tasks:
-            yield from do_task(task)
+        for _, alike in by_shape(tasks):
+            for task in alike:
+                yield from do_task(task)
 
     def __enter__(self) -> Self:
         return self
@@ -109,21 +120,46 @@ class _Worker:
 class LocalExecutor:
     """`num_workers` processes on this machine; started when needed, kept between waves.
 
-    `places`: of each worker the GPUs that it sees; empty: whatever the driver sees.
+    A group of workers takes as many of these places as it has workers; its ranks are started by one process. Tasks of
+    one resource shape are made before the next. `places`: of each process the GPUs that it sees; empty: whatever the
+    driver sees. `gpus`: those that groups may have.
     """
 
-    def __init__(self, num_workers: int, places: Sequence[str] = ()) -> None:
+    def __init__(self, num_workers: int, places: Sequence[str] = (), gpus: Sequence[str] = ()) -> None:
         self.num_workers = min(num_workers, len(places)) if places else num_workers
-        self._free: list[str | None] = [*reversed(places)] if places else [None] * num_workers
+        self._places: list[str | None] = [*places] if places else [None] * num_workers
+        self._gpus, self._asked = list(gpus), num_workers
+        self._free: list[str | None] = []
         self._idle: list[_Worker] = []
         self._busy: list[_Worker] = []
+        self._shape: Shape | None = None
+
+    def group_places(self, engine: DeepSpeedEngine) -> int:
+        """How many groups of `engine` fit at once; at least one."""
+        return groups_at_once(shape_of_engine(engine), self._asked, len(self._gpus))
 
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
-        """Make all tasks, as many at once as there are workers."""
+        """Make all tasks, as many at once as there are places."""
+        for shape, alike in by_shape(tasks):
+            if shape != self._shape:
+                self._stop()
+                self._shape, self._free = shape, self._places_for(shape)
+            yield from self._run_alike(alike)
+
+    def _places_for(self, shape: Shape) -> list[str | None]:
+        """The GPUs that each process sees which makes tasks of this shape."""
+        if not shape.workers:
+            return self._places[::-1]
+        count = groups_at_once(shape, self._asked, len(self._gpus))
+        if not shape.gpus:
+            return [None] * count
+        return [",".join(self._gpus[place * shape.gpus :][: shape.gpus]) for place in range(count)]
+
+    def _run_alike(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         waiting = list(reversed(tasks))
         with selectors.DefaultSelector() as selector:
             while waiting or self._busy:
-                while waiting and len(self._busy) < self.num_workers:
+                while waiting and (self._idle or self._free):
                     worker = self._idle.pop() if self._idle else _Worker(self._free.pop())
                     worker.give(waiting.pop())
                     self._busy.append(worker)
@@ -142,26 +178,29 @@ class LocalExecutor:
             self._free.append(worker.gpus)
         return reports
 
+    def _stop(self) -> None:
+        for worker in (*self._idle, *self._busy):
+            worker.stop()
+        self._idle, self._busy, self._shape = [], [], None
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in (*self._idle, *self._busy):
-            worker.stop()
-            self._free.append(worker.gpus)
-        self._idle, self._busy = [], []
+        self._stop()
 
 
-def local_executor(num_workers: int | None, gpus_per_run: float = 0.0) -> Executor:
+def local_executor(num_workers: int | None, gpus_per_run: float = 0.0, *, has_gpu_groups: bool = False) -> Executor:
     """The executor of `--local`: one worker per core, or as many as the GPUs hold; 0 is the driver itself."""
     if num_workers == 0:
         return InlineExecutor()
+    gpus = visible_gpus() if gpus_per_run or has_gpu_groups else []
     if gpus_per_run == 0:
-        return LocalExecutor(num_workers or num_cores())
-    places = gpu_places(visible_gpus(), gpus_per_run)
-    return LocalExecutor(num_workers or len(places), places)
+        return LocalExecutor(num_workers or num_cores(), gpus=gpus)
+    places = gpu_places(gpus, gpus_per_run)
+    return LocalExecutor(num_workers or len(places), places, gpus)
 
 
 def num_cores() -> int:

@@ -26,13 +26,14 @@ from raystudy.execute.resolving import new_shards_refused, resolve_again, tell_c
 from raystudy.execute.tasks import make_tasks
 from raystudy.specs.load import LoadedStudy
 from raystudy.specs.run import ProbeRun, Run
+from raystudy.study.chosen import Chosen
 from raystudy.study.frozen import Frozen
 from raystudy.study.lr_rules import drift, newly_resolved
 from raystudy.study.repeats import check_windows, repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
 from raystudy.study.state import StudyInputs, StudyState
 from raystudy.study.wanted import WantedRun
-from raystudy.study.waves import make_wave, waiting_lines
+from raystudy.study.waves import Wave, make_wave, waiting_lines
 
 MAX_FAILURES = 3  # of one run in one launch
 UNSEEN = (
@@ -100,10 +101,11 @@ def run_study(
     wait: bool = True,
     budget: Budget | None = None,
     again: bool = False,
+    chosen: Chosen | None = None,
 ) -> Launch:
     """Make every run that the study wants and has not; the executor starts only if there is something to do.
 
-    `again` resolves frozen learning rates and shards anew.
+    `again` resolves frozen learning rates and shards anew; `chosen`: only these of the runs.
 
     Raises:
         DataError: the study's text has changed since it was frozen, and `again` was not asked for.
@@ -112,7 +114,7 @@ def run_study(
     folder = storage.study(loaded.spec.name)
     with hold_study(folder.path, wait=wait, say=progress.say) as is_clean:
         progress.keep(_keeper(folder))
-        driver = _Driver(loaded, storage, folder, progress, budget or Budget())
+        driver = _Driver(loaded, storage, folder, progress, budget or Budget(), chosen)
         storage.runs.mends = True
         for line in set_torn_json_aside(folder.path):
             progress.say(line)
@@ -121,19 +123,19 @@ def run_study(
         for line in storage.runs.damage:
             progress.say(line)
         driver.tell_drift(state)
-        wave = make_wave(state)
+        wave = driver.wave(state)
         if wave.todo:
             sizes = sizes_of_sources(state.inputs, storage)
             check_windows(wave.todo, sizes)
             for line in repeat_lines(repeats(wave.wanted.values(), sizes)):
                 progress.say(line)
         if not is_clean:
-            remove_leftovers(storage.root, folder.path, wave.wanted)
+            _clean_up(storage, folder, wave)
         driver.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())
         if wave.todo:
             with make_executor() as executor:
                 state = driver.run_waves(state, executor)
-            remove_leftovers(storage.root, folder.path, make_wave(state).wanted)
+            _clean_up(storage, folder, driver.wave(state))
         return driver.finish(state)
 
 
@@ -145,14 +147,25 @@ def _keeper(folder: StudyFolder) -> Callable[[dict[str, Any]], None]:
     return keep
 
 
+def _clean_up(storage: Storage, folder: StudyFolder, wave: Wave) -> None:
+    remove_leftovers(storage.root, folder.path, wave.wanted, {run.run_id for run in wave.todo})
+
+
 class _Driver:
     """One launch of a study whose folder it holds."""
 
     def __init__(
-        self, loaded: LoadedStudy, storage: Storage, folder: StudyFolder, progress: Progress, budget: Budget
+        self,
+        loaded: LoadedStudy,
+        storage: Storage,
+        folder: StudyFolder,
+        progress: Progress,
+        budget: Budget,
+        chosen: Chosen | None = None,
     ) -> None:
         self.loaded, self.storage, self.folder, self.progress = loaded, storage, folder, progress
         self.launch = Launch(loaded.spec.name)
+        self._chosen = chosen
         resources = loaded.spec.resources
         self._slots = num_cores() if resources.workers is None else max(resources.workers, 1)
         self._spending = Spending(budget, resources, self._slots)
@@ -188,11 +201,16 @@ class _Driver:
             state = replace(state, frozen=self._frozen.rules)
         return state
 
+    def wave(self, state: StudyState) -> Wave:
+        """The next wave, or the part of it that is chosen."""
+        wave = make_wave(state)
+        return wave if self._chosen is None else self._chosen.part_of(wave, state.study)
+
     def run_waves(self, state: StudyState, executor: Executor) -> StudyState:
         """Wave after wave; returns the last state."""
         failures: Counter[str] = Counter()
         number = 0
-        while todo := [run for run in make_wave(state).todo if failures[run.run_id] < MAX_FAILURES]:
+        while todo := [run for run in self.wave(state).todo if failures[run.run_id] < MAX_FAILURES]:
             chosen = self._spending.affordable(todo, state)
             if not chosen:
                 self.launch.budget = self._spending.words()
@@ -212,7 +230,9 @@ class _Driver:
         """Execute one wave; returns the runs that failed."""
         validation = {digest: name for name, digest in self._inputs.validation.items()}
         downstream = {digest: name for name, digest in self._inputs.tasks.items()}
-        tasks = make_tasks(todo, str(self.storage.root), validation, self.loaded.spec.resources, downstream)
+        study, root = self.loaded.spec, str(self.storage.root)
+        means = (study.resources, downstream, study.deepspeed_engines(), executor.group_places)
+        tasks = make_tasks(todo, root, validation, *means)
         by_id = {run.run_id: run for run in todo}
         failed = []
         for report in executor.run(tasks):
@@ -245,7 +265,7 @@ class _Driver:
     def finish(self, state: StudyState) -> Launch:
         """How the launch went."""
         self.tell_drift(state)
-        wave = make_wave(state)
+        wave = self.wave(state)
         launch, missing = self.launch, {str(run) for run in wave.todo}
         launch.causes = {run: cause for run, cause in launch.causes.items() if run in missing}
         for run in wave.wanted.values():

@@ -1,12 +1,14 @@
 """From the runs of a wave to tasks, the unit that is scheduled. Which runs share a task changes no result.
 
-To place a task costs some tenths of a second with Ray, so runs shorter than that share one.
+To place a task costs some tenths of a second with Ray, so runs shorter than that share one. To start a group of
+workers costs seconds to tens of seconds, so a group makes several short runs one after another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from raystudy.execute.probe_work import together
 from raystudy.execute.work import Task
+from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import AlignmentProbe, SharpnessProbe, TrainRun
 from raystudy.specs.study import Resources
 from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
@@ -16,6 +18,10 @@ MOST_TOGETHER = 200  # random-feature runs in one task, so that a dead worker co
 TASK_SECONDS = 5.0  # decoders' runs share a task up to this estimate: a stop or a dead worker costs little
 FEWEST_TASKS = 50  # a wave is not cut into fewer tasks than this to save placing them: many slots want work
 _STEP_SECONDS = 3e-3  # of one step beside its FLOPs, as small models take on a CPU core; only an estimate
+GROUP_SECONDS, GROUP_RUNS = 600.0, 50  # runs of a group share a task up to these
+_GROUP_STEP_SECONDS = 15e-3  # of a group's step beside its FLOPs: two workers on two CPU cores; only an estimate
+
+Engines = Mapping[str, DeepSpeedEngine]  # by model: of those whose runs several workers train together
 
 
 def make_tasks(
@@ -24,9 +30,26 @@ def make_tasks(
     validation: Mapping[str, str],
     resources: Resources,
     downstream: Mapping[str, str] | None = None,
+    engines: Engines | None = None,
+    group_places: Callable[[DeepSpeedEngine], int] = lambda _: 1,
 ) -> list[Task]:
-    """Tasks in the order of their first runs: neighbouring short runs of a decoder share one (see `_packs`), as do
-    random-feature runs and likeness on one recipe, and a decoder's probes that differ in validation set alone."""
+    """Tasks in the order of their first runs, those of groups first: neighbouring short runs of a decoder share one
+    (see `_packs`), as do random-feature runs and likeness on one recipe, and a decoder's probes that differ in
+    validation set alone. `group_places`: how many groups of an engine can run at once."""
+    in_groups = [run for run in todo if isinstance(run.run, TrainRun) and run.run.engine == "deepspeed"]
+    grouped = {run.run_id for run in in_groups}
+    of_one = [run for run in todo if run.run_id not in grouped]
+    tasks = _group_tasks(in_groups, root, validation, downstream or {}, engines or {}, group_places)
+    return tasks + _tasks_of_one_process(of_one, root, validation, resources, downstream or {})
+
+
+def _tasks_of_one_process(
+    todo: Sequence[WantedRun],
+    root: str,
+    validation: Mapping[str, str],
+    resources: Resources,
+    downstream: Mapping[str, str],
+) -> list[Task]:
     groups: dict[tuple[str, int], list[WantedRun]] = {}
     counts: dict[str, int] = {}
     for pack in _packs([run for run in todo if isinstance(run.run, TrainRun)]):
@@ -49,10 +72,64 @@ def make_tasks(
             micro_batch_tokens=resources.micro_batch_tokens,
             checkpoint_minutes=resources.checkpoint_minutes,
             asked=_asked_of(members),
-            downstream=downstream or {},
+            downstream=downstream,
         )
         for members in groups.values()
     ]
+
+
+def _group_tasks(
+    todo: Sequence[WantedRun],
+    root: str,
+    validation: Mapping[str, str],
+    downstream: Mapping[str, str],
+    engines: Engines,
+    group_places: Callable[[DeepSpeedEngine], int],
+) -> list[Task]:
+    """Runs of one engine share tasks up to GROUP_SECONDS and GROUP_RUNS, while no place for a group stays empty."""
+    alike: dict[str, list[WantedRun]] = {}
+    for run in todo:
+        alike.setdefault(engines[run.model].model_dump_json(), []).append(run)
+    tasks = []
+    for text, runs in alike.items():
+        engine = engines[runs[0].model]
+        most = min(GROUP_RUNS, max(1, len(runs) // group_places(engine)))
+        for members in _group_packs(runs, engine, most):
+            tasks.append(
+                Task(
+                    tuple(member.run.model_dump_json() for member in members),
+                    root,
+                    validation,
+                    engine.device,
+                    members[0].recipe,
+                    members[0].model,
+                    micro_batch_tokens=engine.micro_batch_tokens,
+                    asked=_asked_of(members),
+                    downstream=downstream,
+                    group=text,
+                )
+            )
+    return tasks
+
+
+def _group_packs(runs: Sequence[WantedRun], engine: DeepSpeedEngine, most: int) -> list[list[WantedRun]]:
+    packs: list[list[WantedRun]] = []
+    seconds = 0.0
+    for run in runs:
+        lasts = estimated_group_seconds(run, engine)
+        if packs and len(packs[-1]) < most and seconds + lasts <= GROUP_SECONDS:
+            packs[-1].append(run)
+            seconds += lasts
+        else:
+            packs.append([run])
+            seconds = lasts
+    return packs
+
+
+def estimated_group_seconds(run: WantedRun, engine: DeepSpeedEngine) -> float:
+    """What a group may take for a decoder's run, its own start-up aside: high for devices faster than CPU cores."""
+    assert isinstance(run.run, TrainRun)
+    return run.flops / ASSUMED_FLOPS_PER_SECOND / engine.workers + run.run.settings.steps * _GROUP_STEP_SECONDS
 
 
 def _asked_of(members: Sequence[WantedRun]) -> tuple[str, ...]:

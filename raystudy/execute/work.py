@@ -33,7 +33,8 @@ class Task:
     `runs` are specs as JSON; `validation` maps a set's digest to its name, `downstream` those of a downstream task's
     items. `asked` says of each run, as JSON, what it is to be read for besides its last weights; empty: of none
     anything. `recipe` and `model` are names for people; nothing depends on them. `group`: the engine, as JSON, of runs
-    that several workers train together; empty for runs of one process.
+    that several workers train together; empty for runs of one process. `notes`: what the records of runs it trains are
+    to tell of how they came to be.
     """
 
     runs: tuple[str, ...]
@@ -47,6 +48,7 @@ class Task:
     asked: tuple[str, ...] = ()
     downstream: Mapping[str, str] = field(default_factory=dict)
     group: str = ""
+    notes: tuple[str, ...] = ()
 
     def asked_of(self) -> list[Asked]:
         """What the members are asked for, in their order."""
@@ -104,10 +106,10 @@ def _report(task: Task, run: TrainRun, asked: Asked) -> RunReport:
         storage = Storage(Path(task.storage))
         storage.runs.mends = True
         means = (task.micro_batch_tokens, task.checkpoint_minutes, task.downstream)
-        at = Workplace(storage, task.validation, task.device, _about(task, {}), *means)
+        at = Workplace(storage, task.validation, task.device, about_task(task, {}), *means)
         status, is_made = make_decoder_run(run, at, asked)
     except Exception as error:
-        return _failed(run.run_id, error, time.perf_counter() - started)
+        return failed_report(run.run_id, error, time.perf_counter() - started)
     told = (run.run_id, status, run.num_tokens, time.perf_counter() - started)
     return RunReport(*told, is_made=is_made and status in ("finished", "diverged"), note="; ".join(at.notes))
 
@@ -115,13 +117,13 @@ def _report(task: Task, run: TrainRun, asked: Asked) -> RunReport:
 def _report_probes(task: Task, runs: list[TextProbe]) -> list[RunReport]:
     storage = Storage(Path(task.storage))
     storage.runs.mends = True
-    return _report_made(runs, make_probes(runs, Workplace(storage, task.validation, task.device, _about(task, {}))))
+    return _report_made(runs, make_probes(runs, Workplace(storage, task.validation, task.device, about_task(task, {}))))
 
 
 def _report_features(task: Task, runs: list[FeaturesRun | FeaturesProbe]) -> list[RunReport]:
     storage = Storage(Path(task.storage))
     storage.runs.mends = True
-    return _report_made(runs, make_feature_runs(runs, storage, task.validation, _about(task, numpy_versions())))
+    return _report_made(runs, make_feature_runs(runs, storage, task.validation, about_task(task, numpy_versions())))
 
 
 def _report_made(runs: Sequence[Run], ends: Iterable[Made]) -> list[RunReport]:
@@ -131,17 +133,18 @@ def _report_made(runs: Sequence[Run], ends: Iterable[Made]) -> list[RunReport]:
         for made in ends:
             run = left.pop(made.run.run_id)
             if made.error is not None:
-                reports.append(_failed(run.run_id, made.error, made.seconds))
+                reports.append(failed_report(run.run_id, made.error, made.seconds))
             else:
                 told = (run.run_id, made.status, run.num_tokens, made.seconds)
                 reports.append(RunReport(*told, is_made=made.is_made))
     except Exception as error:
         seconds = max(0.0, time.perf_counter() - started - sum(report.seconds for report in reports))
-        reports += [_failed(run_id, error, seconds / len(left)) for run_id in left]
+        reports += [failed_report(run_id, error, seconds / len(left)) for run_id in left]
     return reports
 
 
-def _failed(run_id: str, error: Exception, seconds: float = 0.0) -> RunReport:
+def failed_report(run_id: str, error: Exception, seconds: float = 0.0) -> RunReport:
+    """The report of a run that met `error`."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         error = unwritable(error.filename or "a file", error)
     cause = str(error) if isinstance(error, RaystudyError) else f"{type(error).__name__}: {error}"
@@ -174,7 +177,8 @@ def _is_measured(run: Run, record: Record, task: Task, asked: Asked) -> bool:
     return record.is_measured(task.validation, run.settings.steps, asked.readings, task.downstream)
 
 
-def _about(task: Task, packages: Mapping[str, str]) -> dict[str, Any]:
+def about_task(task: Task, packages: Mapping[str, str]) -> dict[str, Any]:
+    """What is in the provenance of every record that the task leaves."""
     return {
         "raystudy": __version__,
         "packages": {"python": platform.python_version(), **packages},

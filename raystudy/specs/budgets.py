@@ -16,6 +16,8 @@ from raystudy.specs.schedules import Constant, Schedule, WarmupStableDecay
 from raystudy.specs.training import TrainingOverride, TrainingSettings
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
+_SWEPT = ("tokens", "batch_tokens", "warmup")  # axes of a search space that say how long a run or its warm-up is
+
 
 def constant_until(schedule: Schedule, steps: int) -> int:
     """The steps of a run of `steps` after which the learning rate has been constant since its warm-up; 0: none."""
@@ -100,7 +102,9 @@ def _problems_of(
         yield _problem(document, path, rule, "Leave them out, or give the model training of its own")
         return
     settings = _settings(document.data.get("training"), model.get("training"))
-    steps = None if settings is None else known_steps(settings)
+    space = protocol.get("space")
+    is_swept = isinstance(space, dict) and any(axis in space for axis in _SWEPT)  # `point_steps` asks every point
+    steps = None if settings is None or is_swept else known_steps(settings)
     for at, step in asked if settings is not None and steps is not None else ():
         assert settings is not None
         assert steps is not None

@@ -98,7 +98,7 @@ class DeepSpeedEngine(Spec):
         return self
 
     @property
-    def device(self) -> str:
+    def device(self) -> Literal["cpu", "cuda"]:
         """What each worker computes on."""
         return "cuda" if self.gpus_per_worker else "cpu"
 

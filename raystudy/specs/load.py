@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from raystudy.errors import SpecError
 from raystudy.specs.fit import fit_problems
 from raystudy.specs.point_settings import space_problems
+from raystudy.specs.point_steps import point_step_problems
 from raystudy.specs.presets import expand_presets
 from raystudy.specs.references import reference_problems
 from raystudy.specs.study import StudySpec
@@ -79,6 +80,8 @@ def _validate(document: YamlDocument) -> StudySpec | None:
         document.problems.extend(fit_problems(spec, document))
     if spec is not None and not document.problems:
         document.problems.extend(space_problems(spec, document))
+    if spec is not None and not document.problems:
+        document.problems.extend(point_step_problems(spec, document))
     return spec
 
 

@@ -102,6 +102,14 @@ class DecoderSpec(Spec):
             raise ValueError(f"mup_base_heads must divide mup_base_width, but got {base} and {heads}")
         return self
 
+    @model_validator(mode="after")
+    def _null_has_no_second_name(self) -> "DecoderSpec":
+        """A number that null stands for becomes null: both are one model, which has one identity."""
+        for name, stood_for in (("kv_heads", self.heads), ("mlp_width", self.width * self.mlp_ratio)):
+            if getattr(self, name) == stood_for:
+                object.__setattr__(self, name, None)  # frozen from here on
+        return self
+
 
 class RandomFeaturesSpec(Spec):
     """A trained linear head on fixed random features (a setting like that of the paper's theorem).

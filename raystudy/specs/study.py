@@ -138,6 +138,11 @@ class StudySpec(Spec):
         engine = self.decoder(model).engine
         return engine.device if isinstance(engine, DeepSpeedEngine) else self.resources.device
 
+    def deepspeed_engines(self) -> dict[str, DeepSpeedEngine]:
+        """The engines of those models, by name, whose runs several workers train together."""
+        decoders = {name: model for name, model in self.models.items() if isinstance(model, StudyDecoder)}
+        return {name: m.engine for name, m in decoders.items() if isinstance(m.engine, DeepSpeedEngine)}
+
     def settings_of(self, model: str) -> TrainingSettings:
         """The training settings of a decoder, with the model's own changes."""
         assert self.training is not None

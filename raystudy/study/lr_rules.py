@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from raystudy.specs.base import canonical_json, digest, round_significant
+from raystudy.specs.metrics import read_metric
 from raystudy.specs.point import Changes, Point
 from raystudy.specs.protocol import LearningRateRule, ReducedLrProtocol, StandardLrProtocol
 from raystudy.specs.space import LR_DIGITS
@@ -105,6 +106,9 @@ def _basis(
         del run[part]
     del run["settings"]["lr"]
     fixed = {"run": run, "ratio": rule.ratio, "on_average": rule.best_on_average, "metric": state.primary_metric}
+    metric = read_metric(state.primary_metric)
+    if metric.is_task:
+        fixed["items"] = state.inputs.tasks.get(metric.chosen)
     if not rule.space.is_plain or rule.space.random is not None:
         fixed["space"] = rule.space.model_copy(update={"lr": None}) if rule.space.random is None else rule.space
     return RuleBasis(

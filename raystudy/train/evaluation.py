@@ -91,10 +91,11 @@ def evaluate(model: nn.Module, documents: ValidationDocuments, context: int, dev
         losses = functional.cross_entropy(logits.flatten(0, 1), flat.flatten(), ignore_index=PADDING, reduction="none")
         per_window = losses.view(flat.shape).double().sum(dim=1).cpu()
         sums.index_add_(0, owners[rows], per_window)
-    return Evaluation(sums.numpy(), _scored_tokens(documents), np.asarray(documents.num_bytes, dtype=np.int64))
+    return Evaluation(sums.numpy(), scored_tokens(documents), np.asarray(documents.num_bytes, dtype=np.int64))
 
 
-def _scored_tokens(documents: ValidationDocuments) -> npt.NDArray[np.int64]:
+def scored_tokens(documents: ValidationDocuments) -> npt.NDArray[np.int64]:
+    """Tokens of each document that are scored: all after its first."""
     return np.array([len(tokens) - 1 for tokens in documents.tokens], dtype=np.int64)
 
 
@@ -104,4 +105,4 @@ def unigram_loss(
     """Loss in nats per token of the recipe's own word counts: the floor a trained model must get under."""
     log_probability = np.log(unigram_probabilities(weights, counts))
     total = sum(float(log_probability[tokens[1:]].sum()) for tokens in documents.tokens)
-    return -total / float(_scored_tokens(documents).sum())
+    return -total / float(scored_tokens(documents).sum())

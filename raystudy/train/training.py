@@ -46,9 +46,7 @@ class Training:
         self.model = Decoder(run.model, run.seed).to(device)
         with_weights_of(self.model, run.precision)
         self.initial_weights = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        windows = [source.windows(run.model.context) for source in view.sources]
-        reads = [windows_read(count, run.settings) for count in windows]
-        self.stream = SampleStream([source.weight for source in view.sources], windows, run.seed, reads)
+        self.stream = sample_stream(run, view)
         self.optimizer = build_optimizer(self.model, run.settings.optimizer, run.settings.lr)
         self.micro_batches = MicroBatches(micro_batch_tokens, run.settings.batch_sequences, run.model.context)
         self.watch = Stopwatch(device)
@@ -74,11 +72,10 @@ class Training:
         return is_finite
 
     def _advance(self, until: int) -> bool:
-        every = max(1, self._run.settings.steps // _CURVE_POINTS)
         self.problem = ""  # what is seen at the end must not depend on where it stops on its way
         while self.step < until:
             row = self._take_step()
-            if self.step % every == 0 or self.step == self._run.settings.steps - 1:
+            if is_logged(self.step, self._run.settings.steps):
                 self.curve.append({key: v.item() if isinstance(v, torch.Tensor) else v for key, v in row.items()})
                 self.watch.seconds()
                 if not math.isfinite(self.curve[-1]["loss"]):
@@ -130,9 +127,7 @@ class Training:
 
     def first_sequences(self) -> torch.Tensor:
         """Token ids [sequence, context] of the run's first samples: a fixed batch on which to see the model change."""
-        context = self._run.model.context
-        count = max(1, min(self._run.settings.batch_sequences, _FIXED_TOKENS // context))
-        return torch.from_numpy(self.read_batch(0, count)[:, :-1]).to(self._device)
+        return first_sequences(self._run, self._view, self.stream).to(self._device)
 
     def read_batch(self, first: int, count: int) -> npt.NDArray[np.int64]:
         """Token ids [count, context + 1] of the run's samples first .. first + count - 1."""
@@ -165,6 +160,25 @@ class Training:
         self.step, self.curve = about["step"], [dict(row) for row in about["curve"]]
         self.watch.add(about["seconds"])
         self.seconds_before = about["seconds"]["training"] + about["seconds"].get("evaluation", 0.0)
+
+
+def sample_stream(run: TrainRun, view: RecipeView) -> SampleStream:
+    """The order in which `run` reads the windows of `view`, whatever trains it."""
+    windows = [source.windows(run.model.context) for source in view.sources]
+    reads = [windows_read(count, run.settings) for count in windows]
+    return SampleStream([source.weight for source in view.sources], windows, run.seed, reads)
+
+
+def is_logged(step: int, steps: int) -> bool:
+    """Whether the curve of a run of `steps` has a row of `step` (from 0): some 50 evenly spaced, and the last."""
+    return step % max(1, steps // _CURVE_POINTS) == 0 or step == steps - 1
+
+
+def first_sequences(run: TrainRun, view: RecipeView, stream: SampleStream) -> torch.Tensor:
+    """Token ids [sequence, context] of the run's first samples: a fixed batch on which to see the model change."""
+    context = run.model.context
+    count = max(1, min(run.settings.batch_sequences, _FIXED_TOKENS // context))
+    return torch.from_numpy(read_batch(view, stream, 0, count, context)[:, :-1])
 
 
 def read_batch(view: RecipeView, stream: SampleStream, first: int, count: int, context: int) -> npt.NDArray[np.int64]:

@@ -125,6 +125,31 @@ def test_torn_answers_and_weights_are_made_anew_and_lost_weights_are_told(tmp_pa
     assert "must answer the tasks quiz, but its weights were not kept" in report.cause
 
 
+def test_a_new_task_is_answered_after_training_again_where_weights_are_gone_and_old_answers_stay(tmp_path):
+    view, validation = make_shards(tmp_path)
+    first, second = (write_items(tmp_path, random_items(seed), 64) for seed in (0, 1))
+    asked = Asked(readings=(Reading(step=10), Reading(step=30, readout=Ema(kind="ema"))))
+    run = constant(view, 30)
+    task = Task((run.model_dump_json(),), str(tmp_path), {validation: "v"}, asked=(asked.model_dump_json(),))
+    task, more = (replace(task, downstream=names) for names in ({first: "quiz"}, {first: "quiz", second: "more"}))
+    assert do_task(task)[0].status == "finished"
+    folder = tmp_path / "runs" / run.run_id
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    gone = {path: path.read_bytes() for path in folder.glob("weights-*") if path.name != "weights-30.safetensors"}
+    assert len(gone) == 2
+    assert do_task(more)[0].status == "finished"
+    by_kept = {path: path.read_bytes() for path in set((folder / "tasks").iterdir()) - set(before)}
+    assert len(by_kept) == 3
+    for path in (*by_kept, *gone):
+        path.unlink()
+    assert [report.status for report in failed_reports(more, "died")] == ["failed"], "answers are lacking"
+    assert do_task(more)[0].status == "finished"
+    assert [report.status for report in failed_reports(more, "died")] == ["finished"]
+    assert {path: path.read_bytes() for path in by_kept} == by_kept, "as kept weights would have answered"
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path: path.read_bytes() for path in gone} == gone, "the weights are kept anew"
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, tiny_storage, cli):
     storage = tmp_path_factory.mktemp("tasks") / "storage"

@@ -266,3 +266,22 @@ def test_a_diverged_parents_branch_has_diverged_and_earlier_steps_keep_their_sco
     ledger = results.storage.runs
     parent = next(run for run in make_wave(results.state).wanted.values() if run.asked.readings)
     assert {value["status"] for value in ledger.read_evaluations(parent.run_id) if value["step"] == 15} == {"diverged"}
+
+
+def test_a_probe_on_the_way_of_a_branch_ends_where_the_branchs_parent_diverged(tmp_path, monkeypatch):
+    wild = "{kind: reduced-lr, model: proxy, lr: 1e5, seeds: [0], branch: {at: 15, steps: 4}}"
+    probe = "{kind: sharpness, model: proxy, batches: 2, iterations: 2, at: {protocol: decayed, step: 2}}"
+    path, storage = the_study(tmp_path, f"  decayed: {wild}\n  sharp: {probe}"), tmp_path / "storage"
+    launched = launch(path, storage)
+    assert (launched.causes, launched.waiting) == ({}, [])
+    results = results_of(path, storage)
+    assert all(results.state.is_done(run) for run in make_wave(results.state).wanted.values())
+    scores = results.scores.query("metric == 'loss'").groupby("protocol")["score"]
+    assert all(math.isinf(score) for score in scores.get_group("sharp"))
+    # Nothing is replayed for a record that an earlier raystudy left without its readings.
+    branches = [run for run in make_wave(results.state).wanted.values() if run.parent is not None]
+    for branch in branches:
+        shutil.rmtree(results.storage.runs.folder(branch.run_id) / "eval")
+    monkeypatch.setattr(raystudy.train.run, "Training", None)
+    assert len(branches) == 3
+    assert launch(path, storage).is_complete

@@ -56,6 +56,55 @@ def test_a_step_of_a_schedule_that_has_begun_to_fall_is_refused(tmp_path, fields
     load_study(write_study(tmp_path, low("at_steps: [8]", STUDY)))  # WSD: constant until its last fifth
 
 
+SWEPT = CONSTANT.replace("[1e-3, 1e-2]}}}", "[1e-3, 1e-2]}, tokens: {grid: [1280, 6400, 12800]}}, step: 50}")
+
+
+def test_a_step_that_one_swept_budget_does_not_have_is_told_with_the_point(tmp_path):
+    told = problems(tmp_path, SWEPT)
+    assert "study.yaml:10:" in told
+    assert "protocols.truth.step: a step must be one of the run's 20, but got 50 at the point of tokens 1,280" in told
+    assert "Take an earlier step, or give every point of the space more steps" in told
+    load_study(write_study(tmp_path, SWEPT.replace("1280, ", "")))
+    longer = SWEPT.replace("1280, 6400, 12800", "12800").replace("step: 50", "step: 150").replace("64,", "32,")
+    load_study(write_study(tmp_path, longer))  # 400 steps at the point, though 100 without it
+    branch = SWEPT.replace("step: 50", "branch: {at: 50, steps: 4}")
+    assert "protocols.truth.branch.at: a step must be one of the run's 20, but got 50" in problems(tmp_path, branch)
+    few = SWEPT.replace("1280, 6400, 12800]}}, step: 50", "12800]}, warmup: {grid: [0, 0.1]}}, step: 9")
+    assert "after the warm-up of 20 steps, but got 9 at the point of" in problems(tmp_path, few)
+    rule = "lr: {ratio: 1, baseline: one, with_settings: true, space: {lr: {grid: [1e-3]}, tokens: {grid: [1280]}}}"
+    carried = low("step: 50").replace("lr: 1e-4", rule)
+    assert "protocols.low.step: a step must be one of the run's 20, but got 50" in problems(tmp_path, carried)
+    load_study(write_study(tmp_path, carried.replace("with_settings: true, ", "")))
+
+
+def test_a_step_beyond_a_budget_in_tokens_per_parameter_is_told(tmp_path):
+    study = low("at_steps: [200, 400]").replace("steps: 100,", "tokens_per_parameter: 5,")
+    assert "protocols.low.at_steps[1]: a step must be one of the run's 259, but got 400" in problems(tmp_path, study)
+
+
+MATCHED = CONSTANT.replace(
+    "context: 32}",
+    "context: 32}, big: {kind: decoder, layers: 1, width: 32, heads: 2, context: 32, training: {steps: 300}}",
+)
+MATCHED = MATCHED.replace("steps: 100,", "steps: 100, match_epochs: big,")
+
+
+def test_a_score_that_would_repeat_otherwise_than_a_run_of_its_own_length_is_refused(tmp_path):
+    told = problems(tmp_path, low("at_steps: [100, 40]", MATCHED))
+    assert "1 problem" in told
+    assert "protocols.low.at_steps[1]: a score after 40 steps must read the share of each source's windows" in told
+    assert "epochs of 'big', 0.133333, but a run of 100 steps reads 0.333333" in told
+    assert "Give that budget a model of its own, or model 'proxy' `training: {match_epochs: proxy}`" in told
+    for right in ("step: 100", "readout: ema", "branch: {at: 80, steps: 20}"):
+        load_study(write_study(tmp_path, low(right, MATCHED)))
+    assert "protocols.low.branch.at: a score after 90" in problems(
+        tmp_path, low("branch: {at: 80, steps: 10}", MATCHED)
+    )
+    as_long = low("step: 40", MATCHED.replace("{steps: 300}", "{steps: 100}"))
+    assert "big', 0.4, but a run of 100 steps reads all" in problems(tmp_path, as_long)
+    load_study(write_study(tmp_path, as_long.replace("match_epochs: big", "match_epochs: proxy")))
+
+
 def test_other_models_and_the_truth_are_told_what_they_cannot_have(tmp_path):
     several = CONSTANT.replace("[1e-3, 1e-2]}}}", "[1e-3, 1e-2]}}, at_steps: [20, 40]}")
     assert "the truth must give each recipe one score, but 'truth' has at_steps" in problems(tmp_path, several)

@@ -1,9 +1,11 @@
 """A run's id: what moves it and what does not."""
 
 import pytest
+from pydantic import ValidationError
 
 from raystudy.specs.base import canonical_json, digest
-from raystudy.specs.run import ResolvedDecoder, TrainRun
+from raystudy.specs.presets import PRESETS
+from raystudy.specs.run import ResolvedDecoder, TrainRun, read_run
 from raystudy.specs.schedules import WarmupStableDecay
 from raystudy.specs.space import LearningRateAxis, LogGrid
 from raystudy.specs.training import AdamW, RunSettings, TrainingOverride, TrainingSettings
@@ -44,6 +46,28 @@ def test_floats_that_agree_to_six_digits_are_one_run():
 def test_a_field_equal_to_its_default_is_left_out():
     assert "mlp_ratio" not in canonical_json(a_run())
     assert "mlp_ratio" in canonical_json(a_run(model=a_run().model.model_copy(update={"mlp_ratio": 2})))
+
+
+def test_a_number_that_null_stands_for_is_the_same_model_and_run():
+    shape = {"kind": "decoder", "layers": 1, "width": 8, "heads": 2, "context": 8, "vocabulary": 32}
+    plain = ResolvedDecoder(**shape)
+    for given in ({"kv_heads": 2}, {"mlp_width": 32}, {"kv_heads": 2, "mlp_width": 32}):
+        model = ResolvedDecoder(**shape, **given)
+        assert model == plain
+        assert (model.kv_heads, model.mlp_width) == (None, None)
+        assert a_run(model=model).run_id == a_run(model=plain).run_id
+        assert read_run(a_run(model=model).model_dump_json()) == a_run(model=plain)
+    others = [ResolvedDecoder(**shape, **given) for given in ({"kv_heads": 1}, {"mlp_width": 24}, {"mlp_ratio": 3})]
+    assert len({a_run(model=model).run_id for model in (plain, *others)}) == 4
+    with pytest.raises(ValidationError, match="mlp_ratio may be given only where mlp_width is null"):
+        ResolvedDecoder(**shape, mlp_ratio=2, mlp_width=16)
+
+
+@pytest.mark.parametrize(("preset", "fields"), PRESETS.items(), ids=list(PRESETS))
+def test_a_preset_keeps_the_numbers_it_gives_and_so_the_ids_of_its_runs(preset, fields):
+    shape = {"kind": "decoder", "layers": 2, "width": 64, "heads": 4, "context": 32, **fields.fields}
+    model = ResolvedDecoder(**shape, vocabulary=32)
+    assert {name: getattr(model, name) for name in shape} == shape, preset
 
 
 def test_no_identity_holds_a_number_that_is_not_finite():

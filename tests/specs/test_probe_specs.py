@@ -197,3 +197,31 @@ def test_models_under_mup_have_no_gradient_probes(tmp_path):
     text = STUDY.replace(OLD, f"{OLD}\n  flat: {{kind: sharpness, model: proxy}}")
     with pytest.raises(SpecError, match="but model 'proxy' is under muP"):
         load_study(write_study(tmp_path, text), ["models.proxy.mup_base_width=8"])
+
+
+SHARP = "{kind: sharpness, model: proxy, at: {protocol: p0, step: "
+
+
+@pytest.mark.parametrize(
+    ("trained", "step", "told"),
+    [
+        (OLD, 11, "p1.at.step: a step must be one of the 10 of the runs of 'p0', but got 11"),
+        (
+            "{kind: tuned, model: proxy, space: {lr: {grid: [1e-3]}, tokens: {grid: [320, 960]}}}",
+            6,
+            "one of the 5 of the runs of 'p0' at the point of tokens 320, but got 6",
+        ),
+        (
+            "{kind: reduced-lr, model: proxy, lr: 1e-4, branch: {at: 8, steps: 3}}",
+            4,
+            "one of the 3 of the branches of 'p0', but got 4",
+        ),
+    ],
+)
+def test_a_probe_at_a_step_that_its_runs_do_not_have_is_told_before_anything_runs(tmp_path, trained, step, told):
+    text = told_of(tmp_path, trained, f"{SHARP}{step}}}}}")
+    assert told in text
+    assert "study.yaml:" in text
+    assert "Take an earlier step, or leave `step` out for the last weights" in text
+    lines = [OLD, f"  p0: {trained}", f"  p1: {SHARP}{step - 1}}}}}"]
+    load_study(write_study(tmp_path, STUDY.replace(OLD, "\n".join(lines))))

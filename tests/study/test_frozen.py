@@ -172,6 +172,24 @@ def test_other_training_settings_or_other_shards_make_a_new_rule():
     assert rules_of(StudyState(before.study, before.inputs, {}, before.frozen))["mine"].is_frozen
 
 
+def test_a_rule_on_a_tasks_metric_rests_on_its_items_and_one_on_losses_on_no_task():
+    task = {"kind": "continuation", "validation": "p", "items": 10}
+    bases = {}
+    for metric in ("loss", "task/quiz/probability"):
+        study = rule_study(BASELINE, tasks={"quiz": task, "more": task})
+        study = study.model_copy(update={"comparison": study.comparison.model_copy(update={"primary_metric": metric})})
+        for quiz, more in (("x", "z"), ("y", "z"), ("x", "w")):
+            inputs = dataclasses.replace(inputs_of(study), tasks={"quiz": quiz, "more": more})
+            bases[metric, quiz, more] = rules_of(StudyState(study, inputs, {}))["mine"].basis.digest
+    on_loss, on_x, on_y, other_task = (
+        {bases["loss", *items] for items in (("x", "z"), ("y", "z"), ("x", "w"))},
+        *(bases["task/quiz/probability", *items] for items in (("x", "z"), ("y", "z"), ("x", "w"))),
+    )
+    assert on_x != on_y
+    assert on_x == other_task
+    assert on_loss == {"85c9a128f7c23feb39b38815aee590b7"}, "as before there were tasks"
+
+
 def test_what_is_frozen_reads_back_the_same_and_anything_else_is_told():
     before = Frozen(frozen_state(BASELINE).frozen, {"k": FrozenData("shards", 32, "recipe 'a'")})
     assert read_plain(json.loads(json.dumps(before.as_plain()))) == before

@@ -1,0 +1,106 @@
+"""What is left of a group's task, and what is done after an attempt that did not make all of it.
+
+A lost or hanging worker: again, from the newest checkpoint, `engine.max_failures` times a run. A preempted one: again,
+however often. Out of memory: again with half the micro-batch where that is "auto", else a result that says so. An
+exception: once more, since it may be the machine's; not when it comes again at the same step, or is one that a person
+must mend. Knows nothing of how a group is started.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from raystudy.artifacts.storage import Storage
+from raystudy.execute.first_cause import Cause
+from raystudy.execute.recording import Recording
+from raystudy.execute.work import RunReport, Task, about_task
+from raystudy.execute.workplace import Workplace
+from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.specs.reading import Asked
+from raystudy.specs.run import TrainRun
+
+
+class Attempts:
+    """The runs of one group task. `reports`: of those that have ended."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._engine = DeepSpeedEngine.model_validate_json(task.group)
+        self._runs = {run.run_id: run for run in task.specs() if isinstance(run, TrainRun)}
+        self._asked = dict(zip(self._runs, task.asked_of(), strict=True))
+        self._notes: list[str] = []  # of the run that is first now
+        self._errors: list[tuple[str, int]] = []  # of that run: exceptions so far, with their steps
+        self._failures: Counter[str] = Counter()
+        self._sequences: int | None = None  # of a micro-batch, where memory has made it smaller
+        self.num_preemptions = 0
+        self.reports: list[RunReport] = []
+
+    @property
+    def left(self) -> Task | None:
+        """The task for the next attempt; None when all runs have ended."""
+        runs = [run for run_id, run in self._runs.items() if run_id not in self._ended()]
+        if not runs:
+            return None
+        engine = self._engine
+        if self._sequences is not None:
+            engine = engine.model_copy(update={"micro_batch_tokens": self._sequences * runs[0].model.context})
+        return replace(
+            self._task,
+            runs=tuple(run.model_dump_json() for run in runs),
+            asked=tuple(self._asked[run.run_id].model_dump_json() for run in runs) if self._task.asked else (),
+            micro_batch_tokens=engine.micro_batch_tokens,
+            group=engine.model_dump_json(),
+            notes=(*self._task.notes, *self._notes),
+        )
+
+    def made(self, report: RunReport) -> None:
+        """A run has ended."""
+        if report.run_id not in self._runs or report.run_id in self._ended():
+            return
+        notes = [] if report.status == "failed" else [note for note in self._notes if note not in report.note]
+        self.reports.append(replace(report, note="; ".join([*([report.note] if report.note else []), *notes])))
+        self._notes, self._errors = [], []
+
+    def _ended(self) -> set[str]:
+        return {report.run_id for report in self.reports}
+
+    def failed(self, cause: Cause, seconds: float = 0.0) -> None:
+        """An attempt ended by `cause`, after so many seconds since the last run had ended."""
+        run = next((run for run_id, run in self._runs.items() if run_id not in self._ended()), None)
+        if run is None:
+            return
+        if cause.kind == "preempted":
+            self.num_preemptions += 1
+        elif cause.kind == "out-of-memory":
+            self._out_of_memory(run, cause, seconds)
+        elif cause.kind == "refused" or (cause.words, cause.step) in self._errors:
+            self._give_up(run, cause, seconds, all_left=cause.is_unwritable or not cause.run_id)
+        else:
+            self._errors += [(cause.words, cause.step)] if cause.kind == "program" else []
+            self._failures[run.run_id] += 1
+            if self._failures[run.run_id] > self._engine.max_failures:
+                self._give_up(run, cause, seconds, all_left=False)
+            else:
+                self._notes.append(f"{cause.words}; begun again from its newest checkpoint")
+
+    def _give_up(self, run: TrainRun, cause: Cause, seconds: float, *, all_left: bool) -> None:
+        chosen = [run_id for run_id in self._runs if run_id not in self._ended()] if all_left else [run.run_id]
+        for run_id in chosen:
+            told = {"is_unwritable": cause.is_unwritable, "damaged": cause.damaged}
+            self.made(RunReport(run_id, "failed", 0, seconds / len(chosen), cause.words, **told))  # type: ignore[arg-type]
+
+    def _out_of_memory(self, run: TrainRun, cause: Cause, seconds: float) -> None:
+        share = -(-run.settings.batch_sequences // self._engine.workers)
+        now = share if self._sequences is None else min(share, self._sequences)
+        if self._engine.micro_batch_tokens == "auto" and now > 1:
+            self._sequences = -(-now // 2)
+            tokens = self._sequences * run.model.context
+            self._notes.append(
+                f"out of memory with micro-batches of {now * run.model.context} tokens; begun again with {tokens}"
+            )
+            return
+        storage = Storage(Path(self._task.storage))
+        packages = about_task(self._task, {})
+        at = Workplace(storage, self._task.validation, self._task.device, packages, notes=self._notes)
+        status = Recording(run, at, {}, Asked(), is_again=False).out_of_memory(cause.words)
+        self.made(RunReport(run.run_id, status, run.num_tokens, seconds))

@@ -1,0 +1,153 @@
+"""Finds a worker that hangs: the one that is behind all others, once none of them has come on for too long.
+
+Each rank's thread writes where the rank is to a file in a folder that all ranks share, and looks at the others' files;
+whoever started the group may look too. Only this looker's own monotonic clock counts. While a rank reads, evaluates
+or writes, which may take much longer than a step, its use of its processor counts as coming on.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from raystudy.artifacts.files import write_bytes
+from raystudy.errors import StorageError
+from raystudy.execute.first_cause import Cause, leave_cause
+from raystudy.reference import beat
+from raystudy.reference.beat import Beat
+
+OUTSIDE_STEPS_SECONDS = 600.0  # least limit while ranks start, evaluate or write; steps have the engine's own
+HANG_STATUS = 76  # exit status of a rank that found a hang
+_LEAST_CPU_SECONDS = 0.5  # of processor time that count as coming on, outside steps
+_WAITING = (os.sep + os.path.join("torch", "distributed") + os.sep, os.sep + os.path.join("deepspeed", "comm") + os.sep)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    beat: Beat
+    cpu_seconds: float
+    is_waiting: bool  # its main thread is inside a collective
+    place: str  # its innermost line of code
+
+
+class Watch:
+    """Looks at the beats of `size` ranks in `folder`; `limit_seconds` is how long a step may take."""
+
+    def __init__(
+        self, folder: Path, size: int, limit_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._folder, self._size, self._limit, self._clock = folder, size, limit_seconds, clock
+        self._last: dict[int, _Seen] = {}
+        self._since = clock()
+
+    @property
+    def interval_seconds(self) -> float:
+        """How often to look and to write."""
+        return min(5.0, max(0.05, self._limit / 10))
+
+    def look(self) -> Cause | None:
+        """The rank that hangs as a cause, or None as long as ranks come on."""
+        now, seen = self._clock(), self._read()
+        if any(self._comes_on(rank, found) for rank, found in seen.items()):
+            self._last |= {r: s for r, s in seen.items() if self._comes_on(r, s) or r not in self._last}
+            self._since = now
+        if len(seen) < self._size:
+            return None  # a rank has not begun: who starts the group sees whether it lives
+        behind = min(found.beat for found in seen.values())
+        limit = self._limit if behind.is_in_step else max(self._limit, OUTSIDE_STEPS_SECONDS)
+        return self._cause(seen, behind, now - self._since) if now - self._since > limit else None
+
+    def _comes_on(self, rank: int, seen: _Seen) -> bool:
+        before = self._last.get(rank)
+        if before is None or seen.beat != before.beat:
+            return True
+        is_at_work = not seen.beat.is_in_step and not seen.is_waiting
+        return is_at_work and seen.cpu_seconds - before.cpu_seconds > _LEAST_CPU_SECONDS
+
+    def _cause(self, seen: dict[int, _Seen], behind: Beat, seconds: float) -> Cause:
+        last = [rank for rank, found in seen.items() if found.beat == behind]
+        at_work = [rank for rank in last if not seen[rank].is_waiting]
+        hangs = at_work or last
+        ranks = "worker " if len(hangs) == 1 else "workers "
+        ranks += f"{', '.join(map(str, hangs))} of {self._size}"
+        others = [rank for rank in seen if rank not in hangs]
+        waits = f"; {', '.join(f'worker {rank}' for rank in others)} waited" if others else ""
+        words = (
+            f"{ranks} hung {behind} ({seen[hangs[0]].place}): no step was made for {_duration(seconds)}{waits}. "
+            f"If its steps take so long, raise engine.hang_minutes"
+        )
+        return Cause("hang", words, hangs[0], step=max(behind.step, 0))
+
+    def _read(self) -> dict[int, _Seen]:
+        found = {}
+        for rank in range(self._size):
+            try:
+                value = json.loads(_beat_path(self._folder, rank).read_bytes())
+            except (OSError, ValueError):
+                continue
+            found[rank] = _Seen(Beat(*value["beat"]), value["cpu_seconds"], value["is_waiting"], value["place"])
+        return found
+
+
+class WatchThread:
+    """A rank's thread that writes its beat and looks for a hang; on one it leaves the cause and ends the process."""
+
+    def __init__(self, folder: Path, rank: int, size: int, limit_seconds: float) -> None:
+        self._folder, self._rank = folder, rank
+        self._watch = Watch(folder, size, limit_seconds)
+        self._main = threading.main_thread().ident or 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._go, name="hang-watch", daemon=True)
+
+    def __enter__(self) -> "WatchThread":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _go(self) -> None:
+        while not self._ended.wait(self._watch.interval_seconds):
+            try:
+                self._write()
+                cause = self._watch.look()
+            except (OSError, StorageError):
+                continue  # a folder that cannot be written now: without beats nobody is said to hang
+            if cause is not None:
+                leave_cause(self._folder, cause)
+                print(f"raystudy: {cause.words}", file=sys.stderr, flush=True)
+                os._exit(HANG_STATUS)
+
+    def _write(self) -> None:
+        now, frame = beat.now(), sys._current_frames().get(self._main)
+        files = list(_files(frame))
+        about = {
+            "beat": [now.member, now.step, now.phase],
+            "cpu_seconds": time.process_time(),
+            "is_waiting": any(part in file for file, _ in files for part in _WAITING),
+            "place": f"{Path(files[0][0]).name}, line {files[0][1]}" if files else "",
+        }
+        write_bytes(_beat_path(self._folder, self._rank), json.dumps(about).encode(), durable=False)
+
+
+def _files(frame: FrameType | None) -> "list[tuple[str, int]]":
+    """File and line of every frame, innermost first."""
+    found = []
+    while frame is not None:
+        found.append((frame.f_code.co_filename, frame.f_lineno))
+        frame = frame.f_back
+    return found
+
+
+def _beat_path(folder: Path, rank: int) -> Path:
+    return folder / f"beat-{rank}.json"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.1f} s"

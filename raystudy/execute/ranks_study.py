@@ -1,0 +1,117 @@
+"""All missing runs of a study's model by the ranks that a launcher has started: without Ray, as on Slurm.
+
+Rank 0 is the study's driver: it holds the study, builds its data and plans its waves as `raystudy run` does, and tells
+the others what to make. The engine's number of workers must be that of the ranks.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from raystudy.artifacts.files import writing_name
+from raystudy.artifacts.storage import Storage, locate_storage
+from raystudy.errors import RaystudyError, SpecError
+from raystudy.execute.hang_watch import WatchThread
+from raystudy.execute.loop import run_study
+from raystudy.execute.progress import Progress
+from raystudy.execute.rank import make_on_rank
+from raystudy.execute.work import RunReport, Task
+from raystudy.reference.world import World, join, leave
+from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.specs.load import LoadedStudy, load_study
+from raystudy.study.chosen import Chosen
+
+
+def make_study_on_rank(options: argparse.Namespace, patience_seconds: float) -> int:
+    """Make the runs that `options` choose; the exit status, the same on all ranks.
+
+    Raises:
+        RaystudyError: on rank 0: the study, the choice or the storage are wrong, or some wanted runs have no result.
+    """
+    loaded = load_study(Path(options.study), options.overrides)
+    engine = _engine(loaded, options)
+    world = join(engine.device, patience_seconds)
+    if world.size != engine.workers:
+        raise SpecError(
+            f"models.{options.model}.engine.workers must be the number of ranks that the launcher started, but is "
+            f"{engine.workers} and there are {world.size}. Start {engine.workers}, or add "
+            f"--set models.{options.model}.engine.workers={world.size}"
+        )
+    status = _lead(loaded, options, engine, world) if world.rank == 0 else _follow(engine, world)
+    leave(world)
+    return status
+
+
+def _engine(loaded: LoadedStudy, options: argparse.Namespace) -> DeepSpeedEngine:
+    engines = loaded.spec.deepspeed_engines()
+    if options.model not in engines:
+        known = ", ".join(engines) or "none"
+        raise SpecError(f"--model must name a model of engine deepspeed ({known}), but got {options.model!r}")
+    return engines[options.model]
+
+
+def _lead(loaded: LoadedStudy, options: argparse.Namespace, engine: DeepSpeedEngine, world: World) -> int:
+    error: RaystudyError | None = None
+    status = 1
+    try:
+        storage = locate_storage(options.storage, loaded)
+        chosen = Chosen(options.model, options.recipe, options.lr, options.seed)
+        executor = _RanksExecutor(world, engine, storage, loaded.spec.name)
+        done = run_study(loaded, storage, lambda: executor, Progress(), chosen=chosen)
+        print(f"{done.name}: {done.num_made} runs made, {done.num_done_before} were done, {done.num_wanted} wanted")
+        done.raise_if_incomplete()
+        status = 0
+    except RaystudyError as raised:
+        error, status = raised, raised.exit_status
+    world.broadcast({"status": status})
+    if error is not None:
+        raise error
+    return status
+
+
+def _follow(engine: DeepSpeedEngine, world: World) -> int:
+    while True:
+        told = world.broadcast(None)
+        if "status" in told:
+            return int(told["status"])
+        _make(Task(**told["task"]), engine, world, Path(told["folder"]))
+
+
+def _make(task: Task, engine: DeepSpeedEngine, world: World, folder: Path) -> list[RunReport]:
+    with WatchThread(folder, world.rank, world.size, 60 * engine.hang_minutes):
+        return make_on_rank(task)
+
+
+class _RanksExecutor:
+    """Makes tasks by the ranks there are, one after another."""
+
+    def __init__(self, world: World, engine: DeepSpeedEngine, storage: Storage, study: str) -> None:
+        self._world, self._engine = world, engine
+        # Where ranks leave their beats; the name lets leftovers.py remove it if this process dies.
+        self._folder = storage.study(study).path / writing_name()
+
+    def group_places(self, engine: DeepSpeedEngine) -> int:  # noqa: ARG002 (one group, this one)
+        """How many groups can be at work at once."""
+        return 1
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
+        """Make all tasks, in order."""
+        for task in tasks:
+            told: dict[str, Any] = {"task": asdict(task), "folder": str(self._folder)}
+            self._world.broadcast(told)
+            yield from _make(task, self._engine, self._world, self._folder)
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in os.listdir(self._folder):
+            (self._folder / name).unlink(missing_ok=True)
+        self._folder.rmdir()
