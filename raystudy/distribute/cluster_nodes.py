@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from raystudy.distribute.shapes import Node
+from raystudy.distribute.group_places import Node
 
 
 def present_nodes(ray: Any) -> list[Node]:

@@ -1,97 +1,149 @@
-"""One task of several workers as one run of Ray Train: the workers are placed, watched and started again if lost.
+"""A task of several workers as runs of Ray Train, one after another until all its runs are made or given up.
 
-Loaded in a Tune trial and in the processes that Ray Train starts, never in the driver (it loads torch). Ray's own
-checkpoints are not used: the work finds its own on the storage, and passes over members that have a record.
+Loaded in a Tune trial and in the processes that Ray Train starts, never in the driver (it loads torch). What is done
+after a failure is decided by execute/attempts.py, as without Ray, so Ray Train itself tries again only where a node was
+preempted. Its checkpoints are not used: the work finds its own on the storage, and passes over runs with a record.
 """
 
 import json
 import os
+import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raystudy.distribute.first_cause import first_cause, own_errors
-from raystudy.distribute.shapes import engine_of
+from raystudy.artifacts.files import storage_errors, writing_name
+from raystudy.artifacts.storage import Storage
+from raystudy.distribute.rank_errors import RankError, group_cause
+from raystudy.errors import StorageError
+from raystudy.execute.attempts import Attempts
+from raystudy.execute.first_cause import Cause, cause_of, first_cause, leave_cause
+from raystudy.execute.hang_watch import WatchThread
 from raystudy.execute.work import RunReport, Task, failed_reports
+from raystudy.specs.engines import DeepSpeedEngine
 
-_MOST_START_FAILURES = 3  # Ray's own default tries for ever
-_COLLECTIVE_SECONDS = 3600  # at least, of patience with a rank that evaluates alone or reads slowly
+GroupWork = Callable[[Task, Callable[[RunReport], None]], list[RunReport]]
+
+_MOST_START_FAILURES = 3  # of workers that do not come up; Ray's own default tries for ever
+# How long a collective may last: days, since a rank that hangs is found by the watch, and rank 0 may work alone long.
+_PATIENCE_SECONDS = 7 * 86_400
 
 
-class OwnError(Exception):
-    """The work itself raised: to start the workers again would end the same."""
+def train_group(task: Task, number: int, work: GroupWork) -> list[RunReport]:
+    """Make the runs of `task` with all workers of its group, each of which calls `work`.
 
-
-class StopAtOwnError(UserCallback):  # type: ignore[misc]
-    """Ends a run of Ray Train that would try again after an error that comes again; Ray tries only lost workers again.
-
-    Called in Ray Train's controller, which takes an error of a callback for the end of the run.
+    `number`: how often the task was tried before in this launch. With the number of a run of Ray Train in it that is
+    part of the run's name, which Ray must never see twice: it would return what a run of that name returned before.
     """
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
-        """Called with the errors of all ranks that have one."""
-        if own_errors(worker_exceptions):
-            raise OwnError(first_cause(worker_exceptions, self._workers))
-
-
-def on_worker(config: dict[str, Any]) -> str | None:
-    """What each worker does; the reports of rank 0, as JSON, are what the run returns.
-
-    Returned and not reported by `ray.train.report`, which would wait for every rank, also one that fails.
-    """
-    reports = config["work"](Task(**json.loads(config["task"])))
-    return json.dumps([asdict(report) for report in reports]) if reports else None
+    attempts, count = Attempts(task), 0
+    while (left := attempts.left) is not None:
+        started, num_before = time.monotonic(), len(attempts.reports)
+        with _meeting_place(left) as folder:
+            cause = _run(left, f"ref-{left.task_id}-a{number}.{count}", folder, work, attempts)
+        seconds = time.monotonic() - started - sum(report.seconds for report in attempts.reports[num_before:])
+        if attempts.left is not None:
+            attempts.failed(cause or Cause("lost", "the workers ended without a report"), max(0.0, seconds))
+        count += 1
+    return attempts.reports
 
 
-def train_group(task: Task, attempt: int, work: Callable[[Task], list[RunReport]]) -> list[RunReport]:
-    """Make the runs of `task` with all workers of its group, each of which calls `work`; never raises for a failure.
+@contextmanager
+def _meeting_place(task: Task) -> Iterator[Path]:
+    """A folder that all ranks see, wherever they are; a launch removes it should its trial be killed."""
+    folder = Storage(Path(task.storage)).runs.folder(task.task_id) / writing_name()
+    with storage_errors(folder):
+        folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    `attempt`: how often the task was tried before in this launch; part of the name, which Ray must never see twice (it
-    would return what a run of that name returned before).
-    """
-    engine, started = engine_of(task), time.monotonic()
-    resources = {"CPU": engine.cpus_per_worker} | ({"GPU": engine.gpus_per_worker} if engine.gpus_per_worker else {})
-    with tempfile.TemporaryDirectory(prefix="raystudy-train-", ignore_cleanup_errors=True) as folder:
-        trainer = TorchTrainer(
-            on_worker,
-            train_loop_config={"task": json.dumps(asdict(task)), "work": work},
-            torch_config=TorchConfig(
-                backend="nccl" if engine.gpus_per_worker else "gloo",
-                timeout_s=int(max(_COLLECTIVE_SECONDS, 2 * 60 * engine.hang_minutes)),
-            ),
-            scaling_config=ScalingConfig(
-                num_workers=engine.workers, use_gpu=bool(engine.gpus_per_worker), resources_per_worker=resources
-            ),
-            run_config=RunConfig(
-                name=f"ref-{task.task_id}-a{attempt}",
-                storage_path=os.path.realpath(folder),
-                failure_config=FailureConfig(
-                    max_failures=engine.max_failures, controller_failure_limit=_MOST_START_FAILURES
-                ),
-                callbacks=[StopAtOwnError(engine.workers)],
-            ),
-        )
+
+def _run(task: Task, name: str, folder: Path, work: GroupWork, attempts: Attempts) -> Cause | None:
+    """One run of Ray Train; None if it went to its end."""
+    engine = DeepSpeedEngine.model_validate_json(task.group)
+    told, errors = None, {}
+    with tempfile.TemporaryDirectory(prefix="raystudy-train-", ignore_cleanup_errors=True) as of_ray:
+        config = {"task": json.dumps(asdict(task)), "folder": str(folder), "work": work}
+        trainer = _trainer(engine, config, name, os.path.realpath(of_ray))
         try:
             returned = getattr(trainer.fit(), "return_value", None)
         except TrainingFailedError as error:
-            return failed_reports(task, _cause(error, engine.workers), time.monotonic() - started)
-    if returned is None:
-        return failed_reports(task, "the workers ended without a report", time.monotonic() - started)
-    return [RunReport(**report) for report in json.loads(returned)]
+            returned, errors = None, dict(getattr(error, "worker_failures", {}))
+            failure = getattr(error, "controller_failure", None)
+            if failure is not None:
+                words = f"Ray Train could not start the workers: {str(failure).strip().splitlines()[0][:300]}"
+                told = Cause("lost", words)
+    for report in _reports(folder, returned):
+        attempts.made(report)
+    if attempts.left is None:
+        return None
+    for report in failed_reports(attempts.left, ""):  # those with a record, should their reports be lost
+        if report.status != "failed":
+            attempts.made(report)
+    with suppress(StorageError):
+        told = told or first_cause(folder)
+    return group_cause(told, errors, engine.workers)
 
 
-def _cause(error: TrainingFailedError, workers: int) -> str:
-    failure = getattr(error, "controller_failure", None)
-    if isinstance(failure, OwnError):
-        return str(failure)
-    if failure is not None:
-        return f"Ray Train could not start the workers: {str(failure).strip().splitlines()[0][:300]}"
-    return first_cause(getattr(error, "worker_failures", {}), workers)
+def _trainer(engine: DeepSpeedEngine, config: dict[str, Any], name: str, of_ray: str) -> TorchTrainer:
+    resources = {"CPU": engine.cpus_per_worker} | ({"GPU": engine.gpus_per_worker} if engine.gpus_per_worker else {})
+    return TorchTrainer(
+        on_worker,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if engine.gpus_per_worker else "gloo", timeout_s=_PATIENCE_SECONDS),
+        scaling_config=ScalingConfig(
+            num_workers=engine.workers, use_gpu=bool(engine.gpus_per_worker), resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=of_ray,
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=_MOST_START_FAILURES),
+        ),
+    )
+
+
+def _reports(folder: Path, returned: str | None) -> Iterator[RunReport]:
+    """What rank 0 reported, as it went or at the end; a line cut short by its death is left out."""
+    with suppress(OSError):
+        for line in (folder / "reports.jsonl").read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                yield RunReport(**json.loads(line))
+    for report in json.loads(returned) if returned else ():
+        yield RunReport(**report)
+
+
+def on_worker(config: dict[str, Any]) -> str | None:
+    """What each worker does; rank 0 returns the reports as JSON.
+
+    They are returned, and written as they come, but not given to `ray.train.report`: that waits for every rank, also
+    for one that has failed.
+    """
+    task, folder = Task(**json.loads(config["task"])), Path(config["folder"])
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    limit = 60 * DeepSpeedEngine.model_validate_json(task.group).hang_minutes
+
+    def tell(report: RunReport) -> None:
+        with suppress(OSError), (folder / "reports.jsonl").open("a") as file:
+            file.write(json.dumps(asdict(report)) + "\n")
+
+    with WatchThread(folder, rank, size, limit, thread=threading.get_ident()):
+        try:
+            reports = config["work"](task, tell)
+        except Exception as error:
+            known = getattr(error, "cause", None)
+            cause = known if isinstance(known, Cause) else cause_of(error, rank, "", 0, is_out_of_memory=False)
+            with suppress(StorageError):
+                leave_cause(folder, cause)
+            raise RankError.of(cause) from error
+    return json.dumps([asdict(report) for report in reports]) if reports else None

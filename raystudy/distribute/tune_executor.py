@@ -20,9 +20,10 @@ from typing import Any, Self
 
 from raystudy.distribute.cluster_nodes import possible_nodes, present_nodes
 from raystudy.distribute.connection import connected, import_ray, need_train, set_up_process
-from raystudy.distribute.shapes import TRIAL_CPUS, Shape, by_shape, check_fits, num_at_once
+from raystudy.distribute.group_places import TRIAL_CPUS, check_fits, num_at_once
 from raystudy.distribute.shared_storage import NotSharedError
 from raystudy.execute.gpus import check_gpus
+from raystudy.execute.shapes import Shape, by_shape, shape_of_engine
 from raystudy.execute.work import RunReport, Task, do_task, failed_reports
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import ProbeRun
@@ -31,6 +32,7 @@ from raystudy.specs.study import Resources
 _REPORT = "raystudy_reports"
 
 Work = Callable[[Task], list[RunReport]]
+GroupWork = Callable[[Task, Callable[[RunReport], None]], list[RunReport]]
 
 # Tasks of one Tuner: what Tune keeps of a trial (its state, placed and finished) grows with their number and is
 # looked through on every event. Enough for each slot that the wait for a block's last task is a small part.
@@ -46,8 +48,8 @@ def run_trial(config: dict[str, Any], tasks: dict[str, str], work: Work) -> dict
     return {_REPORT: json.dumps([asdict(report) for report in reports])}
 
 
-def run_group_trial(config: dict[str, Any], tasks: dict[str, str], attempts: dict[str, int], work: Work) -> Any:
-    """What the trial of a task of several workers does: one run of Ray Train, of which each worker calls `work`."""
+def run_group_trial(config: dict[str, Any], tasks: dict[str, str], attempts: dict[str, int], work: GroupWork) -> Any:
+    """What the trial of a task of several workers does: runs of Ray Train, of which each worker calls `work`."""
     set_up_process()  # the nodes of a cluster that was there before us do not have our driver's environment
     from raystudy.distribute.train_group import train_group
 
@@ -56,11 +58,11 @@ def run_group_trial(config: dict[str, Any], tasks: dict[str, str], attempts: dic
     return {_REPORT: json.dumps([asdict(report) for report in reports])}
 
 
-def make_on_rank(task: Task) -> list[RunReport]:
+def do_on_rank(task: Task, told: Callable[[RunReport], None]) -> list[RunReport]:
     """What each worker of a group does; loaded there only, since it needs torch."""
     from raystudy.execute.rank import make_on_rank
 
-    return make_on_rank(task)
+    return make_on_rank(task, told)
 
 
 class TuneExecutor:
@@ -73,10 +75,10 @@ class TuneExecutor:
         *,
         is_storage_shared: bool = True,
         work: Work = do_task,
-        group_work: Work = make_on_rank,
+        group_work: GroupWork = do_on_rank,
     ) -> None:
         """`is_storage_shared`: the storage is named so that it can be the same on all nodes; `work` makes a task of one
-        process, `group_work` is what each worker of a group calls, with rank 0 to give the reports."""
+        process, `group_work` is what each worker of a group calls (see `execute.rank.make_on_rank`)."""
         self._address, self._resources, self._work, self._group_work = address, resources, work, group_work
         self._attempts: Counter[str] = Counter()
         self._is_storage_shared = is_storage_shared
@@ -109,9 +111,13 @@ class TuneExecutor:
     ) -> None:
         self._open.close()
 
-    def group_places(self, engine: DeepSpeedEngine) -> int:  # noqa: ARG002
-        """How many groups can be at work at once."""
-        return 1
+    def group_places(self, engine: DeepSpeedEngine) -> int:
+        """How many groups of `engine` the cluster is asked for at once; at least one."""
+        return self._num_at_once(shape_of_engine(engine))
+
+    def _num_at_once(self, shape: Shape) -> int:
+        nodes, _ = possible_nodes(self._ray)
+        return num_at_once(shape, present_nodes(self._ray), nodes)
 
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         """A Tuner for each shape and block of its tasks, the largest shape first; reports come as trials end.
@@ -126,14 +132,14 @@ class TuneExecutor:
             for first in range(0, len(those), self._block):
                 yield from self._run_block(those[first : first + self._block], shape)
 
-    def _check(self, shapes: Sequence[tuple[Shape | None, list[Task]]]) -> None:
+    def _check(self, shapes: Sequence[tuple[Shape, list[Task]]]) -> None:
         for shape, tasks in shapes:
-            if shape is not None:
+            if shape.workers:
                 need_train()
                 nodes, may_grow = possible_nodes(self._ray)
                 check_fits(shape, tasks[0], nodes, may_grow=may_grow)
 
-    def _run_block(self, tasks: Sequence[Task], shape: Shape | None) -> Iterator[RunReport]:
+    def _run_block(self, tasks: Sequence[Task], shape: Shape) -> Iterator[RunReport]:
         ended: Ended = queue.Queue()
         started: dict[str, float] = {}
         fit = threading.Thread(target=self._fit, args=(tasks, shape, ended, started), daemon=True)
@@ -150,7 +156,7 @@ class TuneExecutor:
         for task in left.values():
             yield from _died(task, "the trial ended without a report", started)
 
-    def _fit(self, tasks: Sequence[Task], shape: Shape | None, ended: "Ended", started: dict[str, float]) -> None:
+    def _fit(self, tasks: Sequence[Task], shape: Shape, ended: "Ended", started: dict[str, float]) -> None:
         try:
             self._tuner(tasks, shape, ended, started).fit()
         except BaseException as error:
@@ -158,7 +164,7 @@ class TuneExecutor:
         else:
             ended.put(None)
 
-    def _tuner(self, tasks: Sequence[Task], shape: Shape | None, ended: "Ended", started: dict[str, float]) -> Any:
+    def _tuner(self, tasks: Sequence[Task], shape: Shape, ended: "Ended", started: dict[str, float]) -> Any:
         import_ray()
         from ray import tune
 
@@ -175,20 +181,18 @@ class TuneExecutor:
             ),
         )
 
-    def _trainable(self, tasks: Sequence[Task], shape: Shape | None) -> tuple[Any, int | None]:
+    def _trainable(self, tasks: Sequence[Task], shape: Shape) -> tuple[Any, int | None]:
         """What a trial does, with what it asks for, and how many may go on at once (None: as many as fit)."""
         from ray import tune
 
         by_id = {task.task_id: json.dumps(asdict(task)) for task in tasks}
-        if shape is None:
+        if not shape.workers:
             asked = {"cpu": self._resources.cpus_per_run, "gpu": self._resources.gpus_per_run}
             return tune.with_resources(tune.with_parameters(run_trial, tasks=by_id, work=self._work), asked), None
         attempts = {task_id: self._attempts[task_id] for task_id in by_id}
         self._attempts.update(by_id.keys())
         doing = tune.with_parameters(run_group_trial, tasks=by_id, attempts=attempts, work=self._group_work)
-        nodes, _ = possible_nodes(self._ray)
-        at_once = num_at_once(shape, present_nodes(self._ray), nodes)
-        return tune.with_resources(doing, {"cpu": TRIAL_CPUS}), at_once
+        return tune.with_resources(doing, {"cpu": TRIAL_CPUS}), self._num_at_once(shape)
 
 
 def _shown(task: Task) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,9 @@ import torch.distributed as dist
 
 from raystudy.artifacts.storage import Storage
 from raystudy.distribute.tune_executor import TuneExecutor
+from raystudy.errors import DataError
+from raystudy.execute.first_cause import cause_of
+from raystudy.execute.rank import LostGroupError
 from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import TrainRun
@@ -25,7 +29,7 @@ from raystudy.specs.study import Resources
 from tests.train.test_training import a_run
 
 STEPS, MEMBERS = 6, 3
-RAISED = "the planted error of one rank"
+RAISED = "one rank finds no tokens"
 
 
 def a_group_task(storage: Path, happens: str, *, members: int = MEMBERS, workers: int = 2, **engine: object) -> Task:
@@ -36,7 +40,7 @@ def a_group_task(storage: Path, happens: str, *, members: int = MEMBERS, workers
     return Task(tuple(run.model_dump_json() for run in runs), str(storage), {}, recipe=happens, model="m", group=group)
 
 
-def train_together(task: Task) -> list[RunReport]:
+def train_together(task: Task, told: Callable[[RunReport], None]) -> list[RunReport]:
     """What `make_on_rank` promises: members with a record are passed over, others go on from their checkpoint."""
     storage, rank = Path(task.storage), dist.get_rank()
     ledger, reports = Storage(storage).runs, []
@@ -62,6 +66,8 @@ def train_together(task: Task) -> list[RunReport]:
             ledger.write_result(run.run_id, {**result, "seconds": total, "provenance": {}})
         seconds = time.perf_counter() - started
         reports.append(RunReport(run.run_id, "finished", run.num_tokens, seconds, is_made=not is_done))
+        if rank == 0:
+            told(reports[-1])
     return reports if rank == 0 else []
 
 
@@ -72,14 +78,16 @@ def _of_rank_0(value: int) -> int:
 
 
 def _happens(task: Task, run: TrainRun, rank: int, step: int) -> None:
-    if task.recipe == "raises" and rank == 1 and step == 2:
-        raise ValueError(RAISED)
-    if task.recipe == "slow":
-        time.sleep(0.3)
-    if task.recipe in ("killed", "slow") and (rank, run.seed, step) == (1, 1, 3):
+    """Slow: time to kill the driver in; a worker dies in the second member, once; the third fails on one rank."""
+    if task.recipe != "slow":
+        return
+    time.sleep(0.3)
+    if (rank, run.seed, step) == (1, 1, 3):
         with suppress(FileExistsError):
-            (Path(task.storage) / f"killed-{task.task_id}").touch(exist_ok=False)
+            (Path(task.storage) / f"killed-{run.run_id}").touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
+    if (rank, run.seed, step) == (1, 2, 2):
+        raise LostGroupError(cause_of(DataError(RAISED), rank, run.run_id, step, is_out_of_memory=False))
 
 
 def _note(storage: Path, **what: object) -> None:

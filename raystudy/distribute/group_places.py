@@ -1,4 +1,4 @@
-"""How groups of workers fit on a cluster: shapes, how many groups at once, and which requests can never be met.
+"""Places for groups of workers on a cluster: how many groups fit at once, and which requests can never be met.
 
 Pure: knows nodes by what they hold, nothing of Ray.
 """
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raystudy.errors import SpecError
+from raystudy.execute.shapes import Shape
 from raystudy.execute.work import Task
-from raystudy.specs.engines import DeepSpeedEngine
 
 # What the trial asks for that starts the workers of a group and waits for them.
 TRIAL_CPUS = 0.01
@@ -19,47 +19,12 @@ _ROUNDING = 1e-6  # Ray counts resources in ten-thousandths
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What one group takes: `workers` processes with so many CPUs and GPUs each."""
-
-    workers: int
-    cpus: float
-    gpus: int
-
-    @property
-    def size(self) -> tuple[float, float, int]:
-        """For an order by size: GPUs, CPUs, workers."""
-        return (self.workers * self.gpus, self.workers * self.cpus, self.workers)
-
-
-@dataclass(frozen=True)
 class Node:
     """What one node holds, used or not; `count`: of how many such nodes a cluster consists, or may at most."""
 
     cpus: float
     gpus: float = 0.0
     count: float = 1
-
-
-def engine_of(task: Task) -> DeepSpeedEngine:
-    """The engine of a task that several workers make."""
-    return DeepSpeedEngine.model_validate_json(task.group)
-
-
-def shape_of(task: Task) -> Shape | None:
-    """What a task takes; None: a task of one process, which takes what the study's resources say."""
-    if not task.group:
-        return None
-    engine = engine_of(task)
-    return Shape(engine.workers, engine.cpus_per_worker, engine.gpus_per_worker)
-
-
-def by_shape(tasks: Sequence[Task]) -> list[tuple[Shape | None, list[Task]]]:
-    """The tasks of each shape, the largest shape first and those of one process last; their order is kept."""
-    found: dict[Shape | None, list[Task]] = {}
-    for task in tasks:
-        found.setdefault(shape_of(task), []).append(task)
-    return sorted(found.items(), key=lambda item: item[0].size if item[0] else (0.0, 0.0, 0), reverse=True)
 
 
 def num_groups(shape: Shape, nodes: Sequence[Node]) -> int:
@@ -91,10 +56,10 @@ def check_fits(shape: Shape, task: Task, nodes: Sequence[Node], *, may_grow: boo
     """
     if num_groups(shape, nodes):
         return
-    asked = [f"{shape.workers} workers x {shape.cpus:g} CPU = {shape.workers * shape.cpus:g} CPU"]
+    asked = [f"{shape.workers} workers x {shape.cpus_per_worker:g} CPU = {shape.workers * shape.cpus_per_worker:g} CPU"]
     has = [f"{sum(node.cpus * node.count for node in nodes):g} CPU"]
     if shape.gpus:
-        asked.append(f"{shape.workers} x {shape.gpus} GPU = {shape.workers * shape.gpus} GPU")
+        asked.append(f"{shape.workers} x {shape.gpus_per_worker} GPU = {shape.gpus} GPU")
         has.append(f"{sum(node.gpus * node.count for node in nodes):g} GPU")
     places = sum(_workers_on(node, shape) * node.count for node in nodes)
     raise SpecError(
@@ -107,9 +72,9 @@ def check_fits(shape: Shape, task: Task, nodes: Sequence[Node], *, may_grow: boo
 
 def _workers_on(node: Node, shape: Shape) -> int:
     """Workers that one such node holds."""
-    limits = [math.floor(node.cpus / shape.cpus + _ROUNDING)]
+    limits = [math.floor(node.cpus / shape.cpus_per_worker + _ROUNDING)]
     if shape.gpus:
-        limits.append(math.floor(node.gpus / shape.gpus + _ROUNDING))
+        limits.append(math.floor(node.gpus / shape.gpus_per_worker + _ROUNDING))
     return max(0, min(limits))
 
 
@@ -119,7 +84,7 @@ def _each(node: Node) -> range:
 
 def _trials_beside(node: Node, workers: int, shape: Shape) -> int:
     """Trials that find room on a node beside all workers that it holds."""
-    return math.floor((node.cpus - workers * shape.cpus) / TRIAL_CPUS + _ROUNDING)
+    return math.floor((node.cpus - workers * shape.cpus_per_worker) / TRIAL_CPUS + _ROUNDING)
 
 
 def _places_lost(trials: int, spare: Sequence[int]) -> int:
