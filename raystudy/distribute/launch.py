@@ -6,7 +6,7 @@ from pathlib import Path
 from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
 from raystudy.execute.budget import Budget
-from raystudy.execute.gpus import check_gpus, visible_gpus
+from raystudy.execute.gpus import check_gpus, check_group_gpus, visible_gpus
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.local import Executor, local_executor
 from raystudy.execute.loop import Launch, run_study
@@ -40,12 +40,19 @@ def launch(
     if local and resources.gpus_per_run > 0:
         need_packages("torch")
         check_gpus(resources, len(visible_gpus()), "this machine")
+    engines = loaded.spec.deepspeed_engines()
+    if local and engines:
+        need_packages("deepspeed", extra="deepspeed")
+    has_gpu_groups = any(engine.gpus_per_worker for engine in engines.values())
+    if local and has_gpu_groups:
+        need_packages("torch")
+        check_group_gpus(loaded.spec, len(visible_gpus()), "this machine")
 
     def make_executor() -> Executor:
         if local:
             if not loaded.spec.is_synthetic:
                 need_packages("torch")
-            return local_executor(chosen, resources.gpus_per_run)
+            return local_executor(chosen, resources.gpus_per_run, has_gpu_groups=has_gpu_groups)
         from raystudy.distribute.tune_executor import TuneExecutor
 
         return TuneExecutor(address, resources, is_storage_shared=storage.is_absolute)

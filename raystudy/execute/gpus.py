@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from raystudy.errors import SpecError
-from raystudy.specs.study import Resources
+from raystudy.specs.study import Resources, StudySpec
 
 
 def visible_gpus() -> list[str]:
@@ -31,6 +31,22 @@ def check_gpus(resources: Resources, available: int, where: str) -> None:
             f"{where} must have the {resources.gpus_per_run:g} GPUs that resources.gpus_per_run asks for, but has "
             f"{available}. Set it to 0 to train on CPUs, or go where there are GPUs and a build of torch for them"
         )
+
+
+def check_group_gpus(study: StudySpec, available: int, where: str) -> None:
+    """See that the groups of workers of every model get the GPUs they ask for.
+
+    Raises:
+        SpecError: there are fewer.
+    """
+    for name, engine in study.deepspeed_engines().items():
+        asked = engine.workers * engine.gpus_per_worker
+        if asked > available:
+            raise SpecError(
+                f"{where} must have the {asked} GPUs that models.{name}.engine asks for ({engine.workers} workers x "
+                f"{engine.gpus_per_worker} GPU each), but has {available}. Ask for fewer workers, set gpus_per_worker "
+                f"to 0 to train on CPUs, or go where there are so many GPUs and a build of torch for them"
+            )
 
 
 def gpu_places(visible: Sequence[str], per_run: float) -> list[str]:

@@ -126,15 +126,15 @@ def check_files(study: StudySpec) -> None:
     check_holdouts(study.all_recipes, study.validation)
 
 
-def need_packages(*names: str) -> None:
-    """See that the packages of the `train` extra are there.
+def need_packages(*names: str, extra: str = "train") -> None:
+    """See that packages of an extra are there.
 
     Raises:
         MissingPackageError: one is not.
     """
     lacking = [name for name in names if find_spec(name) is None]
     if lacking:
-        raise MissingPackageError(f"{', '.join(lacking)} must be installed to build and train. Install raystudy[train]")
+        raise MissingPackageError(f"{', '.join(lacking)} must be installed to build and train. Install raystudy[{extra}]")
 
 
 UNBUILT = "unbuilt:"  # in front of what stands in for the digest of shards that are not built

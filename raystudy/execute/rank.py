@@ -8,6 +8,7 @@ group, since the others wait for it. torch is loaded here, and DeepSpeed where s
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ class _Member:
         self._run, self._asked, self._engine, self._world = run, asked, engine, world
         storage = Storage(Path(task.storage))
         storage.runs.mends = world.rank == 0
-        about = {**about_task(task, {}), "engine": engine.model_dump(mode="json", exclude_defaults=True)}
+        about = {**about_task(task, {"deepspeed": version("deepspeed")}), "engine": engine.model_dump(mode="json", exclude_defaults=True)}
         self._at = Workplace(
             storage, task.validation, world.device, about, downstream=task.downstream, notes=list(task.notes)
         )
