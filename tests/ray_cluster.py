@@ -91,7 +91,7 @@ def _stop(head: "subprocess.Popen[bytes]") -> None:
     """Stop this cluster alone: SIGTERM to its `ray start --block`, then whatever its session still holds."""
     head.send_signal(signal.SIGTERM)
     try:
-        head.wait(20)
+        head.wait(5)  # else what Ray Train leaves (an actor that outlives its jobs) keeps it for 20 s
     except subprocess.TimeoutExpired:
         head.kill()
         head.wait()

@@ -1,6 +1,6 @@
 """A task of several workers as runs of Ray Train, one after another until all its runs are made or given up.
 
-Loaded in a Tune trial and in the processes that Ray Train starts, never in the driver (it loads torch). What is done
+Loaded in a Tune trial and in the processes that Ray Train starts, of which only the workers load torch. What is done
 after a failure is decided by execute/attempts.py, as without Ray, so Ray Train itself tries again only where a node was
 preempted. Its checkpoints are not used: the work finds its own on the storage, and passes over runs with a record.
 """
@@ -19,10 +19,11 @@ from typing import Any
 
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raystudy.artifacts.files import storage_errors, writing_name
 from raystudy.artifacts.storage import Storage
+from raystudy.distribute.rank_backend import RankConfig, take_place
 from raystudy.distribute.rank_errors import RankError, group_cause
 from raystudy.errors import StorageError
 from raystudy.execute.attempts import Attempts
@@ -35,7 +36,7 @@ GroupWork = Callable[[Task, Callable[[RunReport], None]], list[RunReport]]
 
 _MOST_START_FAILURES = 3  # of workers that do not come up; Ray's own default tries for ever
 # How long a collective may last: days, since a rank that hangs is found by the watch, and rank 0 may work alone long.
-_PATIENCE_SECONDS = 7 * 86_400
+_PATIENCE_SECONDS = 7 * 86_400.0
 
 
 def train_group(task: Task, number: int, work: GroupWork) -> list[RunReport]:
@@ -95,12 +96,12 @@ def _run(task: Task, name: str, folder: Path, work: GroupWork, attempts: Attempt
     return group_cause(told, errors, engine.workers)
 
 
-def _trainer(engine: DeepSpeedEngine, config: dict[str, Any], name: str, of_ray: str) -> TorchTrainer:
+def _trainer(engine: DeepSpeedEngine, config: dict[str, Any], name: str, of_ray: str) -> DataParallelTrainer:
     resources = {"CPU": engine.cpus_per_worker} | ({"GPU": engine.gpus_per_worker} if engine.gpus_per_worker else {})
-    return TorchTrainer(
+    return DataParallelTrainer(
         on_worker,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if engine.gpus_per_worker else "gloo", timeout_s=_PATIENCE_SECONDS),
+        backend_config=RankConfig(),
         scaling_config=ScalingConfig(
             num_workers=engine.workers, use_gpu=bool(engine.gpus_per_worker), resources_per_worker=resources
         ),
@@ -128,17 +129,19 @@ def on_worker(config: dict[str, Any]) -> str | None:
     They are returned, and written as they come, but not given to `ray.train.report`: that waits for every rank, also
     for one that has failed.
     """
+    from raystudy.reference.world import join
+
     task, folder = Task(**json.loads(config["task"])), Path(config["folder"])
-    context = ray.train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
-    limit = 60 * DeepSpeedEngine.model_validate_json(task.group).hang_minutes
+    engine, meeting = DeepSpeedEngine.model_validate_json(task.group), take_place()
+    rank, size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
 
     def tell(report: RunReport) -> None:
         with suppress(OSError), (folder / "reports.jsonl").open("a") as file:
             file.write(json.dumps(asdict(report)) + "\n")
 
-    with WatchThread(folder, rank, size, limit, thread=threading.get_ident()):
+    with WatchThread(folder, rank, size, 60 * engine.hang_minutes, thread=threading.get_ident()):
         try:
+            join(engine.device, _PATIENCE_SECONDS, meeting=meeting)
             reports = config["work"](task, tell)
         except Exception as error:
             known = getattr(error, "cause", None)

@@ -24,7 +24,7 @@ from raystudy.distribute.group_places import TRIAL_CPUS, check_fits, num_at_once
 from raystudy.distribute.shared_storage import NotSharedError
 from raystudy.execute.gpus import check_gpus
 from raystudy.execute.shapes import Shape, by_shape, shape_of_engine
-from raystudy.execute.work import RunReport, Task, do_task, failed_reports
+from raystudy.execute.work import RunReport, Task, do_task, failed_report, failed_reports
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import Resources
@@ -50,11 +50,15 @@ def run_trial(config: dict[str, Any], tasks: dict[str, str], work: Work) -> dict
 
 def run_group_trial(config: dict[str, Any], tasks: dict[str, str], attempts: dict[str, int], work: GroupWork) -> Any:
     """What the trial of a task of several workers does: runs of Ray Train, of which each worker calls `work`."""
-    set_up_process()  # the nodes of a cluster that was there before us do not have our driver's environment
-    from raystudy.distribute.train_group import train_group
-
     task = Task(**json.loads(tasks[config["task"]["task_id"]]))
-    reports = train_group(task, attempts[task.task_id], work)
+    set_up_process()  # the nodes of a cluster that was there before us do not have our driver's environment
+    try:
+        from raystudy.distribute.train_group import train_group
+
+        reports = train_group(task, attempts[task.task_id], work)
+    except Exception as error:  # of this trial, which no attempt at the runs met: an unwritable storage, no ray[train]
+        known = failed_reports(task, "")
+        reports = [failed_report(r.run_id, error) if r.status == "failed" else r for r in known]
     return {_REPORT: json.dumps([asdict(report) for report in reports])}
 
 
