@@ -63,8 +63,13 @@ class Record:
 
     @property
     def device_seconds(self) -> float:
-        """Wall time of the run on its device."""
+        """Wall time of the run on its device, or on all of its workers'."""
         return float(self.result["seconds"]["total"])
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that the run held: one for each worker that trained it."""
+        return int(self.result.get("provenance", {}).get("workers", 1))
 
 
 def _is_read(metrics: Mapping[tuple[str, str], float], validation: Iterable[str], tasks: Iterable[str]) -> bool:

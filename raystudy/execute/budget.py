@@ -5,11 +5,12 @@ the devices it holds, of failed runs and evaluations too. What runs ahead will t
 model and kind that were made: in this launch or on record, whichever took longer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raystudy.errors import SpecError
-from raystudy.specs.run import ProbeRun
+from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.specs.run import ProbeRun, TrainRun
 from raystudy.specs.study import Resources
 from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
 from raystudy.study.state import StudyState
@@ -38,10 +39,19 @@ class Budget:
 
 
 class Spending:
-    """What a launch has spent of its budget. `num_at_once`: how many runs go on at the same time."""
+    """What a launch has spent of its budget. `num_at_once`: how many runs go on at the same time.
 
-    def __init__(self, budget: Budget, resources: Resources, num_at_once: int) -> None:
-        self._budget = budget
+    `engines`: of those models, by name, whose runs several workers train together.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        resources: Resources,
+        num_at_once: int,
+        engines: Mapping[str, DeepSpeedEngine] | None = None,
+    ) -> None:
+        self._budget, self._engines = budget, engines or {}
         self._devices = resources.gpus_per_run or resources.cpus_per_run
         self._num_at_once = num_at_once
         self.num_started = 0
@@ -50,7 +60,7 @@ class Spending:
 
     def ended(self, run: WantedRun, seconds: float, *, is_made: bool) -> None:
         """A run has ended, or failed, after so many seconds; with `is_made` they show what a training takes."""
-        self.device_seconds += seconds * self._devices
+        self.device_seconds += seconds * self._devices_of(run)
         if is_made:
             self._seconds.setdefault(_like(run), []).append(seconds)
 
@@ -76,12 +86,17 @@ class Spending:
         for run in todo if left > 0 else ():
             timed = self._timed(run, state)
             num_untimed += timed is None
-            taken += (run.flops / ASSUMED_FLOPS_PER_SECOND if timed is None else timed) * self._devices
+            taken += (run.flops / ASSUMED_FLOPS_PER_SECOND if timed is None else timed) * self._devices_of(run)
             is_enough = num_untimed > self._num_at_once or (taken > left / 2 and len(chosen) >= self._num_at_once)
             if taken > left or is_enough:
                 break
             chosen.append(run)
         return chosen
+
+    def _devices_of(self, run: WantedRun) -> float:
+        """GPUs, or CPU cores where it has none, that the run holds."""
+        engine = self._engines.get(run.model) if isinstance(run.run, TrainRun) else None
+        return self._devices if engine is None else engine.workers * (engine.gpus_per_worker or engine.cpus_per_worker)
 
     def _timed(self, run: WantedRun, state: StudyState) -> float | None:
         """Mean seconds of runs like `run`; None where there was none yet."""

@@ -2,7 +2,8 @@
 
 Each rank's thread writes where the rank is to a file in a folder that all ranks share, and looks at the others' files;
 whoever started the group may look too. Only this looker's own monotonic clock counts. While a rank reads, evaluates
-or writes, which may take much longer than a step, its use of its processor counts as coming on.
+or writes, which may take much longer than a step, its use of its processor counts as coming on. A rank that writes no
+more is stopped, or its machine is gone.
 """
 
 import json
@@ -22,6 +23,7 @@ from raystudy.reference import beat
 from raystudy.reference.beat import Beat
 
 OUTSIDE_STEPS_SECONDS = 600.0  # least limit while ranks start, evaluate or write; steps have the engine's own
+SILENCE_SECONDS = 10.0  # least time without a word after which a rank counts as stopped
 HANG_STATUS = 76  # exit status of a rank that found a hang
 _LEAST_CPU_SECONDS = 0.5  # of processor time that count as coming on, outside steps
 _WAITING = (os.sep + os.path.join("torch", "distributed") + os.sep, os.sep + os.path.join("deepspeed", "comm") + os.sep)
@@ -33,6 +35,7 @@ class _Seen:
     cpu_seconds: float
     is_waiting: bool  # its main thread is inside a collective
     place: str  # its innermost line of code
+    word: int  # how often it has written
 
 
 class Watch:
@@ -43,6 +46,7 @@ class Watch:
     ) -> None:
         self._folder, self._size, self._limit, self._clock = folder, size, limit_seconds, clock
         self._last: dict[int, _Seen] = {}
+        self._words: dict[int, tuple[int, float]] = {}  # of each rank the last word, and when it was seen first
         self._since = clock()
 
     @property
@@ -53,6 +57,9 @@ class Watch:
     def look(self) -> Cause | None:
         """The rank that hangs as a cause, or None as long as ranks come on."""
         now, seen = self._clock(), self._read()
+        silent = self._silent(seen, now)
+        if silent is not None:
+            return silent
         if any(self._comes_on(rank, found) for rank, found in seen.items()):
             self._last |= {r: s for r, s in seen.items() if self._comes_on(r, s) or r not in self._last}
             self._since = now
@@ -61,6 +68,19 @@ class Watch:
         behind = min(found.beat for found in seen.values())
         limit = self._limit if behind.is_in_step else max(self._limit, OUTSIDE_STEPS_SECONDS)
         return self._cause(seen, behind, now - self._since) if now - self._since > limit else None
+
+    def _silent(self, seen: dict[int, _Seen], now: float) -> Cause | None:
+        for rank, found in seen.items():
+            word, since = self._words.get(rank, (-1, now))
+            if word != found.word:
+                self._words[rank] = (found.word, now)
+            elif now - since > max(self._limit, SILENCE_SECONDS):
+                words = (
+                    f"worker {rank} of {self._size} hung: it gave no sign of life for {_duration(now - since)} (is it "
+                    f"stopped, or its machine gone?), last seen {found.beat}"
+                )
+                return Cause("hang", words, rank, step=max(found.beat.step, 0))
+        return None
 
     def _comes_on(self, rank: int, seen: _Seen) -> bool:
         before = self._last.get(rank)
@@ -90,7 +110,8 @@ class Watch:
                 value = json.loads(_beat_path(self._folder, rank).read_bytes())
             except (OSError, ValueError):
                 continue
-            found[rank] = _Seen(Beat(*value["beat"]), value["cpu_seconds"], value["is_waiting"], value["place"])
+            about = (value["cpu_seconds"], value["is_waiting"], value["place"], value["word"])
+            found[rank] = _Seen(Beat(*value["beat"]), *about)
         return found
 
 
@@ -101,7 +122,7 @@ class WatchThread:
         """`thread`: the identifier of the thread that trains, by default the main one."""
         self._folder, self._rank = folder, rank
         self._watch = Watch(folder, size, limit_seconds)
-        self._main = thread or threading.main_thread().ident or 0
+        self._main, self._num_words = thread or threading.main_thread().ident or 0, 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._go, name="hang-watch", daemon=True)
 
@@ -126,9 +147,11 @@ class WatchThread:
                 os._exit(HANG_STATUS)
 
     def _write(self) -> None:
+        self._num_words += 1
         now, frame = beat.now(), sys._current_frames().get(self._main)
         files = list(_files(frame))
         about = {
+            "word": self._num_words,
             "beat": [now.member, now.step, now.phase],
             "cpu_seconds": time.process_time(),
             "is_waiting": any(part in file for file, _ in files for part in _WAITING),

@@ -134,7 +134,9 @@ def need_packages(*names: str, extra: str = "train") -> None:
     """
     lacking = [name for name in names if find_spec(name) is None]
     if lacking:
-        raise MissingPackageError(f"{', '.join(lacking)} must be installed to build and train. Install raystudy[{extra}]")
+        raise MissingPackageError(
+            f"{', '.join(lacking)} must be installed to build and train. Install raystudy[{extra}]"
+        )
 
 
 UNBUILT = "unbuilt:"  # in front of what stands in for the digest of shards that are not built

@@ -168,7 +168,7 @@ class _Driver:
         self._chosen = chosen
         resources = loaded.spec.resources
         self._slots = num_cores() if resources.workers is None else max(resources.workers, 1)
-        self._spending = Spending(budget, resources, self._slots)
+        self._spending = Spending(budget, resources, self._slots, loaded.spec.deepspeed_engines())
         self._frozen = Frozen()
         self._told: list[str] = []
         self._inputs = StudyInputs({}, {}, 0)

@@ -90,7 +90,10 @@ class _Member:
         self._run, self._asked, self._engine, self._world = run, asked, engine, world
         storage = Storage(Path(task.storage))
         storage.runs.mends = world.rank == 0
-        about = {**about_task(task, {"deepspeed": version("deepspeed")}), "engine": engine.model_dump(mode="json", exclude_defaults=True)}
+        about = {
+            **about_task(task, {"deepspeed": version("deepspeed")}),
+            "engine": engine.model_dump(mode="json", exclude_defaults=True),
+        }
         self._at = Workplace(
             storage, task.validation, world.device, about, downstream=task.downstream, notes=list(task.notes)
         )

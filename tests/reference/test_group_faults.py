@@ -78,7 +78,6 @@ def test_a_killed_worker_is_named_and_its_run_goes_on_from_the_newest_checkpoint
     provenance = Storage(storage).runs.read(ids[KILLED]).result["provenance"]
     assert provenance["resumed_from_step"] == 15
     assert any("killed by signal 9" in note for note in provenance["notes"])
-    assert not list(storage.glob("runs/*/checkpoints/*.safetensors")) or reports[PROGRAM].status == "failed"
 
 
 def test_the_first_cause_is_told_once_and_not_what_followed_from_it(disturbed):
@@ -105,7 +104,7 @@ def test_a_worker_that_hangs_or_is_stopped_is_named(disturbed):
     _, reports, _ = disturbed
     assert "worker 1 of 2 hung in data of step 11" in reports[HANGS].note or "after step 10" in reports[HANGS].note
     assert "worker 0 waited" in reports[HANGS].note
-    assert "worker 0 of 2 hung" in reports[STOPPED].note
+    assert "worker 0 of 2 hung: it gave no sign of life" in reports[STOPPED].note
 
 
 def test_no_process_and_no_folder_of_a_group_is_left(disturbed, undisturbed):

@@ -4,7 +4,11 @@ import argparse
 import sys
 from importlib import import_module
 
-CHECKS = ["known_truth", "faults"]  # modules beside this one, each with `main(arguments) -> exit status`
+CHECKS = [
+    "known_truth",
+    "faults",
+    "group_faults",
+]  # modules beside this one, each with `main(arguments) -> exit status`
 
 
 def main(arguments: list[str]) -> int:
