@@ -6,15 +6,17 @@ of several nodes meet at a port of rank 0's node. They join their group themselv
 """
 
 import os
+import shutil
 import socket
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
+
+from raystudy.execute.groups import make_group_folder, remove_group_folders
 
 _MEETING = "RAYSTUDY_MEETING"
 
@@ -37,7 +39,7 @@ class RankBackend(Backend):  # type: ignore[misc]
         """The workers are there; tell them where to meet."""
         is_one_node = len(set(worker_group.execute(_node))) == 1
         meeting = worker_group.execute_single(0, _place_to_meet, is_one_node=is_one_node)
-        worker_group.execute(os.environ.update, meeting)
+        worker_group.execute(_learn, meeting)
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002
         """The work has ended, or some worker has gone."""
@@ -62,16 +64,19 @@ def _node() -> str:
 
 def _place_to_meet(*, is_one_node: bool) -> dict[str, str]:
     """Environment variables for all ranks."""
+    remove_group_folders()
     if is_one_node:
         device = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-        return {_MEETING: str(Path(tempfile.mkdtemp(prefix="raystudy-meeting-")) / "ranks"), **device}
+        return {_MEETING: str(make_group_folder() / "meeting"), **device}
     address = ray.util.get_node_ip_address()
     with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as free:
         return {"MASTER_ADDR": address, "MASTER_PORT": str(free.getsockname()[1])}
 
 
+def _learn(variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+
+
 def _leave_place() -> None:
     if _MEETING in os.environ:
-        place = Path(os.environ[_MEETING])
-        place.unlink(missing_ok=True)
-        place.parent.rmdir()
+        shutil.rmtree(Path(os.environ[_MEETING]).parent, ignore_errors=True)
