@@ -96,9 +96,16 @@ def _run(task: Task, name: str, folder: Path, work: GroupWork, attempts: Attempt
     return group_cause(told, errors, engine.workers)
 
 
+class _Trainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray Train's, without the actor for Ray Data that it starts for each run whether there are any or not."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [one for one in super()._create_default_callbacks() if type(one).__name__ != "DatasetsCallback"]
+
+
 def _trainer(engine: DeepSpeedEngine, config: dict[str, Any], name: str, of_ray: str) -> DataParallelTrainer:
     resources = {"CPU": engine.cpus_per_worker} | ({"GPU": engine.gpus_per_worker} if engine.gpus_per_worker else {})
-    return DataParallelTrainer(
+    return _Trainer(
         on_worker,
         train_loop_config=config,
         backend_config=RankConfig(),

@@ -3,11 +3,13 @@
 Three runs of Ray Train, of work that trains nothing but talks through a real process group. Each launch is a process.
 """
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ import pytest
 
 from raystudy.distribute import tune_executor
 from raystudy.distribute.connection import need_train
-from raystudy.distribute.tune_executor import TuneExecutor
+from raystudy.distribute.tune_executor import TuneExecutor, run_group_trial
 from raystudy.errors import MissingPackageError, SpecError
 from raystudy.execute.work import RunReport, Task
 from raystudy.specs.study import Resources
 from tests.conftest import ROOT
-from tests.distribute.group_work import MEMBERS, RAISED, STEPS, a_group_task, notes_on
+from tests.distribute.group_work import MEMBERS, RAISED, STEPS, a_group_task, notes_on, train_together
 from tests.train.test_training import a_run
 
 Launched = subprocess.Popen[str]
@@ -144,6 +146,19 @@ def test_nothing_is_started_where_one_task_can_never_have_its_workers(tmp_path, 
     ):
         list(executor.run([fits, never]))
     assert blocks == []
+
+
+def test_a_trial_that_finds_the_storage_full_says_so_of_every_run_and_does_not_die(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr("raystudy.distribute.train_group._meeting_place", full)
+    task = a_group_task(tmp_path, "plain")
+    config, tasks = {"task": {"task_id": task.task_id}}, {task.task_id: json.dumps(asdict(task))}
+    ended = run_group_trial(config, tasks, {task.task_id: 0}, train_together)
+    reports = [RunReport(**report) for report in json.loads(ended["raystudy_reports"])]
+    assert [report.run_id for report in reports] == [run.run_id for run in task.specs()]
+    assert all(report.status == "failed" and report.is_unwritable for report in reports)
 
 
 def test_ray_without_its_train_part_is_one_clear_message(monkeypatch):
