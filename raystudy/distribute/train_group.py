@@ -8,7 +8,6 @@ preempted. Its checkpoints are not used: the work finds its own on the storage, 
 import json
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from raystudy.distribute.rank_errors import RankError, group_cause
 from raystudy.errors import StorageError
 from raystudy.execute.attempts import Attempts
 from raystudy.execute.first_cause import Cause, cause_of, first_cause, leave_cause
+from raystudy.execute.groups import make_group_folder
 from raystudy.execute.hang_watch import WatchThread
 from raystudy.execute.work import RunReport, Task, failed_reports
 from raystudy.specs.engines import DeepSpeedEngine
@@ -69,13 +69,23 @@ def _meeting_place(task: Task) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _folder_of_ray() -> Iterator[str]:
+    """A fresh folder of this node for what Ray Train writes, which nobody reads."""
+    folder = make_group_folder()
+    try:
+        yield os.path.realpath(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _run(task: Task, name: str, folder: Path, work: GroupWork, attempts: Attempts) -> Cause | None:
     """One run of Ray Train; None if it went to its end."""
     engine = DeepSpeedEngine.model_validate_json(task.group)
     told, errors = None, {}
-    with tempfile.TemporaryDirectory(prefix="raystudy-train-", ignore_cleanup_errors=True) as of_ray:
+    with _folder_of_ray() as of_ray:
         config = {"task": json.dumps(asdict(task)), "folder": str(folder), "work": work}
-        trainer = _trainer(engine, config, name, os.path.realpath(of_ray))
+        trainer = _trainer(engine, config, name, of_ray)
         try:
             returned = getattr(trainer.fit(), "return_value", None)
         except TrainingFailedError as error:
