@@ -24,7 +24,7 @@ from raystudy.distribute.group_places import TRIAL_CPUS, check_fits, num_at_once
 from raystudy.distribute.shared_storage import NotSharedError
 from raystudy.execute.gpus import check_gpus
 from raystudy.execute.shapes import Shape, by_shape, shape_of_engine
-from raystudy.execute.work import RunReport, Task, do_task, failed_report, failed_reports
+from raystudy.execute.work import RunReport, Task, do_task, failed_report, failed_reports, settle_process
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import Resources
@@ -45,6 +45,7 @@ Ended = queue.Queue[tuple[str, list[RunReport] | str] | BaseException | None]
 def run_trial(config: dict[str, Any], tasks: dict[str, str], work: Work) -> dict[str, Any]:
     """What a trial does: one task, whose reports are the trial's only result."""
     reports = work(Task(**json.loads(tasks[config["task"]["task_id"]])))
+    settle_process()
     return {_REPORT: json.dumps([asdict(report) for report in reports])}
 
 

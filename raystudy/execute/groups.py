@@ -20,7 +20,7 @@ from typing import IO
 
 from raystudy.artifacts.processes import is_alive, place_tag
 from raystudy.execute.attempts import Attempts
-from raystudy.execute.first_cause import Cause, first_cause
+from raystudy.execute.first_cause import Cause, cause_of, first_cause
 from raystudy.execute.hang_watch import Watch
 from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
@@ -31,6 +31,7 @@ ENTRY = (sys.executable, "-m", "raystudy.reference")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 1.0  # in which the others show, after the first rank has ended, who was first
+_LEAVING_SECONDS = 30.0  # that ranks may take to end after rank 0 has
 _PREFIX = "raystudy-group"
 
 
@@ -40,8 +41,11 @@ def run_group(task: Task, entry: Sequence[str] = ENTRY) -> list[RunReport]:
     attempts = Attempts(task)
     while (left := attempts.left) is not None:
         started, num_before = time.perf_counter(), len(attempts.reports)
-        with Group(left, entry) as group:
-            cause = group.wait(attempts.made)
+        try:
+            with Group(left, entry) as group:
+                cause = group.wait(attempts.made)
+        except OSError as error:  # no room for its folder, no more processes
+            cause = cause_of(error, 0, "", 0, is_out_of_memory=False)
         seconds = time.perf_counter() - started
         seconds -= sum(report.seconds for report in attempts.reports[num_before:])
         if attempts.left is not None:
@@ -103,6 +107,9 @@ class Group:
             self._take(made)
             if any(rank.poll() for rank in self._ranks):
                 break
+            if self._ranks[0].poll() == 0:  # all is made; what does not end by itself now is ended
+                self._wait_for_others(_LEAVING_SECONDS)
+                break
             if time.monotonic() - looked >= watch.interval_seconds:
                 looked = time.monotonic()
                 hang = watch.look()
@@ -111,12 +118,12 @@ class Group:
         if not any(rank.poll() for rank in self._ranks):
             self._take(made)
             return None
-        self._wait_for_others()
+        self._wait_for_others(_GRACE_SECONDS)
         self._take(made)
         return self._cause()
 
-    def _wait_for_others(self) -> None:
-        deadline = time.monotonic() + _GRACE_SECONDS
+    def _wait_for_others(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         while any(rank.poll() is None for rank in self._ranks) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
 

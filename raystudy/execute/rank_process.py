@@ -49,8 +49,11 @@ def main(words: Sequence[str] | None = None) -> int:
     except LostGroupError as error:
         told = "lost the others" if error.cause.kind == "consequence" else "failed"
         end_at_once(f"worker {error.cause.rank} {told}: {error.cause.words}")
+    except KeyboardInterrupt:
+        os._exit(130)
     except RaystudyError as error:
-        print(f"raystudy: {error}", file=sys.stderr, flush=True)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # what all ranks of a machine find wrong is told once
+            print(f"raystudy: {error}", file=sys.stderr, flush=True)
         return error.exit_status
 
 

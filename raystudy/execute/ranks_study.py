@@ -7,7 +7,7 @@ the others what to make. The engine's number of workers must be that of the rank
 import argparse
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,10 +15,12 @@ from typing import Any, Self
 from raystudy.artifacts.files import writing_name
 from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.errors import RaystudyError, SpecError
+from raystudy.execute.attempts import Attempts
+from raystudy.execute.first_cause import Cause
 from raystudy.execute.hang_watch import WatchThread
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
-from raystudy.execute.rank import make_on_rank
+from raystudy.execute.rank import LostGroupError, make_on_rank
 from raystudy.execute.work import RunReport, Task
 from raystudy.reference.world import World, join, leave
 from raystudy.specs.engines import DeepSpeedEngine
@@ -82,8 +84,19 @@ def _follow(engine: DeepSpeedEngine, world: World) -> int:
 
 
 def _make(task: Task, engine: DeepSpeedEngine, world: World, folder: Path) -> list[RunReport]:
-    with WatchThread(folder, world.rank, world.size, 60 * engine.hang_minutes):
-        return make_on_rank(task)
+    try:
+        with WatchThread(folder, world.rank, world.size, 60 * engine.hang_minutes):
+            return make_on_rank(task)
+    except LostGroupError as error:
+        if error.cause.kind == "out-of-memory":
+            _record_out_of_memory(task, error.cause)
+        raise
+
+
+def _record_out_of_memory(task: Task, cause: Cause) -> None:
+    """Leave a result that says so, unless micro-batches are "auto": a launcher starts its ranks with none smaller."""
+    runs = tuple(run.model_dump_json() for run in task.specs() if run.run_id == cause.run_id)
+    Attempts(replace(task, runs=runs, asked=())).failed(cause)
 
 
 class _RanksExecutor:

@@ -80,6 +80,8 @@ class Checkpoints:
             if refusal:
                 notes.append(refusal)
                 found = None
+            elif found.about["world_size"] != self._world.size:
+                notes.append(f"{path} was made by {found.about['world_size']} workers; went on from it")
             elif notes:
                 notes.append(f"went on from {path.name}")
             self.note = "; ".join(notes)

@@ -6,6 +6,7 @@ offload or micro-batches beyond rounding.
 
 import gc
 import time
+from collections.abc import Callable
 from functools import partial
 
 from raystudy.artifacts.shards import RecipeView
@@ -38,10 +39,12 @@ def train_on_ranks(
     checkpoints: Checkpoints | None = None,
     asked: Asked | None = None,
     keeping: Keeping | None = None,
+    after_step: Callable[[int], None] | None = None,
 ) -> Outcome | None:
     """Train `run` on `view` by all ranks of `world`, evaluating it before the first and after the last step.
 
-    To be called by all ranks alike; what is `asked` on the way goes to rank 0's `keeping`.
+    To be called by all ranks alike; what is `asked` on the way goes to rank 0's `keeping`. `after_step` is told on
+    every rank how many steps it has taken.
 
     Returns:
         The outcome on rank 0, None elsewhere.
@@ -57,6 +60,7 @@ def train_on_ranks(
     training = ReferenceTraining(run, view, engine, world)
     try:
         training.watch.add({"evaluation": evaluated})
+        training.after_step = after_step
         made = _Making(run, view, validation, world, training, asked or Asked(), keeping, engine)
         return made.go(initial, checkpoints, started)
     finally:

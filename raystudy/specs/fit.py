@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.specs.reading import ScoredRun
 from raystudy.specs.study import StudyDecoder, StudySpec
 from raystudy.specs.training import resolve_settings
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
@@ -69,6 +70,23 @@ def _engine(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Pro
     if sequences < engine.workers:
         rule = f"each worker must have a sequence of every batch, which holds {sequences}, but got {engine.workers}"
         yield _problem(document, ("models", name, "engine", "workers"), rule, "Ask for fewer workers or larger batches")
+    yield from _whole_runs(study, name, document)
+
+
+def _whole_runs(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Problem]:
+    """What is scored of a reference run: its weights as they are after some step, and no others."""
+    for protocol, spec in study.protocols.items():
+        if not isinstance(spec, ScoredRun) or getattr(spec, "model", None) != name:
+            continue
+        for field, value in (("readout", spec.readout), ("branch", spec.branch)):
+            if value is not None:
+                rule = f"weights of model {name!r}, which engine 'deepspeed' trains, are read as they are after a step"
+                yield _problem(
+                    document,
+                    ("protocols", protocol, field),
+                    f"{rule}, but got a {field}",
+                    "Leave it out, or use `step`",
+                )
 
 
 def _place(study: StudySpec, name: str, field: str) -> KeyPath:

@@ -25,8 +25,6 @@ def meet(fault: dict[str, Any]) -> None:
     (met / f"{fault['seed']}-{fault['what']}-{done}").touch()
     if fault["what"] == "sleep":
         time.sleep(600)
-    elif fault["what"] == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
     elif fault["what"] in ("SIGKILL", "SIGTERM"):
         os.kill(os.getpid(), getattr(signal, fault["what"]))
     elif fault["what"] == "program":

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,18 +15,18 @@ from raystudy.specs.engines import DeepSpeedEngine
 from tests.conftest import make_shards
 from tests.train.test_training import a_run
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
-UNDISTURBED, KILLED, PROGRAM, PREEMPTED, MEMORY, REFUSED, HANGS, STOPPED = range(8)
+KILLED, PROGRAM, PREEMPTED, MEMORY, HANGS, REFUSED = range(6)
 PLANTS = [
     {"seed": KILLED, "rank": 1, "step": 15, "what": "SIGKILL"},
     {"seed": PROGRAM, "rank": 1, "step": 5, "what": "program", "times": 9},
-    {"seed": PREEMPTED, "rank": 0, "step": 12, "what": "SIGTERM", "times": 2},
+    {"seed": PREEMPTED, "rank": 0, "step": 12, "what": "SIGTERM"},
     {"seed": MEMORY, "rank": 1, "step": 3, "what": "memory"},
-    {"seed": REFUSED, "rank": 1, "step": 5, "what": "refused", "times": 9},
     {"seed": HANGS, "rank": 1, "step": 11, "what": "sleep"},
-    {"seed": STOPPED, "rank": 0, "step": 7, "what": "stop"},
+    {"seed": REFUSED, "rank": 1, "step": 5, "what": "refused", "times": 9},
 ]
+UNHARMED = (KILLED, PREEMPTED, MEMORY, HANGS)  # in the end
 ENTRY = (sys.executable, "-m", "tests.reference.planted_rank")
 
 
@@ -42,7 +43,7 @@ def group_task(storage: Path, seeds, *, steps: int = 20, **engine) -> Task:
 def disturbed(tmp_path_factory) -> tuple[Path, list[RunReport], list[str]]:
     """The storage, the reports by seed, and the ids."""
     storage, met = tmp_path_factory.mktemp("disturbed"), tmp_path_factory.mktemp("met")
-    task = group_task(storage, range(8), max_failures=1, hang_minutes=2 / 60)
+    task = group_task(storage, range(6), max_failures=1, hang_minutes=2 / 60)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLANTS", json.dumps(PLANTS))
         patch.setenv("PLANTS_MET", str(met))
@@ -54,8 +55,8 @@ def disturbed(tmp_path_factory) -> tuple[Path, list[RunReport], list[str]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Storage:
     storage = tmp_path_factory.mktemp("undisturbed")
-    reports = run_group(group_task(storage, range(8)))
-    assert [report.status for report in reports] == ["finished"] * 8
+    reports = run_group(group_task(storage, UNHARMED))
+    assert [report.status for report in reports] == ["finished"] * len(UNHARMED)
     assert all(report.is_made and not report.note for report in reports)
     return Storage(storage)
 
@@ -65,7 +66,7 @@ def losses(storage: Storage, run_id: str) -> list[float]:
     return [row["value"], *(float(row["loss"]) for row in storage.runs.read_curve(run_id))]
 
 
-@pytest.mark.parametrize("seed", [UNDISTURBED, KILLED, PREEMPTED, MEMORY, HANGS, STOPPED])
+@pytest.mark.parametrize("seed", UNHARMED)
 def test_runs_that_met_a_fault_end_with_the_losses_of_undisturbed_ones(disturbed, undisturbed, seed):
     storage, reports, ids = disturbed
     assert reports[seed].status == "finished", reports[seed].cause
@@ -90,7 +91,6 @@ def test_an_error_that_comes_again_is_tried_twice_and_one_to_mend_once(disturbed
     met = sorted(path.name for path in next(tmp_path_factory.getbasetemp().glob("met*")).iterdir())
     assert [name for name in met if name.startswith(f"{PROGRAM}-")] == [f"{PROGRAM}-program-{n}" for n in (0, 1)]
     assert [name for name in met if name.startswith(f"{REFUSED}-")] == [f"{REFUSED}-refused-0"]
-    assert len([name for name in met if name.startswith(f"{PREEMPTED}-")]) == 2, "preemptions are no failures"
     assert disturbed[1][PREEMPTED].status == "finished"
 
 
@@ -100,11 +100,10 @@ def test_memory_that_does_not_suffice_halves_the_micro_batch_and_says_so(disturb
     assert Storage(storage).runs.read(ids[MEMORY]).result["provenance"]["micro_batch_sequences"] == 1
 
 
-def test_a_worker_that_hangs_or_is_stopped_is_named(disturbed):
+def test_a_worker_that_hangs_is_named(disturbed):
     _, reports, _ = disturbed
-    assert "worker 1 of 2 hung in data of step 11" in reports[HANGS].note or "after step 10" in reports[HANGS].note
+    assert "worker 1 of 2 hung in data of step 11 (planted_rank.py, line" in reports[HANGS].note
     assert "worker 0 waited" in reports[HANGS].note
-    assert "worker 0 of 2 hung: it gave no sign of life" in reports[STOPPED].note
 
 
 def test_no_process_and_no_folder_of_a_group_is_left(disturbed, undisturbed):
@@ -112,6 +111,4 @@ def test_no_process_and_no_folder_of_a_group_is_left(disturbed, undisturbed):
     for name in filter(str.isdigit, os.listdir("/proc")):
         words = Path(f"/proc/{name}/cmdline").read_bytes() if Path(f"/proc/{name}").exists() else b""
         assert f"raystudy-group-{os.getpid()}" not in words.decode(errors="replace")
-    import tempfile
-
     assert not list(Path(tempfile.gettempdir()).glob(f"raystudy-group-*-{os.getpid()}-*"))

@@ -97,6 +97,18 @@ def test_every_shipped_study_is_right(path):
         ("space: {lr: {grid: [1e-3, 1e-2]}}", "space: " + "x" * 300, "must be a file, but"),
         ("truth: truth", "truth: truth\ncomparison: {contrast: [low]}", "must be a list of at least 2 items"),
         ("name: mine", "name: !!python/object:os.system x", "tags are not allowed"),
+        (
+            "context: 32}}\ntraining: {steps: 10, batch_tokens: 64}\nprotocols:\n  truth: {kind: tuned,",
+            "context: 32, engine: deepspeed}}\ntraining: {steps: 10, batch_tokens: 64}\nprotocols:\n"
+            "  truth: {kind: tuned, readout: ema,",
+            "protocols.truth.readout: weights of model 'proxy', which engine 'deepspeed' trains, are read as they are",
+        ),
+        (
+            "context: 32}}\ntraining: {steps: 10, batch_tokens: 64}\nprotocols:\n  truth: {kind: tuned,",
+            "context: 32, engine: deepspeed}}\ntraining: {steps: 10, batch_tokens: 64}\nprotocols:\n"
+            "  truth: {kind: tuned, branch: {at: 5, steps: 2},",
+            "are read as they are after a step, but got a branch. Leave it out, or use `step`",
+        ),
     ],
 )
 def test_a_wrong_file_is_told_with_key_rule_value_and_way_out(tmp_path, old, new, expected):
