@@ -37,7 +37,7 @@ _PREFIX = "raystudy-group"
 
 def run_group(task: Task, entry: Sequence[str] = ENTRY) -> list[RunReport]:
     """Make every run of a group's task that lacks something; a failure comes back as a report. `entry`: a rank."""
-    _remove_leftovers()
+    remove_group_folders()
     attempts = Attempts(task)
     while (left := attempts.left) is not None:
         started, num_before = time.perf_counter(), len(attempts.reports)
@@ -64,7 +64,7 @@ class Group:
         self._read = 0
 
     def __enter__(self) -> "Group":
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{place_tag()}-{os.getpid()}-"))
+        self._folder = make_group_folder()
         (self._folder / "task.json").write_text(json.dumps(asdict(self._task)))
         try:
             for rank in range(self._engine.workers):
@@ -180,8 +180,13 @@ class Group:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _remove_leftovers() -> None:
-    """Remove folders of groups whose starter was killed on this machine."""
+def make_group_folder() -> Path:
+    """A folder of this machine, for a group of workers that this process starts or is one of."""
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{place_tag()}-{os.getpid()}-"))
+
+
+def remove_group_folders() -> None:
+    """Remove such folders whose process was killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}-{place_tag()}-*"):
         number = folder.name.split("-")[3]
         if number.isdigit() and not is_alive(int(number)):

@@ -126,10 +126,11 @@ class Watch:
 class WatchThread:
     """A rank's thread that writes its beat and looks for a hang; on one it leaves the cause and ends the process."""
 
-    def __init__(self, folder: Path, rank: int, size: int, limit_seconds: float) -> None:
+    def __init__(self, folder: Path, rank: int, size: int, limit_seconds: float, thread: int | None = None) -> None:
+        """`thread`: the identifier of the thread that trains, by default the main one."""
         self._folder, self._rank = folder, rank
         self._watch = Watch(folder, size, limit_seconds)
-        self._main, self._num_words = threading.main_thread().ident or 0, 0
+        self._main, self._num_words = thread or threading.main_thread().ident or 0, 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._go, name="hang-watch", daemon=True)
 

@@ -66,6 +66,7 @@ def make_on_rank(task: Task, told: Callable[[RunReport], None] | None = None) ->
         )
     reports = []
     for member, (run, asked) in enumerate(zip(task.specs(), task.asked_of(), strict=True)):
+        task = task if member == 0 else replace(task, notes=())  # they tell of the run that an attempt begins with
         assert isinstance(run, TrainRun)
         beat.begin_run(member)
         try:

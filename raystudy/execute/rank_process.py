@@ -30,14 +30,14 @@ from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
 
 # How long a collective may last: days, since a rank that hangs is found by the watch, and rank 0 may build data long.
-_PATIENCE_SECONDS = 7 * 86_400.0
+PATIENCE_SECONDS = 7 * 86_400.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Be one rank; returns the exit status."""
     options = _parser().parse_args(words)
-    _end_with_parent()
+    end_with_parent()
     if (options.task is None) == (options.study is None):
         _parser().error("give either --task FILE or STUDY with --model")
     try:
@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return _make_task(Path(options.task))
         from raystudy.execute.ranks_study import make_study_on_rank
 
-        return make_study_on_rank(options, _PATIENCE_SECONDS)
+        return make_study_on_rank(options, PATIENCE_SECONDS)
     except LostGroupError as error:
         told = "lost the others" if error.cause.kind == "consequence" else "failed"
         end_at_once(f"worker {error.cause.rank} {told}: {error.cause.words}")
@@ -106,7 +106,7 @@ def _in_group(task: Task, engine: DeepSpeedEngine, folder: Path | None) -> list[
     from raystudy.reference.world import join, leave
 
     meeting = None if folder is None else folder / "meeting"
-    world = join(engine.device, _PATIENCE_SECONDS, meeting=meeting)
+    world = join(engine.device, PATIENCE_SECONDS, meeting=meeting)
     with ExitStack() as stack:
         if folder is not None:
             stack.enter_context(WatchThread(folder, world.rank, world.size, 60 * engine.hang_minutes))
@@ -123,7 +123,7 @@ def _leave(folder: Path | None, cause: Cause) -> None:
         leave_cause(folder, cause)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End when the process that started this rank ends, if it asked for that; even when this one is stopped then."""
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is None:
@@ -134,7 +134,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     def watch() -> None:
-        sys.stdin.buffer.read()  # ends when the parent does
+        while os.read(
+            0, 4096
+        ):  # ends when the parent does; not by sys.stdin, whose lock would abort this one's own end
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
