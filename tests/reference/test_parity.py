@@ -13,6 +13,7 @@ from raystudy.artifacts.shards import open_tokens, open_view
 from raystudy.artifacts.storage import Storage
 from raystudy.execute import parity as asking
 from raystudy.reference.parity.cases import (
+    OWN_PROBE,
     PROBE,
     STUDY,
     TINY,
