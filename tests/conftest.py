@@ -1,5 +1,6 @@
 """What all tests share: the repository's root, a small study on synthetic shards, and the tiny study run once."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -20,6 +21,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "search_spaces" / "tiny.yaml"
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: the collections before each training in this process need not go through it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked `gpu` is skipped, wherever it lies, where there is no CUDA device."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip(f"torch {torch.__version__} finds no CUDA device here")
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ def private_environment(folder: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_TMPDIR": str(folder),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # 15 by default: on a machine where other things run a test would hardly come on
     }
 
 
@@ -91,7 +92,7 @@ def _stop(head: "subprocess.Popen[bytes]") -> None:
     """Stop this cluster alone: SIGTERM to its `ray start --block`, then whatever its session still holds."""
     head.send_signal(signal.SIGTERM)
     try:
-        head.wait(20)
+        head.wait(5)  # else what Ray Train leaves (an actor that outlives its jobs) keeps it for 20 s
     except subprocess.TimeoutExpired:
         head.kill()
         head.wait()

@@ -30,6 +30,7 @@ VERBS = {
     "export-model": "write a trained model to a folder that transformers loads",
     "import": "put the records of an exported study into a storage",
     "storage": "say what lies on a storage and what is used, remove what is not, check all of it",
+    "doctor": "check, before training, what it needs of this machine: packages, GPUs, compiler, port, storage",
     "schema": "print the JSON Schema of a study file, a catalogue or a search space",
 }
 MODULES = {"import": "import_records", "export-model": "export_model"}  # what Python allows as names of modules

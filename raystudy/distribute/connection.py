@@ -15,6 +15,7 @@ from raystudy.errors import MissingPackageError, RaystudyError
 from raystudy.execute.local import num_cores
 
 _ANSWER_SECONDS = 10.0
+_DEATH = "A worker died or was killed while executing"
 _OWN_OBJECT_STORE_BYTES = 100_000_000  # tasks and reports are small; shards are memory-mapped files
 # Set before ray is imported: no phoning home, trials stay in our working folder, no per-trial log files.
 _ENVIRONMENT = {
@@ -27,14 +28,46 @@ _ENVIRONMENT = {
 }
 
 
+# Of Ray Train, in the process that starts a run; Ray hands them on from there to the controller and the workers.
+_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a run is seen: 2 s delay short runs
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3600",  # 60 s are too few where others use the cluster, or it grows
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+}
+
+
+def set_up_process() -> None:
+    """What Ray is to find in the environment of this process; what a person has set stays."""
+    for name, value in {**_ENVIRONMENT, **_TRAIN_ENVIRONMENT}.items():
+        os.environ.setdefault(name, value)
+
+
+def need_train() -> None:
+    """See that Ray Train is there, without loading torch.
+
+    Raises:
+        MissingPackageError: it is not.
+    """
+    import_ray()
+    try:
+        import ray.train  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError(
+            f"ray[train] must be installed to train with several workers on a cluster ({error}). Install "
+            f"raystudy[cluster], or add --local"
+        ) from error
+
+
 def import_ray() -> Any:
     """The ray module, set up for raystudy.
 
     Raises:
         MissingPackageError: ray is not installed.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_up_process()
     try:
         import ray
     except ImportError as error:
@@ -60,6 +93,7 @@ def connected(address: str | None) -> Iterator[Any]:
     options: dict[str, Any] = {"address": wanted, "log_to_driver": False, "logging_level": "ERROR"}
     if wanted == "local":
         options |= {"include_dashboard": False, "num_cpus": num_cores(), "object_store_memory": _OWN_OBJECT_STORE_BYTES}
+    _leave_deaths_to_us()
     try:
         with _own_signal_handlers():
             ray.init(**options)
@@ -82,6 +116,22 @@ def _own_signal_handlers() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave_deaths_to_us() -> None:
+    """Keep Ray from printing a paragraph for each worker that dies, which the launch tells already."""
+    from ray._private import worker
+
+    shown = getattr(worker, "print_to_stdstream", None)
+    if shown is None or hasattr(shown, "of_raystudy"):
+        return
+
+    def show(data: dict[str, Any], *others: Any, **named: Any) -> None:
+        if data.get("pid") != "raylet" or not any(_DEATH in str(line) for line in data.get("lines", ())):
+            shown(data, *others, **named)
+
+    show.of_raystudy = True  # type: ignore[attr-defined]
+    worker.print_to_stdstream = show
 
 
 def _no_answer(address: str, why: str) -> RaystudyError:

@@ -1,8 +1,9 @@
-"""Executes tasks as trials of Ray Tune: a fresh Tuner per block of tasks, never a restored one.
+"""Executes tasks as trials of Ray Tune: a fresh Tuner per shape and block of tasks, never a restored one.
 
 The ledger is the truth; Tune only places work. Actors are reused (a trial start costs seconds otherwise),
 scheduling is first in, first out, and Tune writes no logs of its own. A trial's parameters show recipe,
-model, learning rate and seed beside the run's id, so that Tune's own tools stay readable.
+model, learning rate and seed beside the run's id, so that Tune's own tools stay readable. The trial of a task that
+several workers make takes next to nothing itself: it starts the workers (train_group.py) and waits for them.
 """
 
 import json
@@ -10,16 +11,20 @@ import queue
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from raystudy.distribute.connection import connected, import_ray
+from raystudy.distribute.cluster_nodes import possible_nodes, present_nodes
+from raystudy.distribute.connection import connected, import_ray, need_train, set_up_process
+from raystudy.distribute.group_places import TRIAL_CPUS, check_fits, num_at_once
 from raystudy.distribute.shared_storage import NotSharedError
 from raystudy.execute.gpus import check_gpus
-from raystudy.execute.work import RunReport, Task, do_task, failed_reports
+from raystudy.execute.shapes import Shape, by_shape, shape_of_engine
+from raystudy.execute.work import RunReport, Task, do_task, failed_report, failed_reports, settle_process
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import ProbeRun
 from raystudy.specs.study import Resources
@@ -27,6 +32,7 @@ from raystudy.specs.study import Resources
 _REPORT = "raystudy_reports"
 
 Work = Callable[[Task], list[RunReport]]
+GroupWork = Callable[[Task, Callable[[RunReport], None]], list[RunReport]]
 
 # Tasks of one Tuner: what Tune keeps of a trial (its state, placed and finished) grows with their number and is
 # looked through on every event. Enough for each slot that the wait for a block's last task is a small part.
@@ -39,17 +45,47 @@ Ended = queue.Queue[tuple[str, list[RunReport] | str] | BaseException | None]
 def run_trial(config: dict[str, Any], tasks: dict[str, str], work: Work) -> dict[str, Any]:
     """What a trial does: one task, whose reports are the trial's only result."""
     reports = work(Task(**json.loads(tasks[config["task"]["task_id"]])))
+    settle_process()
     return {_REPORT: json.dumps([asdict(report) for report in reports])}
+
+
+def run_group_trial(config: dict[str, Any], tasks: dict[str, str], attempts: dict[str, int], work: GroupWork) -> Any:
+    """What the trial of a task of several workers does: runs of Ray Train, of which each worker calls `work`."""
+    task = Task(**json.loads(tasks[config["task"]["task_id"]]))
+    set_up_process()  # the nodes of a cluster that was there before us do not have our driver's environment
+    try:
+        from raystudy.distribute.train_group import train_group
+
+        reports = train_group(task, attempts[task.task_id], work)
+    except Exception as error:  # of this trial, which no attempt at the runs met: an unwritable storage, no ray[train]
+        known = failed_reports(task, "")
+        reports = [failed_report(r.run_id, error) if r.status == "failed" else r for r in known]
+    return {_REPORT: json.dumps([asdict(report) for report in reports])}
+
+
+def do_on_rank(task: Task, told: Callable[[RunReport], None]) -> list[RunReport]:
+    """What each worker of a group does; loaded there only, since it needs torch."""
+    from raystudy.execute.rank import make_on_rank
+
+    return make_on_rank(task, told)
 
 
 class TuneExecutor:
     """Makes tasks on the Ray cluster at `address` (None: see connection.py)."""
 
     def __init__(
-        self, address: str | None, resources: Resources, *, is_storage_shared: bool = True, work: Work = do_task
+        self,
+        address: str | None,
+        resources: Resources,
+        *,
+        is_storage_shared: bool = True,
+        work: Work = do_task,
+        group_work: GroupWork = do_on_rank,
     ) -> None:
-        """`is_storage_shared`: the storage is named so that it can be the same on all nodes; `work` makes a task."""
-        self._address, self._resources, self._work = address, resources, work
+        """`is_storage_shared`: the storage is named so that it can be the same on all nodes; `work` makes a task of one
+        process, `group_work` is what each worker of a group calls (see `execute.rank.make_on_rank`)."""
+        self._address, self._resources, self._work, self._group_work = address, resources, work, group_work
+        self._attempts: Counter[str] = Counter()
         self._is_storage_shared = is_storage_shared
         self._open = ExitStack()
 
@@ -59,6 +95,7 @@ class TuneExecutor:
         self._scratch = self._open.enter_context(scratch)
         ray = self._open.enter_context(connected(self._address))
         try:
+            self._ray = ray
             nodes = [node for node in ray.nodes() if node["Alive"]]
             if len(nodes) > 1 and not self._is_storage_shared:
                 raise NotSharedError(f"this Ray cluster has {len(nodes)} nodes")
@@ -79,19 +116,38 @@ class TuneExecutor:
     ) -> None:
         self._open.close()
 
-    def group_places(self, engine: DeepSpeedEngine) -> int:  # noqa: ARG002
-        """How many groups can be at work at once."""
-        return 1
+    def group_places(self, engine: DeepSpeedEngine) -> int:
+        """How many groups of `engine` the cluster is asked for at once; at least one."""
+        return self._num_at_once(shape_of_engine(engine))
+
+    def _num_at_once(self, shape: Shape) -> int:
+        nodes, _ = possible_nodes(self._ray)
+        return num_at_once(shape, present_nodes(self._ray), nodes)
 
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
-        """A Tuner for each block of tasks; reports come as trials end."""
-        for first in range(0, len(tasks), self._block):
-            yield from self._run_block(tasks[first : first + self._block])
+        """A Tuner for each shape and block of its tasks, the largest shape first; reports come as trials end.
 
-    def _run_block(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
+        Raises:
+            SpecError: the cluster can never hold the workers of a task; nothing was started then.
+            MissingPackageError: a task needs Ray Train, which is not installed.
+        """
+        shapes = by_shape(tasks)
+        self._check(shapes)
+        for shape, those in shapes:
+            for first in range(0, len(those), self._block):
+                yield from self._run_block(those[first : first + self._block], shape)
+
+    def _check(self, shapes: Sequence[tuple[Shape, list[Task]]]) -> None:
+        for shape, tasks in shapes:
+            if shape.workers:
+                need_train()
+                nodes, may_grow = possible_nodes(self._ray)
+                check_fits(shape, tasks[0], nodes, may_grow=may_grow)
+
+    def _run_block(self, tasks: Sequence[Task], shape: Shape) -> Iterator[RunReport]:
         ended: Ended = queue.Queue()
         started: dict[str, float] = {}
-        fit = threading.Thread(target=self._fit, args=(tasks, ended, started), daemon=True)
+        fit = threading.Thread(target=self._fit, args=(tasks, shape, ended, started), daemon=True)
         fit.start()
         left = {task.task_id: task for task in tasks}
         while (end := ended.get()) is not None:
@@ -105,27 +161,23 @@ class TuneExecutor:
         for task in left.values():
             yield from _died(task, "the trial ended without a report", started)
 
-    def _fit(self, tasks: Sequence[Task], ended: "Ended", started: dict[str, float]) -> None:
+    def _fit(self, tasks: Sequence[Task], shape: Shape, ended: "Ended", started: dict[str, float]) -> None:
         try:
-            self._tuner(tasks, ended, started).fit()
+            self._tuner(tasks, shape, ended, started).fit()
         except BaseException as error:
             ended.put(error)
         else:
             ended.put(None)
 
-    def _tuner(self, tasks: Sequence[Task], ended: "Ended", started: dict[str, float]) -> Any:
+    def _tuner(self, tasks: Sequence[Task], shape: Shape, ended: "Ended", started: dict[str, float]) -> Any:
         import_ray()
         from ray import tune
 
-        by_id = {task.task_id: json.dumps(asdict(task)) for task in tasks}
-        trainable = tune.with_resources(
-            tune.with_parameters(run_trial, tasks=by_id, work=self._work),
-            {"cpu": self._resources.cpus_per_run, "gpu": self._resources.gpus_per_run},
-        )
+        trainable, at_once = self._trainable(tasks, shape)
         return tune.Tuner(
             trainable,
             param_space={"task": tune.grid_search([_shown(task) for task in tasks])},
-            tune_config=tune.TuneConfig(reuse_actors=True),
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=at_once),
             run_config=tune.RunConfig(
                 name="wave",
                 storage_path=tempfile.mkdtemp(dir=self._scratch),
@@ -133,6 +185,19 @@ class TuneExecutor:
                 callbacks=[_reporter(ended, started)],
             ),
         )
+
+    def _trainable(self, tasks: Sequence[Task], shape: Shape) -> tuple[Any, int | None]:
+        """What a trial does, with what it asks for, and how many may go on at once (None: as many as fit)."""
+        from ray import tune
+
+        by_id = {task.task_id: json.dumps(asdict(task)) for task in tasks}
+        if not shape.workers:
+            asked = {"cpu": self._resources.cpus_per_run, "gpu": self._resources.gpus_per_run}
+            return tune.with_resources(tune.with_parameters(run_trial, tasks=by_id, work=self._work), asked), None
+        attempts = {task_id: self._attempts[task_id] for task_id in by_id}
+        self._attempts.update(by_id.keys())
+        doing = tune.with_parameters(run_group_trial, tasks=by_id, attempts=attempts, work=self._group_work)
+        return tune.with_resources(doing, {"cpu": TRIAL_CPUS}), self._num_at_once(shape)
 
 
 def _shown(task: Task) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class Attempts:
             return
         if cause.kind == "preempted":
             self.num_preemptions += 1
+            self._note(f"{cause.words}; begun again from its newest checkpoint")
         elif cause.kind == "out-of-memory":
             self._out_of_memory(run, cause, seconds)
         elif cause.kind == "refused" or (cause.words, cause.step) in self._errors:
@@ -81,7 +82,12 @@ class Attempts:
             if self._failures[run.run_id] > self._engine.max_failures:
                 self._give_up(run, cause, seconds, all_left=False)
             else:
-                self._notes.append(f"{cause.words}; begun again from its newest checkpoint")
+                self._note(f"{cause.words}; begun again from its newest checkpoint")
+
+    def _note(self, note: str) -> None:
+        """Keep what the run's record is to tell, once however often it comes."""
+        if note not in self._notes:
+            self._notes.append(note)
 
     def _give_up(self, run: TrainRun, cause: Cause, seconds: float, *, all_left: bool) -> None:
         chosen = [run_id for run_id in self._runs if run_id not in self._ended()] if all_left else [run.run_id]

@@ -20,7 +20,7 @@ from typing import IO
 
 from raystudy.artifacts.processes import is_alive, place_tag
 from raystudy.execute.attempts import Attempts
-from raystudy.execute.first_cause import Cause, first_cause
+from raystudy.execute.first_cause import Cause, cause_of, first_cause
 from raystudy.execute.hang_watch import Watch
 from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
@@ -31,17 +31,21 @@ ENTRY = (sys.executable, "-m", "raystudy.reference")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 1.0  # in which the others show, after the first rank has ended, who was first
+_LEAVING_SECONDS = 30.0  # that ranks may take to end after rank 0 has
 _PREFIX = "raystudy-group"
 
 
 def run_group(task: Task, entry: Sequence[str] = ENTRY) -> list[RunReport]:
     """Make every run of a group's task that lacks something; a failure comes back as a report. `entry`: a rank."""
-    _remove_leftovers()
+    remove_group_folders()
     attempts = Attempts(task)
     while (left := attempts.left) is not None:
         started, num_before = time.perf_counter(), len(attempts.reports)
-        with Group(left, entry) as group:
-            cause = group.wait(attempts.made)
+        try:
+            with Group(left, entry) as group:
+                cause = group.wait(attempts.made)
+        except OSError as error:  # no room for its folder, no more processes
+            cause = cause_of(error, 0, "", 0, is_out_of_memory=False)
         seconds = time.perf_counter() - started
         seconds -= sum(report.seconds for report in attempts.reports[num_before:])
         if attempts.left is not None:
@@ -60,7 +64,7 @@ class Group:
         self._read = 0
 
     def __enter__(self) -> "Group":
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{place_tag()}-{os.getpid()}-"))
+        self._folder = make_group_folder()
         (self._folder / "task.json").write_text(json.dumps(asdict(self._task)))
         try:
             for rank in range(self._engine.workers):
@@ -103,6 +107,9 @@ class Group:
             self._take(made)
             if any(rank.poll() for rank in self._ranks):
                 break
+            if self._ranks[0].poll() == 0:  # all is made; what does not end by itself now is ended
+                self._wait_for_others(_LEAVING_SECONDS)
+                break
             if time.monotonic() - looked >= watch.interval_seconds:
                 looked = time.monotonic()
                 hang = watch.look()
@@ -111,12 +118,12 @@ class Group:
         if not any(rank.poll() for rank in self._ranks):
             self._take(made)
             return None
-        self._wait_for_others()
+        self._wait_for_others(_GRACE_SECONDS)
         self._take(made)
         return self._cause()
 
-    def _wait_for_others(self) -> None:
-        deadline = time.monotonic() + _GRACE_SECONDS
+    def _wait_for_others(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         while any(rank.poll() is None for rank in self._ranks) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
 
@@ -173,8 +180,13 @@ class Group:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _remove_leftovers() -> None:
-    """Remove folders of groups whose starter was killed on this machine."""
+def make_group_folder() -> Path:
+    """A folder of this machine, for a group of workers that this process starts or is one of."""
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{place_tag()}-{os.getpid()}-"))
+
+
+def remove_group_folders() -> None:
+    """Remove such folders whose process was killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}-{place_tag()}-*"):
         number = folder.name.split("-")[3]
         if number.isdigit() and not is_alive(int(number)):

@@ -63,11 +63,19 @@ class Watch:
         if any(self._comes_on(rank, found) for rank, found in seen.items()):
             self._last |= {r: s for r, s in seen.items() if self._comes_on(r, s) or r not in self._last}
             self._since = now
+        outside = max(self._limit, OUTSIDE_STEPS_SECONDS)
         if len(seen) < self._size:
-            return None  # a rank has not begun: who starts the group sees whether it lives
+            return self._absent(seen) if now - self._since > outside else None
         behind = min(found.beat for found in seen.values())
-        limit = self._limit if behind.is_in_step else max(self._limit, OUTSIDE_STEPS_SECONDS)
+        limit = self._limit if behind.is_in_step else outside
         return self._cause(seen, behind, now - self._since) if now - self._since > limit else None
+
+    def _absent(self, seen: dict[int, _Seen]) -> Cause:
+        """The ranks that have not begun, while those that have wait for them."""
+        absent = [rank for rank in range(self._size) if rank not in seen]
+        ranks = f"{'worker' if len(absent) == 1 else 'workers'} {', '.join(map(str, absent))} of {self._size}"
+        waited = _duration(self._clock() - self._since)
+        return Cause("hang", f"{ranks} did not come to the group for {waited}", absent[0])
 
     def _silent(self, seen: dict[int, _Seen], now: float) -> Cause | None:
         for rank, found in seen.items():
@@ -118,10 +126,11 @@ class Watch:
 class WatchThread:
     """A rank's thread that writes its beat and looks for a hang; on one it leaves the cause and ends the process."""
 
-    def __init__(self, folder: Path, rank: int, size: int, limit_seconds: float) -> None:
+    def __init__(self, folder: Path, rank: int, size: int, limit_seconds: float, thread: int | None = None) -> None:
+        """`thread`: the identifier of the thread that trains, by default the main one."""
         self._folder, self._rank = folder, rank
         self._watch = Watch(folder, size, limit_seconds)
-        self._main, self._num_words = threading.main_thread().ident or 0, 0
+        self._main, self._num_words = thread or threading.main_thread().ident or 0, 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._go, name="hang-watch", daemon=True)
 

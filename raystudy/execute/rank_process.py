@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from raystudy.errors import RaystudyError
-from raystudy.execute.first_cause import Cause, cause_of, leave_cause
+from raystudy.execute.first_cause import Cause, cause_of, is_consequence, leave_cause
 from raystudy.execute.groups import FOLDER_VARIABLE, PARENT_VARIABLE
 from raystudy.execute.hang_watch import WatchThread
 from raystudy.execute.rank import LostGroupError, make_on_rank
@@ -49,9 +49,16 @@ def main(words: Sequence[str] | None = None) -> int:
     except LostGroupError as error:
         told = "lost the others" if error.cause.kind == "consequence" else "failed"
         end_at_once(f"worker {error.cause.rank} {told}: {error.cause.words}")
+    except KeyboardInterrupt:
+        os._exit(130)
     except RaystudyError as error:
-        print(f"raystudy: {error}", file=sys.stderr, flush=True)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # what all ranks of a machine find wrong is told once
+            print(f"raystudy: {error}", file=sys.stderr, flush=True)
         return error.exit_status
+    except Exception as error:
+        if not is_consequence(error):
+            raise
+        end_at_once(f"worker {os.environ.get('RANK', '0')} lost the others: {str(error).splitlines()[0]}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", metavar="NAME", help="only runs of this recipe")
     parser.add_argument("--lr", type=float, metavar="X", help="only runs at this learning rate")
     parser.add_argument("--seed", type=int, metavar="N", help="only runs of this seed")
+    parser.add_argument(
+        "--local_rank", help=argparse.SUPPRESS
+    )  # the deepspeed launcher adds it; LOCAL_RANK says it too
     return parser
 
 

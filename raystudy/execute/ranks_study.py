@@ -7,7 +7,7 @@ the others what to make. The engine's number of workers must be that of the rank
 import argparse
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,10 +15,12 @@ from typing import Any, Self
 from raystudy.artifacts.files import writing_name
 from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.errors import RaystudyError, SpecError
+from raystudy.execute.attempts import Attempts
+from raystudy.execute.first_cause import Cause
 from raystudy.execute.hang_watch import WatchThread
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
-from raystudy.execute.rank import make_on_rank
+from raystudy.execute.rank import LostGroupError, make_on_rank
 from raystudy.execute.work import RunReport, Task
 from raystudy.reference.world import World, join, leave
 from raystudy.specs.engines import DeepSpeedEngine
@@ -41,8 +43,16 @@ def make_study_on_rank(options: argparse.Namespace, patience_seconds: float) -> 
             f"{engine.workers} and there are {world.size}. Start {engine.workers}, or add "
             f"--set models.{options.model}.engine.workers={world.size}"
         )
-    status = _lead(loaded, options, engine, world) if world.rank == 0 else _follow(engine, world)
+    error: RaystudyError | None = None
+    if world.rank == 0:
+        error = _lead(loaded, options, engine, world)
+        status = 0 if error is None else error.exit_status
+        world.broadcast({"status": status})
+    else:
+        status = _follow(engine, world)
     leave(world)
+    if error is not None:
+        raise error
     return status
 
 
@@ -54,23 +64,24 @@ def _engine(loaded: LoadedStudy, options: argparse.Namespace) -> DeepSpeedEngine
     return engines[options.model]
 
 
-def _lead(loaded: LoadedStudy, options: argparse.Namespace, engine: DeepSpeedEngine, world: World) -> int:
-    error: RaystudyError | None = None
-    status = 1
+def _lead(
+    loaded: LoadedStudy, options: argparse.Namespace, engine: DeepSpeedEngine, world: World
+) -> RaystudyError | None:
+    """Drive the study on rank 0; what a person must mend, or None where nothing is missing."""
     try:
         storage = locate_storage(options.storage, loaded)
         chosen = Chosen(options.model, options.recipe, options.lr, options.seed)
         executor = _RanksExecutor(world, engine, storage, loaded.spec.name)
         done = run_study(loaded, storage, lambda: executor, Progress(), chosen=chosen)
+        if not done.num_wanted and not done.waiting:
+            raise SpecError(
+                f"some run that {loaded.spec.name!r} wants now must be of {chosen}, but none is. See raystudy plan"
+            )
         print(f"{done.name}: {done.num_made} runs made, {done.num_done_before} were done, {done.num_wanted} wanted")
         done.raise_if_incomplete()
-        status = 0
-    except RaystudyError as raised:
-        error, status = raised, raised.exit_status
-    world.broadcast({"status": status})
-    if error is not None:
-        raise error
-    return status
+    except RaystudyError as error:
+        return error
+    return None
 
 
 def _follow(engine: DeepSpeedEngine, world: World) -> int:
@@ -82,8 +93,19 @@ def _follow(engine: DeepSpeedEngine, world: World) -> int:
 
 
 def _make(task: Task, engine: DeepSpeedEngine, world: World, folder: Path) -> list[RunReport]:
-    with WatchThread(folder, world.rank, world.size, 60 * engine.hang_minutes):
-        return make_on_rank(task)
+    try:
+        with WatchThread(folder, world.rank, world.size, 60 * engine.hang_minutes):
+            return make_on_rank(task)
+    except LostGroupError as error:
+        if error.cause.kind == "out-of-memory":
+            _record_out_of_memory(task, error.cause)
+        raise
+
+
+def _record_out_of_memory(task: Task, cause: Cause) -> None:
+    """Leave a result that says so, unless micro-batches are "auto": a launcher starts its ranks with none smaller."""
+    runs = tuple(run.model_dump_json() for run in task.specs() if run.run_id == cause.run_id)
+    Attempts(replace(task, runs=runs, asked=())).failed(cause)
 
 
 class _RanksExecutor:

@@ -10,7 +10,7 @@ import sys
 import threading
 from dataclasses import asdict
 
-from raystudy.execute.work import Task, do_task
+from raystudy.execute.work import Task, do_task, settle_process
 
 
 def _read_tasks(tasks: "queue.Queue[Task]") -> None:
@@ -29,6 +29,7 @@ def main() -> None:
         done = [asdict(report) for report in do_task(tasks.get())]
         reports.write(json.dumps(done) + "\n")
         reports.flush()
+        settle_process()
 
 
 if __name__ == "__main__":

@@ -30,10 +30,12 @@ _LLAMA: Mapping[str, Any] = {
     "tie_embeddings": False,
     "init": "llama",
 }
+_STABLELM: Mapping[str, Any] = {**_LLAMA, "norm": "layer", "rotary_share": 0.25, "init": "gpt2"}
 _GPT2_SOURCE = "Radford et al. 2019, table 2; shapes of the weights that were released"
 _PYTHIA_SOURCE = "Biderman et al., arXiv 2304.01373, table 1"
 _OPT_SOURCE = "Zhang et al., arXiv 2205.01068, table 1"
 _LLAMA_SOURCE = "raystudy's own shapes in the manner of Touvron et al., arXiv 2302.13971"
+_STABLELM_SOURCE = "Stability-AI/StableLM, configs/stablelm-3b-4e1t.yml, and StableLmConfig of transformers"
 _LAPTOP_SOURCE = "raystudy's own, for a laptop; named by its non-embedding parameters"
 
 
@@ -63,6 +65,7 @@ PRESETS: dict[str, Preset] = {
     "pythia": Preset(_PYTHIA, _PYTHIA_SOURCE),
     "opt": Preset(_OPT, _OPT_SOURCE),
     "llama": Preset(_LLAMA, "Touvron et al., arXiv 2302.13971, section 2.2"),
+    "stablelm": Preset(_STABLELM, _STABLELM_SOURCE),
     # As published.
     "gpt2-124m": _shaped(_GPT2, (12, 768, 12, 1024), _GPT2_SOURCE, 50257),
     "gpt2-355m": _shaped(_GPT2, (24, 1024, 16, 1024), _GPT2_SOURCE, 50257),
@@ -72,6 +75,7 @@ PRESETS: dict[str, Preset] = {
     "pythia-410m": _shaped(_PYTHIA, (24, 1024, 16, 2048), _PYTHIA_SOURCE, 50304),
     "pythia-1b": _shaped(_PYTHIA, (16, 2048, 8, 2048), _PYTHIA_SOURCE, 50304),
     "opt-125m": _shaped(_OPT, (12, 768, 12, 2048), _OPT_SOURCE, 50272),
+    "stablelm-3b": _shaped(_STABLELM, (32, 2560, 32, 4096), _STABLELM_SOURCE, 50304, mlp_width=6912),
     # Llama-style: named by all parameters with Llama's 32,000 tokens.
     "llama-60m": _shaped(_LLAMA, (8, 512, 8, 2048), _LLAMA_SOURCE, 32000, kv_heads=4, mlp_width=1728),
     "llama-150m": _shaped(_LLAMA, (12, 768, 12, 2048), _LLAMA_SOURCE, 32000, kv_heads=4, mlp_width=2944),

@@ -125,15 +125,22 @@ def _llama_config(spec: ResolvedDecoder) -> dict[str, Any]:
     }
 
 
+def _stablelm_config(spec: ResolvedDecoder) -> dict[str, Any]:
+    return {
+        **_common_config(spec),
+        "num_key_value_heads": spec.num_kv_heads,
+        "intermediate_size": spec.hidden_width,
+        "hidden_act": _ACTIVATIONS[spec.activation],
+        "layer_norm_eps": spec.norm_eps,
+        "rope_theta": spec.rotary_base,
+        "partial_rotary_factor": spec.rotary_share,
+    }
+
+
 _PLAIN = {"norm": ("layer",), "gated": (False,), "qk_norm": (False,), "mlp_bias": (True,)}
 _LEARNED = {**_PLAIN, "positions": ("learned",), "parallel_residual": (False,), "attention_bias": (True,)}
-_GATED = {
-    "norm": ("rms",),
-    "gated": (True,),
-    "positions": ("rotary",),
-    "rotary_share": (1.0,),
-    "parallel_residual": (False,),
-}
+_GATED = {"gated": (True,), "positions": ("rotary",), "parallel_residual": (False,)}
+_GATED_RMS = {**_GATED, "norm": ("rms",), "rotary_share": (1.0,)}
 _LLAMA_OUTER = (
     Module("tokens", ("model.embed_tokens",)),
     Module("norm", ("model.norm",)),
@@ -214,7 +221,7 @@ FAMILIES = (
     Family(
         model_type="llama",
         architecture="LlamaForCausalLM",
-        demands={**_GATED, "qk_norm": (False,)},
+        demands={**_GATED_RMS, "qk_norm": (False,)},
         config=_llama_config,
         outer=_LLAMA_OUTER,
         blocks="model.layers.{}.",
@@ -224,7 +231,7 @@ FAMILIES = (
     Family(
         model_type="qwen3",
         architecture="Qwen3ForCausalLM",
-        demands={**_GATED, "qk_norm": (True,), "mlp_bias": (False,)},
+        demands={**_GATED_RMS, "qk_norm": (True,), "mlp_bias": (False,)},
         config=_llama_config,
         outer=_LLAMA_OUTER,
         blocks="model.layers.{}.",
@@ -233,6 +240,22 @@ FAMILIES = (
             Module("query_norm", ("self_attn.q_norm",)),
             Module("key_norm", ("self_attn.k_norm",)),
         ),
+        shares_kv_heads=True,
+    ),
+    Family(
+        model_type="stablelm",
+        architecture="StableLmForCausalLM",
+        # Its attention may have biases of queries, keys and values only; its parallel residuals share one norm.
+        demands={
+            **_GATED,
+            "norm": ("layer",),
+            "qk_norm": (False,),
+            **dict.fromkeys(("attention_bias", "mlp_bias"), (False,)),
+        },
+        config=_stablelm_config,
+        outer=_LLAMA_OUTER,
+        blocks="model.layers.{}.",
+        inner=_LLAMA_INNER,
         shares_kv_heads=True,
     ),
 )

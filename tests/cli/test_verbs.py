@@ -204,21 +204,20 @@ def test_a_holdout_that_differs_between_recipe_and_validation_is_told_by_check(c
     assert "both must set the same `holdout`" in done.stderr
 
 
-def test_text_that_has_changed_since_the_runs_is_told(cli, tmp_path):
-    path = own_study(tmp_path)
-    assert cli("run", path, "--storage", tmp_path / "storage", "--local").returncode == 0
-    assert "have changed" not in cli("compare", path, "--storage", tmp_path / "storage").stderr
+def test_text_that_has_changed_since_the_runs_is_told(verb, tmp_path):
+    path, where = own_study(tmp_path), ("--storage", tmp_path / "storage")
+    run = ("run", path, *where, "--local", "--workers", "0")
+    assert verb(*run)[0] == 0
+    assert "have changed" not in verb("compare", path, *where)[2]
     (tmp_path / "two.txt").write_text((tmp_path / "two.txt").read_text() + "\n\none more document " * 30)
-    looked = cli("compare", path, "--storage", tmp_path / "storage")
-    assert "the data of recipe 'two' have changed since the runs; these are the old results" in looked.stderr
-    planned = cli("plan", path, "--storage", tmp_path / "storage")
-    assert "the data of recipe 'two' have changed since they were frozen" in planned.stderr
-    refused = cli("run", path, "--storage", tmp_path / "storage", "--local")
-    assert refused.returncode == 4
-    assert "Restore the text, or run with --resolve-again" in refused.stderr
-    done = cli("run", path, "--storage", tmp_path / "storage", "--local", "--resolve-again")
-    assert done.returncode == 0, done.stderr
-    assert "have changed" not in cli("compare", path, "--storage", tmp_path / "storage").stderr
+    looked = verb("compare", path, *where)[2]
+    assert "the data of recipe 'two' have changed since the runs; these are the old results" in looked
+    assert "the data of recipe 'two' have changed since they were frozen" in verb("plan", path, *where)[2]
+    status, _, refused = verb(*run)
+    assert status == 4
+    assert "Restore the text, or run with --resolve-again" in refused
+    assert verb(*run, "--resolve-again")[0] == 0
+    assert "have changed" not in verb("compare", path, *where)[2]
 
 
 def test_wrong_paths_of_all_recipes_are_told_together(cli, tmp_path):

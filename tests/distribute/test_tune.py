@@ -28,7 +28,7 @@ def losses_on(storage: Path) -> dict[str, list[dict[str, object]]]:
 def test_tune_makes_the_same_records_as_local_workers_on_the_cluster_it_is_given(
     tmp_path, tiny_storage, ray_cluster, cli
 ):
-    storage = copy_inputs(tiny_storage, tmp_path / "storage")
+    storage = copy_inputs(tiny_storage, tmp_path / "storage", lacking=2)
     done = cli("run", TINY, "--storage", storage, timeout=200, **ray_cluster)
     assert done.returncode == 0, done.stderr
     assert losses_on(storage) == losses_on(tiny_storage)
@@ -72,9 +72,8 @@ def test_gpus_that_the_cluster_has_not_are_refused_and_not_waited_for(tmp_path, 
 
 
 def test_a_killed_driver_and_its_own_cluster_lose_no_finished_run_and_repeat_none(tmp_path, tiny_storage, own_ray, cli):
-    storage = copy_inputs(tiny_storage, tmp_path / "storage")
-    driver = launch_driver(storage, **own_ray)
-    before = kill_in_the_middle(driver, storage, at_least=10)
+    storage = copy_inputs(tiny_storage, tmp_path / "storage", lacking=3)
+    before = kill_in_the_middle(launch_driver(storage, **own_ray), storage, new=6)
     done = cli("run", TINY, "--storage", storage, timeout=200, **own_ray)
     assert done.returncode == 0, done.stderr
     after = results_on(storage)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,10 +193,10 @@ def results_on(storage: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def kill_in_the_middle(driver: subprocess.Popen[bytes], storage: Path, at_least: int) -> dict[str, tuple[int, int]]:
-    """SIGKILL the driver once some runs have finished; returns the results that were there."""
-    deadline = time.monotonic() + 90
-    while len(results_on(storage)) < at_least:
+def kill_in_the_middle(driver: subprocess.Popen[bytes], storage: Path, new: int) -> dict[str, tuple[int, int]]:
+    """SIGKILL the driver once some runs more have finished; returns the results that were there."""
+    deadline, enough = time.monotonic() + 90, len(results_on(storage)) + new
+    while len(results_on(storage)) < enough:
         assert driver.poll() is None, "the driver ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -205,18 +206,24 @@ def kill_in_the_middle(driver: subprocess.Popen[bytes], storage: Path, at_least:
     return results_on(storage)
 
 
-def copy_inputs(source: Path, target: Path) -> Path:
-    """A storage that has the shards of another, so that a test does not build them again."""
+def copy_inputs(source: Path, target: Path, lacking: int | None = None) -> Path:
+    """A storage that has the shards of another, so that a test does not build them again.
+
+    With `lacking` it has the runs too, all but every so manieth: of every wave, model and recipe some are left to make.
+    """
     target.mkdir()
     for name in ("shards", "built", "floors"):
         if (source / name).exists():
             (target / name).symlink_to(source / name)
+    for number, run in enumerate(sorted((source / "runs").iterdir()) if lacking else ()):
+        if number % lacking:
+            shutil.copytree(run, target / "runs" / run.name)
     return target
 
 
 def test_a_driver_killed_in_the_middle_loses_no_finished_run_and_repeats_none(tmp_path, tiny_storage, cli):
-    storage = copy_inputs(tiny_storage, tmp_path / "storage")
-    before = kill_in_the_middle(launch_driver(storage, "--local"), storage, at_least=8)
+    storage = copy_inputs(tiny_storage, tmp_path / "storage", lacking=3)
+    before = kill_in_the_middle(launch_driver(storage, "--local"), storage, new=6)
     time.sleep(0.5)
     assert results_on(storage) == before, "a worker lived on after its driver"
     done = cli("run", TINY, "--storage", storage, "--local")

@@ -17,6 +17,7 @@ from raystudy import __version__
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "docs" / "results"
+SELECTION = ["-m", "gpu", str(ROOT / "tests")]  # wherever they lie
 
 
 class Outcomes:
@@ -34,7 +35,7 @@ class Outcomes:
 def main() -> int:
     """Run them; pytest's exit status, or 1 where there is no GPU."""
     outcomes = Outcomes()
-    status = int(pytest.main(["-m", "gpu", str(ROOT / "tests")], plugins=[outcomes]))
+    status = int(pytest.main(SELECTION, plugins=[outcomes]))
     if not torch.cuda.is_available():
         print(f"no CUDA device here (torch {torch.__version__}): {len(outcomes.rows)} tests skipped, no result written")
         return 1

@@ -92,7 +92,15 @@ def test_every_verb_works_on_such_a_study_and_running_it_again_does_nothing(stud
 def ranks_of(driver: int) -> list[int]:
     """The ranks that a driver's workers have started."""
     below = [child for worker in workers_of(driver) for child in workers_of(worker)]
-    return [pid for pid in below if b"raystudy.reference" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in below if "raystudy.reference" in command_of(pid)]
+
+
+def command_of(pid: int) -> str:
+    """A process's command line; empty once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def wait_for_checkpoint(storage: Path, driver: "subprocess.Popen[bytes]", after: int) -> None:

@@ -1,22 +1,20 @@
-"""What is done after an attempt that failed, which worker hangs, how tasks share groups: without any process."""
+"""What is done after an attempt that failed, and how tasks share groups: without any process."""
 
-import json
+import sys
 from dataclasses import replace
 
 import pytest
 
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import DamagedError, SpecError, StorageError, UnwritableError
-from raystudy.execute import hang_watch
 from raystudy.execute.attempts import Attempts
 from raystudy.execute.first_cause import Cause, cause_of, first_cause, leave_cause
 from raystudy.execute.gpus import check_group_gpus
-from raystudy.execute.hang_watch import OUTSIDE_STEPS_SECONDS, Watch
+from raystudy.execute.groups import run_group
 from raystudy.execute.local import LocalExecutor
 from raystudy.execute.shapes import Shape, by_shape, groups_at_once
 from raystudy.execute.tasks import GROUP_RUNS, make_tasks
 from raystudy.execute.work import RunReport, Task
-from raystudy.reference.beat import Beat
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.study import Resources
 from raystudy.study.chosen import Chosen
@@ -147,98 +145,6 @@ def test_the_first_cause_wins_and_a_consequence_never_hides_it(tmp_path):
     assert first_cause(tmp_path) == Cause("program", "ValueError: first", 1)
 
 
-class Ranks:
-    """Beats of a planted group, and a clock that is set by hand."""
-
-    def __init__(self, folder, size: int = 3) -> None:
-        self.folder, self.seconds, self.size = folder, 0.0, size
-        self.watch = Watch(folder, size, 10.0, clock=lambda: self.seconds)
-
-    def beat(self, rank: int, beat: Beat, *, is_waiting: bool = False, cpu_seconds: float = 0.0) -> None:
-        about = {"beat": [beat.member, beat.step, beat.phase], "cpu_seconds": cpu_seconds, "place": "code.py, line 3"}
-        path = hang_watch._beat_path(self.folder, rank)
-        word = json.loads(path.read_text())["word"] if path.exists() else 0
-        path.write_text(json.dumps({**about, "is_waiting": is_waiting, "word": word}))
-
-    def look(self, *, silent: int | None = None):
-        """All ranks but the `silent` one write what they wrote, once more; then one look."""
-        for path in self.folder.glob("beat-*.json"):
-            if path.name != f"beat-{silent}.json":
-                value = json.loads(path.read_text())
-                path.write_text(json.dumps({**value, "word": value["word"] + 1}))
-        return self.watch.look()
-
-
-FORWARD, BACKWARD = 1, 2
-
-
-def test_the_worker_that_is_behind_is_named_once_no_step_was_made_for_too_long(tmp_path):
-    ranks = Ranks(tmp_path)
-    for rank, phase in enumerate((BACKWARD, FORWARD, BACKWARD)):
-        ranks.beat(rank, Beat(0, 7, phase), is_waiting=rank != 1)
-    assert ranks.look() is None
-    ranks.seconds = 9.0
-    assert ranks.look() is None
-    ranks.seconds = 11.0
-    cause = ranks.look()
-    assert (cause.kind, cause.rank, cause.step) == ("hang", 1, 7)
-    assert cause.words.startswith("worker 1 of 3 hung in forward of step 7 (code.py, line 3): no step was made for 11")
-    assert "worker 0, worker 2 waited" in cause.words
-    assert "engine.hang_minutes" in cause.words
-
-
-def test_where_all_are_in_the_same_phase_the_one_that_is_not_in_a_collective_is_named(tmp_path):
-    ranks = Ranks(tmp_path)
-    for rank in range(3):
-        ranks.beat(rank, Beat(0, 7, FORWARD), is_waiting=rank != 2)
-    ranks.look()
-    ranks.seconds = 11.0
-    assert ranks.look().rank == 2
-
-
-def test_any_step_of_any_worker_is_a_sign_of_life(tmp_path):
-    ranks = Ranks(tmp_path)
-    for step in range(5):
-        for rank in range(3):
-            ranks.beat(rank, Beat(0, step, FORWARD))
-        assert ranks.look() is None
-        ranks.seconds += 9.0
-
-
-def test_outside_steps_there_is_more_time_and_work_on_the_processor_counts(tmp_path):
-    ranks = Ranks(tmp_path)
-    for rank in range(3):
-        ranks.beat(rank, Beat(0), is_waiting=rank > 0)
-    ranks.look()
-    ranks.seconds = OUTSIDE_STEPS_SECONDS - 1
-    ranks.beat(0, Beat(0), cpu_seconds=300.0)
-    assert ranks.look() is None
-    ranks.seconds = 2 * OUTSIDE_STEPS_SECONDS - 2
-    assert ranks.look() is None
-    ranks.seconds = 2 * OUTSIDE_STEPS_SECONDS
-    assert ranks.look().words.startswith("worker 0 of 3 hung at the start of run 1")
-
-
-def test_a_worker_that_writes_no_more_is_named_wherever_it_was_seen_last(tmp_path):
-    ranks = Ranks(tmp_path)
-    for rank in range(3):
-        ranks.beat(rank, Beat(0))
-    assert ranks.look() is None
-    ranks.seconds = 9.0
-    assert ranks.look(silent=2) is None
-    ranks.seconds = 11.0
-    cause = ranks.look(silent=2)
-    assert cause.words.startswith("worker 2 of 3 hung: it gave no sign of life for 11.0 s (is it stopped")
-
-
-def test_before_all_workers_have_begun_nobody_hangs(tmp_path):
-    ranks = Ranks(tmp_path)
-    ranks.beat(0, Beat(0, 3, FORWARD))
-    ranks.look()
-    ranks.seconds = 1000.0
-    assert ranks.look() is None
-
-
 def wanted(count: int, model: str = "target", engine: str = "deepspeed", **settings) -> list[WantedRun]:
     runs = [a_run("0" * 32, seed=seed, **settings).model_copy(update={"engine": engine}) for seed in range(count)]
     return [WantedRun(run, "balanced", model) for run in runs]
@@ -301,3 +207,17 @@ def test_a_launch_may_be_of_one_model_recipe_rate_and_seed():
     assert not Chosen("target", "balanced", 1e-2, 0).holds(other)
     assert not Chosen("target", lr=2e-2).holds(run)
     assert not Chosen("target", recipe="noisy").holds(run)
+
+
+def test_a_group_that_cannot_be_started_is_a_report_and_no_exception(tmp_path):
+    task = a_task(tmp_path)
+    reports = run_group(task, ("/no/such/program",))
+    assert [report.status for report in reports] == ["failed"] * 2
+    assert all("No such file" in report.cause for report in reports)
+
+
+def test_ranks_that_end_at_once_are_named_with_their_last_words(tmp_path):
+    program = "import sys; sys.exit('planted: nothing works')"
+    (report,) = run_group(a_task(tmp_path, 1, max_failures=0), (sys.executable, "-c", program))
+    assert report.status == "failed"
+    assert report.cause in [f"worker {n} of 2 ended with exit status 1: planted: nothing works" for n in (0, 1)]

@@ -4,12 +4,8 @@ import argparse
 import sys
 from importlib import import_module
 
-CHECKS = [
-    "known_truth",
-    "faults",
-    "reference",
-    "group_faults",
-]  # modules beside this one, each with `main(arguments) -> exit status`
+# Modules beside this one, each with `main(arguments) -> exit status`.
+CHECKS = ["known_truth", "faults", "reference", "group_faults", "memory"]
 
 
 def main(arguments: list[str]) -> int:

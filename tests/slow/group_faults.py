@@ -21,6 +21,7 @@ from tests.faults.trials import kill, wait_until_gone
 from tests.reference.test_group_studies import STUDY, losses, ranks_of
 
 KINDS = {"SIGKILL a worker": (False, True), "SIGKILL the driver": (True, False), "SIGKILL both": (True, True)}
+_LAST_SECONDS = 10.0  # by when a kill comes that is to hit any part of a group's life
 COLUMNS = ("trials", "good", "kills", "resumed_runs", "runs_lost", "runs_repeated", "largest_difference", "seconds")
 
 
@@ -33,20 +34,18 @@ def main(arguments: list[str]) -> int:
         place = Path(folder)
         study = place / "groups.yaml"
         study.write_text(STUDY)
-        started = time.monotonic()
         done = run_cli("run", study, "--storage", place / "undisturbed", "--local", timeout=600)
         assert done.returncode == 0, done.stderr
-        length = time.monotonic() - started
-        rows = [_row(name, options.seed, options.trials, place, study, length) for name in KINDS]
+        rows = [_row(name, options.seed, options.trials, place, study) for name in KINDS]
     _write(rows, options.seed)
     return 0 if all(row["good"] == row["trials"] for row in rows) else 1
 
 
-def _row(name: str, seed: int, count: int, place: Path, study: Path, length: float) -> dict[str, Any]:
+def _row(name: str, seed: int, count: int, place: Path, study: Path) -> dict[str, Any]:
     started = time.monotonic()
     trials = []
     for number in range(count):
-        trial = _trial(seed + number, KINDS[name], place, study, length)
+        trial = _trial(seed + number, KINDS[name], place, study)
         trials.append(trial)
         print(f"{name}: seed {seed + number}: {trial}", flush=True)
     return {
@@ -60,7 +59,7 @@ def _row(name: str, seed: int, count: int, place: Path, study: Path, length: flo
     }
 
 
-def _trial(seed: int, victims: tuple[bool, bool], place: Path, study: Path, length: float) -> dict[str, Any]:
+def _trial(seed: int, victims: tuple[bool, bool], place: Path, study: Path) -> dict[str, Any]:
     moments, (takes_driver, takes_worker) = random.Random(seed), victims
     storage = copy_inputs(place / "undisturbed", place / f"{seed}-{takes_driver}-{takes_worker}")
     trial: dict[str, Any] = {"kills": 0, "runs_lost": 0, "runs_repeated": 0, "problems": []}
@@ -68,8 +67,7 @@ def _trial(seed: int, victims: tuple[bool, bool], place: Path, study: Path, leng
     words = [sys.executable, "-m", "raystudy", "run", str(study), "--storage", str(storage), "--local"]
     for _ in range(moments.randint(1, 3)):
         driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0.1, 0.9) * length)
-        ranks = ranks_of(driver.pid)
+        ranks = _wait(driver, storage, moments)
         if takes_worker and ranks:
             kill(moments.choice(ranks))
             trial["kills"] += 1
@@ -87,6 +85,27 @@ def _trial(seed: int, victims: tuple[bool, bool], place: Path, study: Path, leng
     if done.returncode:
         trial["problems"].append(f"exit status {done.returncode}: {done.stderr[-300:]}")
     return _compared(trial, storage, place / "undisturbed", before)
+
+
+def _wait(driver: "subprocess.Popen[bytes]", storage: Path, moments: random.Random) -> list[int]:
+    """The ranks at a drawn moment: of a group's life as a whole or, in half of the trials, soon after a checkpoint."""
+    at_least, in_run = moments.randint(0, 3), moments.random() < 0.5
+    seconds = moments.uniform(0.0, 0.5 if in_run else _LAST_SECONDS)
+    deadline = time.monotonic() + 600
+    while len(results_on(storage)) < at_least or not ranks_of(driver.pid) or (in_run and not _in_run(storage)):
+        if driver.poll() is not None or time.monotonic() > deadline:
+            return []
+        time.sleep(0.01)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and len(ranks_of(driver.pid)) == 2 and driver.poll() is None:
+        time.sleep(0.01)
+    return ranks_of(driver.pid)
+
+
+def _in_run(storage: Path) -> bool:
+    """Whether a run that has a checkpoint is under way."""
+    begun = {path.parent.parent for path in storage.glob("runs/*/checkpoints/step-*.safetensors")}
+    return any(not (run / "result.json").exists() for run in begun)
 
 
 def _compared(

@@ -7,10 +7,11 @@ from raystudy.artifacts.shard_writer import SourceDraft, write_tokens, write_vie
 from raystudy.artifacts.shards import Selected, open_tokens, open_view
 from raystudy.study import ngrams
 from raystudy.study.ngrams import (
-    NgramModel,
+    NgramCounts,
     cosine,
     cross_entropy,
-    document_counts,
+    joined,
+    log_probabilities,
     ngram_keys,
     recipe_counts,
     unigram_mixture,
@@ -40,9 +41,24 @@ def view(tmp_path):
 
 
 def test_keys_are_one_to_one_for_the_largest_token_ids():
-    assert ngram_keys(tokens(65535, 0, 65535), 3).tolist() == [(65535 << 32) | 65535]
-    assert ngram_keys(tokens(1, 2), 3).tolist() == []
-    assert len(np.unique(ngram_keys(tokens(0, 1, 0, 256, 1, 1), 2))) == 5
+    assert ngram_keys(joined([tokens(65535, 0, 65535)]), 3).tolist() == [(65535 << 32) | 65535]
+    assert ngram_keys(joined([tokens(1, 2)]), 3).tolist() == []
+    assert len(np.unique(ngram_keys(joined([tokens(0, 1, 0, 256, 1, 1)]), 2))) == 5
+
+
+def test_no_ngram_reaches_over_two_texts():
+    texts = joined([tokens(1, 2, 3), tokens(4), tokens(5, 6)])
+    assert ngram_keys(texts, 1).tolist() == [1, 2, 3, 4, 5, 6]
+    assert ngram_keys(texts, 2).tolist() == [(1 << 16) | 2, (2 << 16) | 3, (5 << 16) | 6]
+    assert ngram_keys(texts, 3).tolist() == [(1 << 32) | (2 << 16) | 3]
+
+
+def test_where_histories_are_asked_for_others_are_not_kept(view):
+    whole, _ = recipe_counts(view, 2, WHOLE)
+    counts, num_read = recipe_counts(view, 2, WHOLE, np.array([4, 1, 1]))
+    assert (counts.keys >> 16).tolist() == [1, 1, 4]
+    assert counts.counts.tolist() == whole.of(counts.keys).tolist()
+    assert num_read == 11
 
 
 def test_a_recipes_counts_are_its_sources_counts_at_their_weights(view):
@@ -65,9 +81,8 @@ def test_cross_entropy_is_witten_bell_worked_by_hand(view):
     # p(2 | 0 1): triples of a are 012 121 212 120 201 013, of b 044
     c = 11 * 0.75 / 6
     third = (c + 2 * second) / (2 * c + 2)
-    model = NgramModel(unigram, [pairs, triples])
-    np.testing.assert_allclose(model.log_probabilities(tokens(0, 1, 2)), np.log([first, third]))
-    np.testing.assert_allclose(model.log_probabilities(tokens(3, 1)), np.log(unigram[[1]]))
+    logs = log_probabilities(joined([tokens(0, 1, 2), tokens(3, 1)]), unigram, [pairs, triples])
+    np.testing.assert_allclose(logs, np.log([first, third, unigram[1]]))
     value, num_read = cross_entropy(view, [tokens(0, 1, 2), tokens(3, 1)], 3, WHOLE)
     assert value == pytest.approx(-np.log([first, third, unigram[1]]).sum() / 3)
     assert num_read == 22
@@ -75,8 +90,8 @@ def test_cross_entropy_is_witten_bell_worked_by_hand(view):
 
 @pytest.mark.parametrize("history", [(0, 1), (4, 4), (2, 3), (3, 3)])
 def test_the_model_is_a_distribution_after_every_history(view, history):
-    model = NgramModel(unigram_mixture(view), [recipe_counts(view, order, WHOLE)[0] for order in (2, 3)])
-    probabilities = [np.exp(model.log_probabilities(tokens(*history, last))[-1]) for last in range(5)]
+    counts, texts = [recipe_counts(view, order, WHOLE)[0] for order in (2, 3)], [tokens(*history, w) for w in range(5)]
+    probabilities = np.exp(log_probabilities(joined(texts), unigram_mixture(view), counts))[1::2]
     assert sum(probabilities) == pytest.approx(1.0)
 
 
@@ -97,7 +112,9 @@ def test_cosine_of_a_recipe_with_its_own_documents_is_one_and_with_others_none_i
     assert cosine(own, [tokens(4, 3)], 1, WHOLE)[0] == 0.0
     # recipe 01 12 21 against 01 13: one pair of three shared with one of two
     assert cosine(own, [tokens(0, 1, 3)], 2, WHOLE)[0] == pytest.approx(1 / np.sqrt(3 * 2))
-    assert document_counts([tokens(0, 1), tokens(0, 1)], 2).counts.tolist() == [2.0]
+    counts = NgramCounts(2)
+    counts.add(joined([tokens(0, 1), tokens(0, 1)]), 1.0)
+    assert counts.counts.tolist() == [2.0]
 
 
 def test_more_of_the_same_text_lowers_a_higher_orders_cross_entropy_below_the_floor(tmp_path):

@@ -85,6 +85,24 @@ FAMILIES = {
         transformers.Qwen3ForCausalLM,
         lambda: transformers.Qwen3Config(**GATED, rms_norm_eps=1e-5),
     ),
+    "stablelm": (
+        a_spec("stablelm", mlp_width=80, rotary_share=1 / 3),
+        transformers.StableLmForCausalLM,
+        lambda: transformers.StableLmConfig(
+            **COMMON, intermediate_size=80, num_key_value_heads=4, partial_rotary_factor=1 / 3
+        ),
+    ),
+    "stablelm, grouped queries": (
+        a_spec("stablelm", mlp_width=80, kv_heads=2, rotary_share=0.5, rotary_base=500.0, norm_eps=1e-6),
+        transformers.StableLmForCausalLM,
+        lambda: transformers.StableLmConfig(
+            **COMMON,
+            intermediate_size=80,
+            num_key_value_heads=2,
+            rope_parameters={**ROTARY, "partial_rotary_factor": 0.5},
+            layer_norm_eps=1e-6,
+        ),
+    ),
 }
 
 
@@ -152,6 +170,7 @@ PUBLISHED = {
     "pythia-410m": (24, 1024, 16),
     "pythia-1b": (16, 2048, 8),
     "opt-125m": transformers.OPTConfig(),
+    "stablelm-3b": transformers.StableLmConfig(),
 }
 
 
@@ -195,6 +214,7 @@ MUP = {"mup_base_width": 24, "mup_base_heads": 4}
         a_spec("pythia", rotary_share=1.0, **MUP),
         a_spec("llama", mlp_width=80, kv_heads=2, qk_norm=True, **MUP),
     ],
+    ids=[*FAMILIES, "gpt2, relu and an own head", "gpt2, muP", "pythia, muP", "llama, muP"],
 )
 def test_an_exported_folder_is_loaded_by_transformers_and_gives_the_same_logits(spec, tmp_path):
     ours = shaken(Decoder(spec, seed=0))

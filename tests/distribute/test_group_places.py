@@ -1,0 +1,95 @@
+"""Where groups of workers fit: how many at once, what is refused with its sum. No Ray."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from raystudy.distribute import cluster_nodes
+from raystudy.distribute.group_places import Node, check_fits, num_at_once, num_groups
+from raystudy.errors import SpecError
+from raystudy.execute.shapes import Shape
+from tests.distribute.group_work import a_group_task
+
+TWO_CPUS = [Node(2.0)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "nodes", "groups"),
+    [
+        (Shape(2, 0, 0.9), TWO_CPUS, 1),
+        (Shape(1, 0, 0.9), TWO_CPUS, 2),
+        (Shape(4, 0, 0.9), [Node(2.0), Node(2.0)], 1),
+        (Shape(2, 0, 3.0), [Node(4.0), Node(4.0)], 1),  # 8 CPUs, but one worker a node
+        (Shape(2, 0, 3.0), [Node(6.1)], 1),
+        (Shape(2, 0, 3.0), [Node(3.0), Node(2.0), Node(1.0)], 0),  # 6 CPUs, but one worker
+        (Shape(2, 1, 0.9), [Node(16.0, 8.0)], 4),  # GPUs are the limit
+        (Shape(8, 1, 1.9), [Node(8.0, 8.0)], 0),  # CPUs are
+        (Shape(2, 1, 0.9), [Node(8.0), Node(8.0, 1.0)], 0),  # a node without GPUs holds none of these workers
+        (Shape(2, 0, 0.9), [Node(2.0, count=3)], 3),
+        (Shape(3, 0, 0.1), [Node(0.3)], 0),  # to the last hundredth: no room for the trial that starts them
+    ],
+)
+def test_groups_that_fit_at_once_are_counted_by_node(shape, nodes, groups):
+    assert num_groups(shape, nodes) == groups
+
+
+def test_trials_never_take_the_place_of_the_workers_that_they_wait_for():
+    """Whole CPUs leave a trial no room beside them: one node in the worst place must be spared."""
+    assert num_groups(Shape(2, 0, 1.0), TWO_CPUS) == 0
+    assert num_groups(Shape(2, 0, 1.0), [Node(3.0)]) == 1
+    assert num_groups(Shape(2, 0, 1.0), [Node(2.0), Node(1.0)]) == 1
+    assert num_groups(Shape(1, 0, 1.0), [Node(1.0)] * 4) == 2  # two trials on two nodes leave two places
+    for groups in range(1, 30):
+        node = Node(groups * 2 * 0.9 + 0.01 * groups)
+        assert num_groups(Shape(2, 0, 0.9), [node]) == groups
+
+
+def test_a_request_that_can_never_be_met_is_refused_with_the_sum_and_the_way_out(tmp_path):
+    task = a_group_task(tmp_path, "plain", workers=4)
+    with pytest.raises(SpecError) as refused:
+        check_fits(Shape(4, 0, 0.9), task, TWO_CPUS)
+    assert "model 'm', which needs 4 workers x 0.9 CPU = 3.6 CPU" in str(refused.value)
+    assert "but it has 2 CPU: room for 2 such workers" in str(refused.value)
+    assert "Lower engine.workers" in str(refused.value)
+    with pytest.raises(SpecError, match=r"2 x 1 GPU = 2 GPU .* but it has 16 CPU and 1 GPU"):
+        check_fits(Shape(2, 1, 0.9), task, [Node(16.0, 1.0)])
+    with pytest.raises(SpecError, match="but it grows to at most 3 CPU"):
+        check_fits(Shape(4, 0, 0.9), task, [Node(1.0, count=3)], may_grow=True)
+    check_fits(Shape(4, 0, 0.9), task, [Node(4.0)])
+
+
+def test_a_cluster_that_may_grow_is_asked_for_more_than_is_there_but_not_for_everything_at_once():
+    shape = Shape(4, 0, 0.9)
+    assert num_at_once(shape, [Node(1.0)], [Node(4.0, count=3)]) == 3
+    assert num_at_once(shape, [Node(4.0)] * 2, [Node(4.0, count=1000)]) == 18
+    assert num_at_once(shape, [Node(4.0)], [Node(4.0)]) == 1
+    assert num_at_once(shape, [], []) == 1  # nodes that have gone since the request was checked may come back
+
+
+def the_cluster(monkeypatch, *types: tuple[dict[str, int], int]) -> SimpleNamespace:
+    """A Ray of one node of two CPUs, and one that is dead, whose autoscaler may start nodes of these types."""
+    config = SimpleNamespace(
+        node_group_configs=[SimpleNamespace(resources=resources, max_count=count) for resources, count in types]
+    )
+    state = SimpleNamespace(get_cluster_config=lambda: config)
+    monkeypatch.setitem(sys.modules, "ray._private.state", SimpleNamespace(state=state))
+    alive, dead = {"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 64.0}}
+    return SimpleNamespace(nodes=lambda: [alive, dead])
+
+
+def test_without_an_autoscaler_the_nodes_that_are_alive_are_all(monkeypatch):
+    assert cluster_nodes.possible_nodes(the_cluster(monkeypatch)) == ([Node(2.0)], False)
+
+
+def test_with_an_autoscaler_the_nodes_that_it_may_start_count(monkeypatch):
+    ray = the_cluster(monkeypatch, ({"CPU": 4}, 3), ({"CPU": 8, "GPU": 2}, 1))
+    assert cluster_nodes.possible_nodes(ray) == ([Node(4.0, count=3), Node(8.0, 2.0, count=1)], True)
+    nodes, may_grow = cluster_nodes.possible_nodes(the_cluster(monkeypatch, ({"CPU": 4}, -1)))
+    assert may_grow
+    assert num_groups(Shape(64, 0, 0.9), nodes) > 0
+    check_fits(Shape(64, 0, 0.9), SimpleNamespace(model="m"), nodes)
+
+
+def test_an_autoscaler_that_may_start_no_more_than_is_there_changes_nothing(monkeypatch):
+    assert cluster_nodes.possible_nodes(the_cluster(monkeypatch, ({"CPU": 1}, 2))) == ([Node(2.0)], False)
