@@ -17,7 +17,7 @@ from torch.nn import functional
 from raystudy.artifacts.shards import RecipeView
 from raystudy.execute.parity_rank import main
 from raystudy.reference import evaluation, training
-from raystudy.reference.parity.cases import PROBE, STUDY, TINY, Case
+from raystudy.reference.parity.cases import OWN_PROBE, STUDY, TINY, Case
 from raystudy.reference.parity.observing import observe_all_on_ranks
 from raystudy.reference.training import ReferenceTraining
 from raystudy.reference.world import World
@@ -30,13 +30,11 @@ ReadShare = Callable[[ReferenceTraining], np.ndarray]
 
 
 def in_bf16(cases: list[Case]) -> list[Case]:
-    """The cases of a study in bf16 with masters: the probe stays in FP32."""
-    return [
-        Case(case.name, case.run.model_copy(update={"precision": "bf16-master"}), case.engine)
-        if case.name != PROBE
-        else case
-        for case in cases
-    ]
+    """The cases of a study in bf16 with masters, but for the probe in FP32, which is the same."""
+    study, tiny, probe = (
+        Case(case.name, case.run.model_copy(update={"precision": "bf16-master"}), case.engine) for case in cases
+    )
+    return [study, tiny, Case(OWN_PROBE, probe.run, probe.engine)]
 
 
 @contextmanager
@@ -183,12 +181,17 @@ EVALUATION_PLANTS = {
     "doubled": lambda: evaluated(times(2, 2.0)),
 }
 WITH_MASTERS = ("none", "no masters", "none in bf16", "no masters in bf16")  # where the tiny rate has a say
-BF16_PLANTS = {"none in bf16": ExitStack, "no masters in bf16": no_masters}
+BF16_PLANTS = {
+    "none in bf16": ExitStack,
+    "no masters in bf16": no_masters,
+    "means of workers in bf16": means_of_workers,
+    "decay everywhere in bf16": decay_everywhere,
+}
 
 
 def observe(cases: list[Case], view: RecipeView, validation: ValidationSets, world: World, folder: Path) -> None:
     study = [case for case in cases if case.name == STUDY]
-    bf16 = [case for case in in_bf16(cases) if case.name != PROBE]
+    bf16 = in_bf16(cases)
     short = {id(c): [case for case in c if case.name != TINY] for c in (cases, study, bf16)}
     for plants, chosen in ((TRAINING_PLANTS, cases), (EVALUATION_PLANTS, study), (BF16_PLANTS, bf16)):
         for name, plant in plants.items():

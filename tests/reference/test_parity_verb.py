@@ -4,23 +4,28 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raystudy.artifacts.shards import open_tokens, open_view
 from raystudy.cli.main import main
+from raystudy.errors import SpecError
 from raystudy.execute import parity as asking
 from raystudy.execute.first_cause import Cause
-from raystudy.reference.parity.cases import STUDY, Case, in_one_process, read_cases, write_cases
+from raystudy.reference.parity.cases import STUDY, Case, in_one_process, read_cases, study_case, write_cases
 from raystudy.reference.parity.judging import Parity
-from raystudy.reference.parity.naming import Known
-from raystudy.reference.parity.observed import write_observed
+from raystudy.reference.parity.naming import Known, named_evaluation
+from raystudy.reference.parity.observed import Sums, write_observed
 from raystudy.reference.parity.observing import observe_in_one_process
 from raystudy.reference.parity.quantities import Row
+from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.train.evaluation import ValidationDocuments
 from tests.conftest import TINY as TINY_STUDY
+from tests.train.test_training import a_run
 
 pytestmark = pytest.mark.timeout(300)
 
+ENGINE = DeepSpeedEngine(kind="deepspeed", workers=2)
 DEEPSPEED = ["--set", "models.target.engine.kind=deepspeed", "--set", "models.target.engine.workers=2"]
 
 
@@ -92,3 +97,26 @@ def test_deepspeed_that_is_not_installed_is_said_before_anything_is_built(tmp_pa
     assert main(["parity", str(TINY_STUDY), "--storage", str(tmp_path / "s"), *DEEPSPEED]) == 7
     assert "Install raystudy[deepspeed]" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+
+
+def test_an_evaluation_that_fits_nothing_known_is_not_named():
+    ours = Sums(np.array([3.0, 5.0, 7.0]), np.array([1, 2, 3]))
+    theirs = replace(ours, loss_sum=ours.loss_sum * 1.1)
+    assert named_evaluation({"v": ours}, {"v": theirs}, 2) == []
+    assert named_evaluation({"v": ours}, {}, 2) == ["an evaluation that leaves out a validation set"]
+    fewer = Sums(ours.loss_sum[:2], ours.num_tokens[:2])
+    assert named_evaluation({"v": ours}, {"v": fewer}, 2) == ["an evaluation of 2 documents in place of 3"]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 100])
+def test_a_number_of_steps_out_of_range_is_refused(steps):
+    with pytest.raises(SpecError, match="--steps must be from 2 to 99"):
+        study_case(a_run("0" * 32), ENGINE, steps)
+
+
+def test_a_schedule_that_does_not_fit_into_the_steps_is_refused_with_a_way_out():
+    run = a_run("0" * 32)
+    schedule = run.settings.schedule.model_copy(update={"warmup": 0.05, "warmup_steps": 9})
+    settings = run.settings.model_copy(update={"schedule": schedule, "steps": 50})
+    with pytest.raises(SpecError, match="Raise --steps, or give warm-up and decay as shares"):
+        study_case(run.model_copy(update={"settings": settings}), ENGINE, 8)

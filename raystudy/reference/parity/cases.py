@@ -2,6 +2,7 @@
 
 study       as the study says, in few steps
 tiny rate   at a learning rate so small that only FP32 master weights move
+own probe   the probe in the study's precision, where that is not FP32
 probe       in FP32, with settings under which every known difference shows: unequal micro-batches and shares,
             gradients that are clipped, an epsilon and a decay that matter
 """
@@ -22,7 +23,7 @@ from raystudy.specs.run import TrainRun
 from raystudy.specs.schedules import Constant
 from raystudy.specs.training import AdamW, RunSettings
 
-STUDY, TINY, PROBE = "study", "tiny rate", "probe"
+STUDY, TINY, PROBE, OWN_PROBE = "study", "tiny rate", "probe", "own probe"
 MOST_STEPS = 99  # every step of a run up to here has its row of the curve
 _TINY_RATE, _TINY_STEPS = 1e-6, 4
 _PROBE_STEPS = 6
@@ -117,6 +118,13 @@ def probe_case(study: Case, gradient_norm: float, num_weights: int) -> Case:
     )
     engine = study.engine.model_copy(update={"micro_batch_tokens": _ROWS * run.model.context})
     return Case(PROBE, run.model_copy(update={"settings": settings, "precision": "fp32"}), engine)
+
+
+def own_probe_case(study: Case, probe: Case) -> Case | None:
+    """The probe in the precision of the study; None where that is FP32, as the probe's."""
+    if study.run.precision == probe.run.precision:
+        return None
+    return Case(OWN_PROBE, probe.run.model_copy(update={"precision": study.run.precision}), probe.engine)
 
 
 def _rounded(value: float) -> float:

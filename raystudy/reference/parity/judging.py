@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raystudy.artifacts.shards import RecipeView
-from raystudy.reference.parity.cases import PROBE, STUDY, Case, probe_case, probe_rows, tiny_case
+from raystudy.reference.parity.cases import (
+    OWN_PROBE,
+    PROBE,
+    STUDY,
+    Case,
+    own_probe_case,
+    probe_case,
+    probe_rows,
+    tiny_case,
+)
 from raystudy.reference.parity.naming import Known, Replays, has_no_masters, known_differences, named_evaluation
 from raystudy.reference.parity.observed import Arrays, Observed
 from raystudy.reference.parity.observing import observe_in_one_process
@@ -28,8 +37,8 @@ class Parity:
 
     @property
     def verdict(self) -> Verdict:
-        """Different if any quantity is; undecided if any cannot be decided."""
-        if any(row.is_same is False for row in self.rows):
+        """Different if any quantity is or its difference is known; undecided if any cannot be decided."""
+        if self.named or any(row.is_same is False for row in self.rows):
             return "different"
         return "undecided" if any(row.is_same is None for row in self.rows) else "same"
 
@@ -93,7 +102,8 @@ class OneProcess:
         first = Case(PROBE, study.run.model_copy(update={"settings": settings, "precision": "fp32"}), study.engine)
         norm = _norm(replay(first, view, device).first_gradient)
         probe = probe_case(study, norm, sum(array.size for array in self.start.values()))
-        self.cases = [study, tiny_case(study), probe]
+        self._probe, own = probe, own_probe_case(study, probe)
+        self.cases = [study, tiny_case(study), probe, *([own] if own else [])]
         self._seen: dict[str, Observed] = {}
         self._exact: Observed | None = None
         self.replays = Replays(probe, view, device, self.start)
@@ -114,6 +124,8 @@ class OneProcess:
 
     def _exact_of(self, case: Case) -> Observed | None:
         """`train` in FP32, where the study's case computes in fewer digits."""
+        if case.name == OWN_PROBE:
+            return self.seen(self._probe)
         if case.name != STUDY or case.run.precision == "fp32":
             return None
         if self._exact is None:
@@ -125,22 +137,25 @@ class OneProcess:
         rows: list[Row] = []
         for case in self.cases:
             rows += compare(case, self.start, self.seen(case), reference[case.name], self._exact_of(case))
-        named: list[str] = []
-        has_gone = not self.seen(self.cases[-1]).problem
-        known = (
-            known_differences(self.replays, reference[PROBE], is_same=all(r.is_same for r in rows if r.case == PROBE))
-            if has_gone
-            else []
-        )
-        named += [each.words for each in known if each.is_it]
+        known = [] if self.seen(self._probe).problem else self._known(rows, reference)
+        named = [each.words for each in known if each.is_it]
         masters = DIFFERENCES["master precision"].words
         seen = {case.name: self.seen(case) for case in self.cases}
         if has_no_masters(seen, reference) and masters not in named:
             named.append(masters)
         for case in self.cases:
             named += self._evaluations(case, reference[case.name])
-        is_different = any(row.is_same is False for row in rows)
-        return Parity(model, rows, known, list(dict.fromkeys(named)) if is_different else [])
+        is_same = all(row.is_same for row in rows)
+        return Parity(model, rows, known, [] if is_same else list(dict.fromkeys(named)))
+
+    def _known(self, rows: list[Row], reference: Mapping[str, Observed]) -> list[Known]:
+        """The known differences, looked for in the first probe that is not the same."""
+        for name in (PROBE, OWN_PROBE):
+            own = [row for row in rows if row.case == name]
+            if not all(row.is_same for row in own):
+                band = max((row.bound for row in own if row.quantity.startswith("weights")), default=0.0)
+                return known_differences(self.replays, reference[name], is_same=False, band=band)
+        return known_differences(self.replays, reference[PROBE], is_same=True)
 
     def _evaluations(self, case: Case, reference: Observed) -> list[str]:
         ours = self.seen(case).before

@@ -25,7 +25,7 @@ from raystudy.specs.training import AdamW
 
 # A difference is named where its replay is this much nearer to the reference than `train` is, and near in itself:
 # rounding to bf16 turns a last digit of FP32 into one of bf16, so that replay alone is less than exact.
-_NEARER, _NEAR = 0.2, 1e-2
+_NEARER, _NEAR = 0.3, 1e-2
 _SMALL_EPS = 1e-3  # of the probe's: smaller ones cannot be told apart in a first step
 _EPS_CHANGE = 10.0  # the factor for which the visibility of an epsilon is stated
 
@@ -86,8 +86,11 @@ class Replays:
         return self.apart(self._make(DIFFERENCES[name], eps), reference)
 
 
-def known_differences(replays: Replays, reference: Observed, *, is_same: bool) -> list[Known]:
-    """Every known difference, and whether the reference behaves like it; it is not asked where all `is_same`."""
+def known_differences(replays: Replays, reference: Observed, *, is_same: bool, band: float = 0.0) -> list[Known]:
+    """Every known difference, and whether the reference behaves like it; it is not asked where all `is_same`.
+
+    `band`: how far the reference's weights may be from a replay, over how far they moved, for its precision.
+    """
     found = []
     settings, workers = replays.case.run.settings, replays.case.engine.workers
     asks = not is_same and not reference.problem
@@ -108,7 +111,7 @@ def known_differences(replays: Replays, reference: Observed, *, is_same: bool) -
         if difference.other_eps and isinstance(settings.optimizer, AdamW):
             eps, words = _read_epsilon(replays, reference, settings.optimizer.eps)
         distance = replays.distance(name, eps, reference)
-        is_it = distance * PROBE_WEIGHTS_BOUND <= _NEAR and distance <= _NEARER * from_plain and effect > 1
+        is_it = distance * PROBE_WEIGHTS_BOUND <= max(_NEAR, band) and distance <= _NEARER * from_plain and effect > 1
         found.append(Known(name, words, effect, distance, is_it))
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from raystudy.reference.parity.cases import PROBE, TINY, Case
+from raystudy.reference.parity.cases import OWN_PROBE, PROBE, TINY, Case
 from raystudy.reference.parity.observed import OUT_OF_MEMORY, Arrays, Observed, Sums
 
 LOSS_BOUND = 1e-4  # relative, at every step; FP32
@@ -56,7 +56,7 @@ def compare(case: Case, start: Arrays, train: Observed, reference: Observed, exa
         return [_moved(case, train, reference)]
     facts = _facts(case, train, reference)
     evaluations = [_evaluation(case, "evaluation before", train.before, reference.before, EVALUATION_BOUND)]
-    band = None if exact is None else _Band(train, exact, start)
+    band = None if exact is None else _Band(case, train, exact, start)
     rows = [*_curves(case, train, reference, band), *_weights(case, start, train, reference, band)]
     if band is None:
         evaluations.append(_evaluation(case, "evaluation after", train.after, reference.after, LOSS_BOUND))
@@ -118,7 +118,7 @@ def _weights(case: Case, start: Arrays, train: Observed, reference: Observed, ba
         if set(one) != set(other):
             yield Row(case.name, "parameters", str(len(one)), str(len(other)), math.inf, 0, False)
             return
-        if case.name == PROBE:
+        if case.name in (PROBE, OWN_PROBE):
             name, apart = worst_parameter(start, one, other)
             quantity = f"weights after step {step}: {name}"
         else:
@@ -133,12 +133,19 @@ def _weights(case: Case, start: Arrays, train: Observed, reference: Observed, ba
 class _Band:
     """How far `train` is from its own FP32 run, and what that makes of a difference."""
 
-    def __init__(self, train: Observed, exact: Observed, start: Arrays) -> None:
+    def __init__(self, case: Case, train: Observed, exact: Observed, start: Arrays) -> None:
         self._own = {"loss": _worst(train, exact, "loss"), "gradient_norm": _worst(train, exact, "gradient_norm")}
-        self._own["weights"] = whole_distance(start, exact.last, train.last)
+        self._least = {"loss": LEAST_BAND, "gradient_norm": 20 * LEAST_BAND, "weights": 20 * LEAST_BAND}
+        ends = ((exact.first, train.first), (exact.last, train.last))
+        if case.name == OWN_PROBE:
+            self._own["weights"] = max(worst_parameter(start, *end)[1] for end in ends)
+            self._least["weights"] = LEAST_BAND
+        else:
+            self._own["weights"] = max(whole_distance(start, *end) for end in ends)
 
     def row(self, case: Case, quantity: str, train: str, reference: str, difference: float, name: str = "loss") -> Row:
-        bound = max(LEAST_BAND if name == "loss" else 20 * LEAST_BAND, BAND_FACTOR * self._own[name])
+        """`name` is that of the band: loss, gradient_norm or weights."""
+        bound = max(self._least[name], BAND_FACTOR * self._own[name])
         says_little = name == "loss" and bound > WIDEST_BAND
         is_same: bool | None = difference <= bound
         if (is_same and says_little) or bound < difference <= BAND_FACTOR * bound:
