@@ -4,36 +4,13 @@ Of a run's identity only the kind of engine is part: workers, ZeRO stage, offloa
 rounding at most, so they may differ from launch to launch. Knows nothing of torch or of DeepSpeed.
 """
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from raystudy.specs.base import Spec
 from raystudy.specs.command import CommandEngine
-
-# Sections of a DeepSpeed configuration that a study's own fields say, and which field that is.
-OWNED_SECTIONS = {
-    "train_batch_size": "training.batch_tokens",
-    "train_micro_batch_size_per_gpu": "engine.micro_batch_tokens",
-    "gradient_accumulation_steps": "engine.micro_batch_tokens",
-    "optimizer": "training.optimizer",
-    "scheduler": "training.schedule",
-    "gradient_clipping": "training.clip",
-    "fp16": "training.precision",
-    "bf16": "training.precision",
-    "amp": "training.precision",
-    "torch_autocast": "training.precision",
-    "data_types": "training.precision",
-    "prescale_gradients": "training.precision",
-    "gradient_predivide_factor": "training.precision",
-    "communication_data_type": "training.precision",
-    "elasticity": "engine.workers",
-    "activation_checkpointing": "engine.activation_checkpointing",
-    "zero_optimization.stage": "engine.zero_stage",
-    "zero_optimization.offload_optimizer": "engine.offload",
-    "zero_optimization.offload_param": "engine.offload",
-}
+from raystudy.specs.deepspeed_config import allowed_keys, refused_keys
 
 
 class TorchEngine(Spec):
@@ -84,7 +61,8 @@ class DeepSpeedEngine(Spec):
     )
     max_failures: int = Field(default=3, ge=0, le=100, description="lost workers after which a run has failed")
     config: dict[str, Any] = Field(
-        default={}, description="more of DeepSpeed's own configuration; what the study says elsewhere is refused"
+        default={},
+        description="DeepSpeed's own keys for buckets, communication and logs; what may change the training is refused",
     )
 
     @model_validator(mode="after")
@@ -94,12 +72,11 @@ class DeepSpeedEngine(Spec):
             raise ValueError(
                 f"offload {self.offload!r} needs zero_stage {least} or higher, but got zero_stage {self.zero_stage}"
             )
-        owned = list(owned_sections(self.config))
-        if owned:
-            said = ", ".join(f"{path} (say {OWNED_SECTIONS[path]})" for path in owned)
+        refused = refused_keys(self.config)
+        if refused:
             raise ValueError(
-                f"config must leave to the study what it says elsewhere, so that every engine trains the same, but "
-                f"got {said}. Leave these out"
+                f"config must hold only what changes no training, so that all engines train the same, "
+                f"but got {', '.join(refused)}. Leave these out. It may hold: {allowed_keys()}"
             )
         return self
 
@@ -107,16 +84,6 @@ class DeepSpeedEngine(Spec):
     def device(self) -> Literal["cpu", "cuda"]:
         """What each worker computes on."""
         return "cuda" if self.gpus_per_worker else "cpu"
-
-
-def owned_sections(config: dict[str, Any], above: str = "") -> Iterator[str]:
-    """Dotted paths of `config` that raystudy owns."""
-    for key, value in config.items():
-        path = f"{above}{key}"
-        if path in OWNED_SECTIONS:
-            yield path
-        elif isinstance(value, dict):
-            yield from owned_sections(value, f"{path}.")
 
 
 def _kind_alone(value: Any) -> Any:
