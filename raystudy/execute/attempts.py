@@ -1,9 +1,10 @@
 """What is left of a group's task, and what is done after an attempt that did not make all of it.
 
-A lost or hanging worker: again, from the newest checkpoint, `engine.max_failures` times a run. A preempted one: again,
-however often. Out of memory: again with half the micro-batch where that is "auto", else a result that says so. An
-exception: once more, since it may be the machine's; not when it comes again at the same step, or is one that a person
-must mend. Knows nothing of how a group is started.
+A lost or hanging worker: again, from the newest checkpoint, `engine.max_failures` times a run; where no run had begun
+the group counts it, and gives up all that is left. A preempted one: again, however often. Out of memory: again with
+half the micro-batch where that is "auto", else a result that says so. An exception: once more, since it may be the
+machine's; not when it comes again at the same step, or is one that a person must mend. What is given up is final for
+the launch. Knows nothing of how a group is started.
 """
 
 from collections import Counter
@@ -31,6 +32,7 @@ class Attempts:
         self._notes: list[str] = []  # of the run that is first now
         self._errors: list[tuple[str, int]] = []  # of that run: exceptions so far, with their steps
         self._failures: Counter[str] = Counter()
+        self._start_failures = 0  # in a row, before any run had begun
         self._sequences: int | None = None  # of a micro-batch, where memory has made it smaller
         self.num_preemptions = 0
         self.reports: list[RunReport] = []
@@ -59,13 +61,16 @@ class Attempts:
             return
         notes = [] if report.status == "failed" else [note for note in self._notes if note not in report.note]
         self.reports.append(replace(report, note="; ".join([*([report.note] if report.note else []), *notes])))
-        self._notes, self._errors = [], []
+        self._notes, self._errors, self._start_failures = [], [], 0
 
     def _ended(self) -> set[str]:
         return {report.run_id for report in self.reports}
 
-    def failed(self, cause: Cause, seconds: float = 0.0) -> None:
-        """An attempt ended by `cause`, after so many seconds since the last run had ended."""
+    def failed(self, cause: Cause, seconds: float = 0.0, *, has_begun: bool = True) -> None:
+        """An attempt ended by `cause`, after so many seconds since the last run had ended.
+
+        `has_begun`: it had come to train some run, as far as is known. Where it had not, the group cannot start.
+        """
         run = next((run for run_id, run in self._runs.items() if run_id not in self._ended()), None)
         if run is None:
             return
@@ -78,9 +83,11 @@ class Attempts:
             self._give_up(run, cause, seconds, all_left=cause.is_unwritable or not cause.run_id)
         else:
             self._errors += [(cause.words, cause.step)] if cause.kind == "program" else []
-            self._failures[run.run_id] += 1
-            if self._failures[run.run_id] > self._engine.max_failures:
-                self._give_up(run, cause, seconds, all_left=False)
+            is_start = not has_begun and not cause.run_id
+            self._start_failures = self._start_failures + 1 if is_start else 0
+            self._failures[run.run_id] += not is_start
+            if max(self._failures[run.run_id], self._start_failures) > self._engine.max_failures:
+                self._give_up(run, cause, seconds, all_left=is_start)
             else:
                 self._note(f"{cause.words}; begun again from its newest checkpoint")
 
@@ -93,6 +100,7 @@ class Attempts:
         chosen = [run_id for run_id in self._runs if run_id not in self._ended()] if all_left else [run.run_id]
         for run_id in chosen:
             told = {"is_unwritable": cause.is_unwritable, "damaged": cause.damaged}
+            told |= {"is_final": not cause.damaged}  # damaged shards are made anew for the next wave
             self.made(RunReport(run_id, "failed", 0, seconds / len(chosen), cause.words, **told))  # type: ignore[arg-type]
 
     def _out_of_memory(self, run: TrainRun, cause: Cause, seconds: float) -> None:

@@ -21,7 +21,7 @@ from typing import IO
 from raystudy.artifacts.processes import is_alive, place_tag
 from raystudy.execute.attempts import Attempts
 from raystudy.execute.first_cause import Cause, cause_of, first_cause
-from raystudy.execute.hang_watch import Watch
+from raystudy.execute.hang_watch import Watch, has_begun
 from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
 
@@ -40,16 +40,18 @@ def run_group(task: Task, entry: Sequence[str] = ENTRY) -> list[RunReport]:
     remove_group_folders()
     attempts = Attempts(task)
     while (left := attempts.left) is not None:
-        started, num_before = time.perf_counter(), len(attempts.reports)
+        started, num_before, begun = time.perf_counter(), len(attempts.reports), False
         try:
             with Group(left, entry) as group:
                 cause = group.wait(attempts.made)
+                begun = group.has_begun()
         except OSError as error:  # no room for its folder, no more processes
             cause = cause_of(error, 0, "", 0, is_out_of_memory=False)
         seconds = time.perf_counter() - started
         seconds -= sum(report.seconds for report in attempts.reports[num_before:])
         if attempts.left is not None:
-            attempts.failed(cause or Cause("lost", "the workers ended without a report"), max(0.0, seconds))
+            cause = cause or Cause("lost", "the workers ended without a report")
+            attempts.failed(cause, max(0.0, seconds), has_begun=begun)
     return attempts.reports
 
 
@@ -121,6 +123,10 @@ class Group:
         self._wait_for_others(_GRACE_SECONDS)
         self._take(made)
         return self._cause()
+
+    def has_begun(self) -> bool:
+        """Whether the ranks came as far as a step of some run."""
+        return has_begun(self._folder)
 
     def _wait_for_others(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

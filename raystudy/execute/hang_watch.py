@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ from raystudy.reference.beat import Beat
 OUTSIDE_STEPS_SECONDS = 600.0  # least limit while ranks start, evaluate or write; steps have the engine's own
 SILENCE_SECONDS = 10.0  # least time without a word after which a rank counts as stopped
 HANG_STATUS = 76  # exit status of a rank that found a hang
+_FIRST_STEP_SECONDS = 0.5  # within which the first step of all is told, whatever the interval is
 _LEAST_CPU_SECONDS = 0.5  # of processor time that count as coming on, outside steps
 _WAITING = (os.sep + os.path.join("torch", "distributed") + os.sep, os.sep + os.path.join("deepspeed", "comm") + os.sep)
 
@@ -123,6 +125,15 @@ class Watch:
         return found
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether any rank came past the start of the first run, by the beats that ranks left in `folder`."""
+    for path in folder.glob("beat-*.json"):
+        with suppress(OSError, ValueError):
+            if Beat(*json.loads(path.read_bytes())["beat"]) > Beat():
+                return True
+    return False
+
+
 class WatchThread:
     """A rank's thread that writes its beat and looks for a hang; on one it leaves the cause and ends the process."""
 
@@ -131,7 +142,7 @@ class WatchThread:
         self._folder, self._rank = folder, rank
         self._watch = Watch(folder, size, limit_seconds)
         self._main, self._num_words = thread or threading.main_thread().ident or 0, 0
-        self._ended = threading.Event()
+        self._ended, self._has_begun = threading.Event(), False
         self._thread = threading.Thread(target=self._go, name="hang-watch", daemon=True)
 
     def __enter__(self) -> "WatchThread":
@@ -143,7 +154,7 @@ class WatchThread:
         self._thread.join()
 
     def _go(self) -> None:
-        while not self._ended.wait(self._watch.interval_seconds):
+        while self._wait():
             try:
                 self._write()
                 cause = self._watch.look()
@@ -153,6 +164,17 @@ class WatchThread:
                 leave_cause(self._folder, cause)
                 print(f"raystudy: {cause.words}", file=sys.stderr, flush=True)
                 os._exit(HANG_STATUS)
+
+    def _wait(self) -> bool:
+        """Until it is time to look, or the first step of all begins; False where all has ended."""
+        due = time.monotonic() + self._watch.interval_seconds
+        while not self._has_begun and time.monotonic() < due:
+            if self._ended.wait(min(_FIRST_STEP_SECONDS, self._watch.interval_seconds)):
+                return False
+            if beat.now() > Beat():
+                self._has_begun = True
+                return True
+        return not self._ended.wait(max(0.0, due - time.monotonic()))
 
     def _write(self) -> None:
         self._num_words += 1

@@ -1,4 +1,4 @@
-"""The loop of a launch: wave, execute, until nothing wanted is missing or what is left has failed three times.
+"""The loop of a launch: wave, execute, until nothing wanted is missing or what is left has failed often enough.
 
 The truth is on storage: a launch after a crash, an extension, a study that shares runs are all wanted minus done.
 """
@@ -36,7 +36,7 @@ from raystudy.study.state import StudyInputs, StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import Wave, make_wave, waiting_lines
 
-MAX_FAILURES = 3  # of one run in one launch
+MAX_FAILURES = 3  # of one run in one launch, unless its report says that it has been tried often enough
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
 )
@@ -158,6 +158,7 @@ class _Driver:
         self._spending = Spending(budget, resources, self._slots, loaded.spec.deepspeed_engines())
         self._frozen = Frozen()
         self._told: list[str] = []
+        self._final: set[str] = set()  # failed runs that are not tried again
         self._inputs = StudyInputs({}, {}, 0)
 
     def settle(self, *, again: bool) -> None:
@@ -197,7 +198,7 @@ class _Driver:
         """Wave after wave; returns the last state."""
         failures: Counter[str] = Counter()
         number = 0
-        while todo := [run for run in self.wave(state).todo if failures[run.run_id] < MAX_FAILURES]:
+        while todo := [run for run in self.wave(state).todo if self._may_try(run, failures)]:
             chosen = self._spending.affordable(todo, state)
             if not chosen:
                 self.launch.budget = self._spending.words()
@@ -212,6 +213,9 @@ class _Driver:
                     self.launch.causes[str(run)] = UNSEEN
             failures.update(run.run_id for run in failed)
         return state
+
+    def _may_try(self, run: WantedRun, failures: Counter[str]) -> bool:
+        return run.run_id not in self._final and failures[run.run_id] < MAX_FAILURES
 
     def _execute(self, todo: list[WantedRun], executor: Executor) -> list[WantedRun]:
         """Execute one wave; returns the runs that failed."""
@@ -234,6 +238,7 @@ class _Driver:
                 raise UnwritableError(report.cause)
             if report.status == "failed":
                 failed.append(run)
+                self._final |= {run.run_id} if report.is_final else set()
                 self.launch.causes[str(run)] = report.cause
                 self.progress.say(f"failed: {run}: {report.cause}")
                 self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})

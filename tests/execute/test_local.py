@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,13 @@ class FailingExecutor(InlineExecutor):
             yield from failed_reports(task, "planted")
 
 
+class FinalExecutor(FailingExecutor):
+    """A mock: as a group reports what it has given up."""
+
+    def run(self, tasks):
+        yield from (replace(report, is_final=True) for report in super().run(tasks))
+
+
 class LyingExecutor(InlineExecutor):
     """A mock: every run is reported as finished, none leaves a record (a storage that the driver does not see)."""
 
@@ -115,6 +123,15 @@ def test_a_run_is_tried_three_times_in_a_launch_then_named_with_its_cause(tmp_pa
     some = next((tmp_path / "runs").iterdir())
     assert len(list((some / "attempts").iterdir())) == MAX_FAILURES
     assert any("runs wait for the sweep" in line for line in launch.waiting)
+
+
+def test_a_run_that_was_tried_often_enough_is_not_tried_again_in_the_launch(tmp_path, tiny_storage):
+    storage = copy_inputs(tiny_storage, tmp_path / "storage")
+    launch = run_study(load_study(TINY), Storage(storage), FinalExecutor, Progress(io.StringIO()))
+    assert not launch.is_complete
+    tried = [len(list((run / "attempts").iterdir())) for run in (storage / "runs").iterdir()]
+    assert tried
+    assert set(tried) == {1}
 
 
 def test_runs_whose_records_the_driver_cannot_see_end_the_launch_with_the_reason(tmp_path, tiny_storage):

@@ -56,6 +56,37 @@ def test_a_lost_worker_costs_a_run_its_failures_and_the_next_run_has_its_own(tmp
     assert LOST.words in attempts.reports[1].note
 
 
+def test_workers_lost_before_any_run_began_count_against_the_group_and_all_runs_are_given_up(tmp_path):
+    attempts = Attempts(a_task(tmp_path, 50, max_failures=2))
+    for _ in range(3):
+        assert len(ids(attempts.left)) == 50
+        attempts.failed(LOST, 25.0, has_begun=False)
+    assert attempts.left is None
+    assert {(report.status, report.cause, report.seconds) for report in attempts.reports} == {
+        ("failed", LOST.words, 0.5)
+    }
+
+
+def test_a_run_that_begins_or_ends_between_two_failed_starts_clears_their_count(tmp_path):
+    attempts = Attempts(a_task(tmp_path, 3, max_failures=1))
+    attempts.failed(LOST, has_begun=False)
+    attempts.failed(LOST, has_begun=True)
+    attempts.failed(LOST, has_begun=False)
+    assert not attempts.reports
+    attempts.made(RunReport(ids(attempts.left)[0], "finished"))
+    attempts.failed(LOST, has_begun=False)
+    assert len(attempts.reports) == 1
+    attempts.failed(LOST, has_begun=False)
+    assert [report.status for report in attempts.reports] == ["finished", "failed", "failed"]
+
+
+def test_what_a_group_gives_up_is_final_but_not_where_shards_are_made_anew(tmp_path):
+    attempts = Attempts(a_task(tmp_path, 2, max_failures=0))
+    attempts.failed(cause_of(DamagedError("x", "y"), 0, ids(attempts.left)[0], 0, is_out_of_memory=False))
+    attempts.failed(LOST)
+    assert [(bool(report.damaged), report.is_final) for report in attempts.reports] == [(True, False), (False, True)]
+
+
 def test_preemptions_are_counted_apart_and_have_no_limit(tmp_path):
     attempts = Attempts(a_task(tmp_path, max_failures=0))
     for _ in range(20):
@@ -239,3 +270,11 @@ def test_ranks_that_end_at_once_are_named_with_their_last_words(tmp_path):
     (report,) = run_group(a_task(tmp_path, 1, max_failures=0), (sys.executable, "-c", program))
     assert report.status == "failed"
     assert report.cause in [f"worker {n} of 2 ended with exit status 1: planted: nothing works" for n in (0, 1)]
+
+
+def test_a_group_whose_ranks_never_come_to_a_run_is_started_max_failures_times_more_and_no_more(tmp_path):
+    count = tmp_path / "starts"
+    program = f"import sys; open({str(count)!r}, 'a').write('x'); sys.exit('planted')"
+    reports = run_group(a_task(tmp_path, 5, max_failures=1, workers=1), (sys.executable, "-c", program))
+    assert [report.status for report in reports] == ["failed"] * 5
+    assert count.read_text() == "xx"

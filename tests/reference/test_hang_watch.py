@@ -1,11 +1,13 @@
 """Which worker hangs, by what ranks have written and by the looker's clock: without any process."""
 
 import json
+import time
 
 import pytest
 
 from raystudy.execute import hang_watch
 from raystudy.execute.hang_watch import OUTSIDE_STEPS_SECONDS, Watch
+from raystudy.reference import beat
 from raystudy.reference.beat import Beat
 
 pytestmark = pytest.mark.timeout(30)
@@ -104,3 +106,23 @@ def test_a_worker_that_never_comes_to_its_group_is_named(tmp_path):
     assert ranks.look() is None
     ranks.seconds = OUTSIDE_STEPS_SECONDS + 1
     assert ranks.look().words == "worker 1 of 3 did not come to the group for 10 minutes"
+
+
+def test_a_group_has_begun_once_any_rank_is_past_the_start_of_its_first_run(tmp_path):
+    ranks = Ranks(tmp_path)
+    assert not hang_watch.has_begun(tmp_path)
+    ranks.beat(0, Beat(0))
+    (tmp_path / "beat-1.json").write_text("cut sho")
+    assert not hang_watch.has_begun(tmp_path)
+    ranks.beat(2, Beat(0, 0, FORWARD))
+    assert hang_watch.has_begun(tmp_path)
+
+
+def test_a_rank_tells_its_first_step_at_once_however_long_the_interval_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(beat, "_now", Beat())
+    with hang_watch.WatchThread(tmp_path, 0, 1, 3600.0):
+        beat.tell(0, "data")
+        deadline = time.monotonic() + 4.0  # the interval is five seconds
+        while not hang_watch.has_begun(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert hang_watch.has_begun(tmp_path)
