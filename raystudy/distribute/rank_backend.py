@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray.train.backend import Backend, BackendConfig
 from raystudy.execute.groups import make_group_folder, remove_group_folders
 
 _MEETING = "RAYSTUDY_MEETING"
+_START = "RAYSTUDY_START"
 
 
 class RankConfig(BackendConfig):  # type: ignore[misc]
@@ -39,7 +41,7 @@ class RankBackend(Backend):  # type: ignore[misc]
         """The workers are there; tell them where to meet."""
         is_one_node = len(set(worker_group.execute(_node))) == 1
         meeting = worker_group.execute_single(0, _place_to_meet, is_one_node=is_one_node)
-        worker_group.execute(_learn, meeting)
+        worker_group.execute(_learn, {**meeting, _START: f"start-{time.time_ns():020d}"})
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002
         """The work has ended, or some worker has gone."""
@@ -56,6 +58,11 @@ def take_place() -> Path | None:
         "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
     }
     return Path(os.environ[_MEETING]) if _MEETING in os.environ else None
+
+
+def start_name() -> str:
+    """In a worker: a name for this start of all workers, the same on all ranks; later ones sort after it."""
+    return os.environ[_START]
 
 
 def _node() -> str:

@@ -22,13 +22,13 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raystudy.artifacts.files import storage_errors, writing_name
 from raystudy.artifacts.storage import Storage
-from raystudy.distribute.rank_backend import RankConfig, take_place
+from raystudy.distribute.rank_backend import RankConfig, start_name, take_place
 from raystudy.distribute.rank_errors import RankError, group_cause
 from raystudy.errors import StorageError
 from raystudy.execute.attempts import Attempts
 from raystudy.execute.first_cause import Cause, cause_of, first_cause, leave_cause
 from raystudy.execute.groups import make_group_folder
-from raystudy.execute.hang_watch import WatchThread
+from raystudy.execute.hang_watch import WatchThread, has_begun
 from raystudy.execute.work import RunReport, Task, failed_reports
 from raystudy.specs.engines import DeepSpeedEngine
 
@@ -50,9 +50,11 @@ def train_group(task: Task, number: int, work: GroupWork) -> list[RunReport]:
         started, num_before = time.monotonic(), len(attempts.reports)
         with _meeting_place(left) as folder:
             cause = _run(left, f"ref-{left.task_id}-a{number}.{count}", folder, work, attempts)
+            begun = has_begun(_newest_start(folder))
         seconds = time.monotonic() - started - sum(report.seconds for report in attempts.reports[num_before:])
         if attempts.left is not None:
-            attempts.failed(cause or Cause("lost", "the workers ended without a report"), max(0.0, seconds))
+            cause = cause or Cause("lost", "the workers ended without a report")
+            attempts.failed(cause, max(0.0, seconds), has_begun=begun)
         count += 1
     return attempts.reports
 
@@ -93,7 +95,7 @@ def _run(task: Task, name: str, folder: Path, work: GroupWork, attempts: Attempt
             failure = getattr(error, "controller_failure", None)
             if failure is not None:
                 words = f"Ray Train could not start the workers: {str(failure).strip().splitlines()[0][:300]}"
-                told = Cause("lost", words)
+                told = Cause("refused", words)  # Ray Train has tried as often as it is to
     for report in _reports(folder, returned):
         attempts.made(report)
     if attempts.left is None:
@@ -102,8 +104,14 @@ def _run(task: Task, name: str, folder: Path, work: GroupWork, attempts: Attempt
         if report.status != "failed":
             attempts.made(report)
     with suppress(StorageError):
-        told = told or first_cause(folder)
+        told = told or first_cause(_newest_start(folder))
     return group_cause(told, errors, engine.workers)
+
+
+def _newest_start(folder: Path) -> Path:
+    """Where the workers left beats and causes when Ray Train started them last: after a preemption it does so again."""
+    starts = sorted(folder.glob("start-*"))
+    return starts[-1] if starts else folder
 
 
 class _Trainer(DataParallelTrainer):  # type: ignore[misc]
@@ -149,6 +157,9 @@ def on_worker(config: dict[str, Any]) -> str | None:
     from raystudy.reference.world import join
 
     task, folder = Task(**json.loads(config["task"])), Path(config["folder"])
+    here = folder / start_name()
+    with suppress(OSError):  # a folder that cannot be written: the work itself will say so
+        here.mkdir(exist_ok=True)
     engine, meeting = DeepSpeedEngine.model_validate_json(task.group), take_place()
     rank, size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
 
@@ -156,7 +167,7 @@ def on_worker(config: dict[str, Any]) -> str | None:
         with suppress(OSError), (folder / "reports.jsonl").open("a") as file:
             file.write(json.dumps(asdict(report)) + "\n")
 
-    with WatchThread(folder, rank, size, 60 * engine.hang_minutes, thread=threading.get_ident()):
+    with WatchThread(here, rank, size, 60 * engine.hang_minutes, thread=threading.get_ident()):
         try:
             join(engine.device, _PATIENCE_SECONDS, meeting=meeting)
             reports = config["work"](task, tell)
@@ -164,6 +175,6 @@ def on_worker(config: dict[str, Any]) -> str | None:
             known = getattr(error, "cause", None)
             cause = known if isinstance(known, Cause) else cause_of(error, rank, "", 0, is_out_of_memory=False)
             with suppress(StorageError):
-                leave_cause(folder, cause)
+                leave_cause(here, cause)
             raise RankError.of(cause) from error
     return json.dumps([asdict(report) for report in reports]) if reports else None

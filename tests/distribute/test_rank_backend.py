@@ -12,7 +12,14 @@ import pytest
 from raystudy.distribute import rank_backend
 from raystudy.distribute.rank_backend import RankBackend, RankConfig
 
-VARIABLES = ("RAYSTUDY_MEETING", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = (
+    "RAYSTUDY_MEETING",
+    "RAYSTUDY_START",
+    "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
 
 class Workers:
@@ -56,3 +63,13 @@ def test_ranks_of_several_nodes_meet_at_a_free_port_of_the_first_one(monkeypatch
     with socket.create_server((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))):
         pass
     RankBackend().on_shutdown(Workers("a", "b"), RankConfig())
+
+
+def test_each_start_of_the_workers_has_a_name_that_sorts_after_the_one_before():
+    names = []
+    for _ in range(3):
+        RankBackend().on_start(Workers("a", "a"), RankConfig())
+        names.append(rank_backend.start_name())
+        RankBackend().on_shutdown(Workers("a", "a"), RankConfig())
+    assert len(set(names)) == 3
+    assert names == sorted(names)

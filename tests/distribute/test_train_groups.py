@@ -82,7 +82,9 @@ def test_killed_drivers_and_workers_cost_no_result_repeat_no_step_and_one_rank_s
     _check_steps(runs, before, notes_on(tmp_path))
     assert len(out.splitlines()) == 1 + MEMBERS, out
     assert err == ""
-    assert not list(tmp_path.glob("runs/*/.writing-*/beat-0.json"))[1:], "the second launch left its meeting place"
+    assert not list(tmp_path.glob("runs/*/.writing-*/start-*/beat-0.json"))[1:], (
+        "the second launch left its meeting place"
+    )
 
 
 def _check_steps(runs: list[str], before: list[dict[str, Any]], notes: list[dict[str, Any]]) -> None:
