@@ -4,12 +4,14 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from raystudy.artifacts.processes import place_tag
 from raystudy.artifacts.storage import Storage
-from raystudy.execute.groups import run_group
+from raystudy.execute.groups import Group, run_group
 from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
 from tests.conftest import make_shards
@@ -108,7 +110,26 @@ def test_a_worker_that_hangs_is_named(disturbed):
 
 def test_no_process_and_no_folder_of_a_group_is_left(disturbed, undisturbed):
     del disturbed, undisturbed
+    assert ranks_of_groups() == []
+    assert folders_of_groups() == []
+
+
+def test_ranks_and_folders_of_a_group_are_seen_while_they_are_there(tmp_path):
+    with Group(group_task(tmp_path, [0]), (sys.executable, "-c", "import time; time.sleep(60)")):
+        assert len(ranks_of_groups()) == 2
+        assert len(folders_of_groups()) == 1
+    assert ranks_of_groups() == folders_of_groups() == []
+
+
+def folders_of_groups() -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"raystudy-group-{place_tag()}-{os.getpid()}-*"))
+
+
+def ranks_of_groups() -> list[str]:
+    """The command lines of processes that this one started as ranks: their task lies in a group's folder."""
+    found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
-        words = Path(f"/proc/{name}/cmdline").read_bytes() if Path(f"/proc/{name}").exists() else b""
-        assert f"raystudy-group-{os.getpid()}" not in words.decode(errors="replace")
-    assert not list(Path(tempfile.gettempdir()).glob(f"raystudy-group-*-{os.getpid()}-*"))
+        with suppress(OSError):
+            words = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace")
+            found += [words] if f"raystudy-group-{place_tag()}-{os.getpid()}-" in words else []
+    return found
