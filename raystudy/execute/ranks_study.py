@@ -5,7 +5,7 @@ the others what to make. The engine's number of workers must be that of the rank
 """
 
 import argparse
-import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -134,6 +134,4 @@ class _RanksExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in os.listdir(self._folder):
-            (self._folder / name).unlink(missing_ok=True)
-        self._folder.rmdir()
+        shutil.rmtree(self._folder, ignore_errors=True)  # beats may still come; what ended the work is told, not that

@@ -12,9 +12,11 @@ from raystudy.execute.first_cause import Cause, cause_of, first_cause, leave_cau
 from raystudy.execute.gpus import check_group_gpus
 from raystudy.execute.groups import run_group
 from raystudy.execute.local import LocalExecutor
+from raystudy.execute.ranks_study import _RanksExecutor
 from raystudy.execute.shapes import Shape, by_shape, groups_at_once
 from raystudy.execute.tasks import GROUP_RUNS, make_tasks
 from raystudy.execute.work import RunReport, Task
+from raystudy.reference.world import World
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.study import Resources
 from raystudy.study.chosen import Chosen
@@ -278,3 +280,17 @@ def test_a_group_whose_ranks_never_come_to_a_run_is_started_max_failures_times_m
     reports = run_group(a_task(tmp_path, 5, max_failures=1, workers=1), (sys.executable, "-c", program))
     assert [report.status for report in reports] == ["failed"] * 5
     assert count.read_text() == "xx"
+
+
+def test_what_ended_the_work_is_told_although_the_folder_of_beats_cannot_be_emptied(tmp_path):
+    engine = DeepSpeedEngine(kind="deepspeed", workers=2)
+    executor = _RanksExecutor(World(0, 2, 0, "cpu"), engine, Storage(tmp_path), "s")
+
+    def work() -> None:
+        with executor:
+            (executor._folder / "still-there").mkdir()
+            raise ValueError("the first cause")
+
+    with pytest.raises(ValueError, match="the first cause"):
+        work()
+    assert not executor._folder.exists()
