@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from raystudy.artifacts.storage import Storage
+from raystudy.errors import RaystudyError
+from raystudy.execute.decoder_work import check_same_end
 from raystudy.execute.first_cause import Cause
 from raystudy.execute.recording import Recording
-from raystudy.execute.work import RunReport, Task, about_task
+from raystudy.execute.work import RunReport, Task, about_task, failed_report
 from raystudy.execute.workplace import Workplace
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.reading import Asked
@@ -34,7 +36,7 @@ class Attempts:
         self._failures: Counter[str] = Counter()
         self._start_failures = 0  # in a row, before any run had begun
         self._sequences: int | None = None  # of a micro-batch, where memory has made it smaller
-        self.num_preemptions = 0
+        self._num_preemptions = 0  # of that run
         self.reports: list[RunReport] = []
 
     @property
@@ -53,6 +55,7 @@ class Attempts:
             micro_batch_tokens=engine.micro_batch_tokens,
             group=engine.model_dump_json(),
             notes=(*self._task.notes, *self._notes),
+            num_preemptions=self._num_preemptions,
         )
 
     def made(self, report: RunReport) -> None:
@@ -61,7 +64,7 @@ class Attempts:
             return
         notes = [] if report.status == "failed" else [note for note in self._notes if note not in report.note]
         self.reports.append(replace(report, note="; ".join([*([report.note] if report.note else []), *notes])))
-        self._notes, self._errors, self._start_failures = [], [], 0
+        self._notes, self._errors, self._start_failures, self._num_preemptions = [], [], 0, 0
 
     def _ended(self) -> set[str]:
         return {report.run_id for report in self.reports}
@@ -75,7 +78,7 @@ class Attempts:
         if run is None:
             return
         if cause.kind == "preempted":
-            self.num_preemptions += 1
+            self._num_preemptions += 1
             self._note(f"{cause.words}; begun again from its newest checkpoint")
         elif cause.kind == "out-of-memory":
             self._out_of_memory(run, cause, seconds)
@@ -105,16 +108,25 @@ class Attempts:
 
     def _out_of_memory(self, run: TrainRun, cause: Cause, seconds: float) -> None:
         share = -(-run.settings.batch_sequences // self._engine.workers)
-        now = share if self._sequences is None else min(share, self._sequences)
+        now = min(share, cause.rows or self._sequences or share)
         if self._engine.micro_batch_tokens == "auto" and now > 1:
             self._sequences = -(-now // 2)
+            tried = f" with micro-batches of {now * run.model.context} tokens" if cause.rows else ""
             tokens = self._sequences * run.model.context
-            self._notes.append(
-                f"out of memory with micro-batches of {now * run.model.context} tokens; begun again with {tokens}"
-            )
+            self._note(f"out of memory{tried}; begun again with micro-batches of {tokens}")
             return
+        try:
+            self.made(RunReport(run.run_id, self._record_out_of_memory(run, cause.words), run.num_tokens, seconds))
+        except RaystudyError as error:  # trained again it did not end as it had
+            self.made(replace(failed_report(run.run_id, error, seconds), is_final=True))
+
+    def _record_out_of_memory(self, run: TrainRun, words: str) -> str:
+        """Leave a result that says so; the run's status. Of a run that is trained again the result stays as it is."""
         storage = Storage(Path(self._task.storage))
-        packages = about_task(self._task, {})
-        at = Workplace(storage, self._task.validation, self._task.device, packages, notes=self._notes)
-        status = Recording(run, at, {}, Asked(), is_again=False).out_of_memory(cause.words)
-        self.made(RunReport(run.run_id, status, run.num_tokens, seconds))
+        storage.runs.mends = True
+        about = about_task(replace(self._task, num_preemptions=self._num_preemptions), {})
+        at = Workplace(storage, self._task.validation, self._task.device, about, notes=self._notes)
+        record = storage.runs.read(run.run_id, run=run)
+        status = Recording(run, at, {}, Asked(), is_again=record is not None).out_of_memory(words)
+        check_same_end(run, record, status)
+        return status

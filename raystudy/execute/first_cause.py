@@ -31,7 +31,7 @@ class Cause:
 
     lost: a worker ended without a word; preempted: by SIGTERM from outside; hang: no step was made for too long;
     program: an exception; refused: an error that a person must mend, which no new attempt does; out-of-memory;
-    consequence: another worker was gone.
+    consequence: another worker was gone. `rows`: how many sequences a rank computed at once then; 0: not known.
     """
 
     kind: Kind
@@ -41,6 +41,7 @@ class Cause:
     step: int = 0
     is_unwritable: bool = False
     damaged: str = ""
+    rows: int = 0
 
 
 def cause_of(error: BaseException, rank: int, run_id: str, step: int, *, is_out_of_memory: bool) -> Cause:

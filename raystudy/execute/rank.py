@@ -66,7 +66,8 @@ def make_on_rank(task: Task, told: Callable[[RunReport], None] | None = None) ->
         )
     reports = []
     for member, (run, asked) in enumerate(zip(task.specs(), task.asked_of(), strict=True)):
-        task = task if member == 0 else replace(task, notes=())  # they tell of the run that an attempt begins with
+        if member == 1:  # these tell of the run that an attempt begins with
+            task = replace(task, notes=(), num_preemptions=0)
         assert isinstance(run, TrainRun)
         beat.begin_run(member)
         try:
@@ -84,7 +85,8 @@ def _cause(error: Exception, world: "World", run: TrainRun) -> Cause:
     from raystudy.train.micro_batches import is_out_of_memory
 
     step = max(beat.now().step, 0)
-    return cause_of(error, world.rank, run.run_id, step, is_out_of_memory=is_out_of_memory(error))
+    cause = cause_of(error, world.rank, run.run_id, step, is_out_of_memory=is_out_of_memory(error))
+    return replace(cause, rows=beat.rows_at_once())
 
 
 class _Member:

@@ -74,7 +74,8 @@ class Recording:
         return outcome.status
 
     def _without_outcome(self, status: str, cause: str) -> str:
-        result = _result(self._run, status, [], {"total": 0.0}, _provenance(self._at, self._started_at))
+        provenance = {**_provenance(self._at, self._started_at), "notes": list(self._at.notes)}
+        result = _result(self._run, status, [], {"total": 0.0}, provenance)
         self._at.storage.runs.write_result(self._run.run_id, {**result, "cause": cause})
         return status
 

@@ -1,4 +1,6 @@
-"""Where this rank is in its work: told by whoever works, read by a thread that watches. No clock, no files.
+"""Where this rank is in its work, and how much it computes at once: told by whoever works. No clock, no files.
+
+A thread that watches reads it, and whoever tells of an error.
 
 A worker that hangs in a collective waits for another one: the one that is behind the others in `position`.
 """
@@ -34,6 +36,7 @@ class Beat:
 
 
 _now = Beat()
+_rows = 0
 
 
 def now() -> Beat:
@@ -44,6 +47,18 @@ def now() -> Beat:
 def begin_run(member: int) -> None:
     """The task's run number `member`, from 0, begins: reading, evaluating, building the model."""
     _set(Beat(member))
+    compute(0)
+
+
+def compute(rows: int) -> None:
+    """From now on up to `rows` sequences are computed at once; 0: not known yet."""
+    global _rows
+    _rows = rows
+
+
+def rows_at_once() -> int:
+    """How many sequences of the run are computed at once at most; 0: not known yet."""
+    return _rows
 
 
 def tell(step: int, phase: str) -> None:

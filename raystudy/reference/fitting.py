@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from raystudy.artifacts.shards import RecipeView
+from raystudy.reference import beat
 from raystudy.reference.training import ReferenceTraining
 from raystudy.reference.world import World
 from raystudy.specs.engines import DeepSpeedEngine
@@ -29,7 +30,7 @@ def rows_at_once(run: TrainRun, view: RecipeView, engine: DeepSpeedEngine, world
     rehearsal = ReferenceTraining(run, view, engine, world, rows=1)
     try:
         # The first makes what is made once: kernels, workspaces, buffers of collectives.
-        _, one, two = (_bytes_of(partial(rehearsal.rehearse, rows), world.device) for rows in (1, 1, 2))
+        _, one, two = (_bytes_of(partial(_rehearse, rehearsal, rows), world.device) for rows in (1, 1, 2))
         room = _free_bytes(world.device) - rehearsal.masters.bytes_of_first_step
     finally:
         rehearsal.close()
@@ -41,6 +42,11 @@ def rows_that_fit(one: int, two: int, room: int, most: int) -> int:
     """How many sequences fit into `room` bytes where one takes `one` and two take `two`; at least 1, at most `most`."""
     each = max(1, two - one)
     return max(1, min(most, (room - (one - each)) // each))
+
+
+def _rehearse(rehearsal: ReferenceTraining, rows: int) -> None:
+    beat.compute(rows)
+    rehearsal.rehearse(rows)
 
 
 def _is_measured(device: str) -> bool:

@@ -5,10 +5,10 @@ offload or micro-batches beyond rounding.
 """
 
 import time
-from collections.abc import Callable
 from functools import partial
 
 from raystudy.artifacts.shards import RecipeView
+from raystudy.reference import beat
 from raystudy.reference.checkpoint import Checkpoints
 from raystudy.reference.evaluation import evaluate_all_on_ranks
 from raystudy.reference.fitting import rows_at_once
@@ -39,12 +39,10 @@ def train_on_ranks(
     checkpoints: Checkpoints | None = None,
     asked: Asked | None = None,
     keeping: Keeping | None = None,
-    after_step: Callable[[int], None] | None = None,
 ) -> Outcome | None:
     """Train `run` on `view` by all ranks of `world`, evaluating it before the first and after the last step.
 
-    To be called by all ranks alike; what is `asked` on the way goes to rank 0's `keeping`. `after_step` is told on
-    every rank how many steps it has taken.
+    To be called by all ranks alike; what is `asked` on the way goes to rank 0's `keeping`.
 
     Returns:
         The outcome on rank 0, None elsewhere.
@@ -57,10 +55,11 @@ def train_on_ranks(
     prepare_deepspeed(world.local_rank, world.device)
     initial = evaluate_all_on_ranks(_plain(run, world), validation, run.model.context, world)
     evaluated = time.perf_counter() - started
-    training = ReferenceTraining(run, view, engine, world, rows_at_once(run, view, engine, world))
+    rows = rows_at_once(run, view, engine, world)
+    beat.compute(rows)
+    training = ReferenceTraining(run, view, engine, world, rows)
     try:
         training.watch.add({"evaluation": evaluated})
-        training.after_step = after_step
         made = _Making(run, view, validation, world, training, asked or Asked(), keeping, engine)
         return made.go(initial, checkpoints, started)
     finally:

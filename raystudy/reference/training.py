@@ -75,7 +75,6 @@ class ReferenceTraining:
         self._begin()
         self.curve: list[dict[str, float]] = []
         self.step = 0  # steps taken
-        self.after_step: Callable[[int], None] | None = None  # told how many steps have been taken
         self.keep: Callable[[], None] | None = None
         self.problem = ""
         self.seconds_before = 0.0  # what earlier processes took of this run
@@ -119,8 +118,6 @@ class ReferenceTraining:
             return
         beat.tell(self.step, "after")
         self.step += 1
-        if self.after_step is not None:
-            self.after_step(self.step)
         if self.keep is not None:
             self.keep()
 

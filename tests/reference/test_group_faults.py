@@ -98,7 +98,7 @@ def test_an_error_that_comes_again_is_tried_twice_and_one_to_mend_once(disturbed
 
 def test_memory_that_does_not_suffice_halves_the_micro_batch_and_says_so(disturbed):
     storage, reports, ids = disturbed
-    assert "out of memory with micro-batches of 32 tokens; begun again with 16" in reports[MEMORY].note
+    assert "out of memory with micro-batches of 32 tokens; begun again with micro-batches of 16" in reports[MEMORY].note
     assert Storage(storage).runs.read(ids[MEMORY]).result["provenance"]["micro_batch_sequences"] == 1
 
 

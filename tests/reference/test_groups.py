@@ -93,10 +93,11 @@ def test_preemptions_are_counted_apart_and_have_no_limit(tmp_path):
     attempts = Attempts(a_task(tmp_path, max_failures=0))
     for _ in range(20):
         attempts.failed(Cause("preempted", "worker 0 of 2 was ended by signal 15", 0))
-    assert attempts.num_preemptions == 20
+    assert attempts.left.num_preemptions == 20
     assert not attempts.reports
     attempts.failed(LOST)
     assert attempts.reports[0].status == "failed"
+    assert attempts.left.num_preemptions == 0, "the next run's"
 
 
 def test_the_same_exception_at_the_same_step_is_not_tried_a_third_time(tmp_path):
@@ -130,15 +131,15 @@ def test_memory_halves_micro_batches_down_to_one_sequence_then_is_recorded(tmp_p
     task = a_task(tmp_path, 1, workers=1)
     attempts, starved = Attempts(task), Cause("out-of-memory", "MemoryError: ", 1)
     sizes = []
-    for _ in range(2):
-        attempts.failed(starved)
+    for rows in (4, 2):
+        attempts.failed(replace(starved, rows=rows))
         sizes.append(DeepSpeedEngine.model_validate_json(attempts.left.group).micro_batch_tokens)
     assert sizes == [32, 16], "four sequences of 16 tokens, then two, then one"
     assert attempts.left.notes == (
-        "out of memory with micro-batches of 64 tokens; begun again with 32",
-        "out of memory with micro-batches of 32 tokens; begun again with 16",
+        "out of memory with micro-batches of 64 tokens; begun again with micro-batches of 32",
+        "out of memory with micro-batches of 32 tokens; begun again with micro-batches of 16",
     )
-    attempts.failed(starved)
+    attempts.failed(replace(starved, rows=1))
     assert attempts.reports[0].status == "out-of-memory"
     assert Storage(tmp_path).runs.read(ids(task)[0]).status == "out-of-memory"
 
