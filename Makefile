@@ -44,7 +44,7 @@ format: .venv/ready
 
 # The JSON Schemas that the files in search_spaces/ name, so that editors complete them.
 schema: .venv/ready
-	@for kind in study catalogue space; do \
+	@for kind in study catalogue space result; do \
 	$(BIN)/python -m raystudy schema $$kind > search_spaces/schema/$$kind.json || exit 1; done
 
 # A virtual environment with everything pinned; made once, made again when the pins change.

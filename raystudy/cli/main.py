@@ -2,6 +2,7 @@
 
 Exit status: 0 done; 1 another error; 2 a wrong study file or option; 3 the storage; 4 data; 5 the study is held by
 another driver; 6 some wanted runs have no result; 7 a package is missing; 8 the launch stopped at its budget;
+9 parity: the trainers differ; 10 parity: it cannot be decided;
 130 interrupted, 143 ended by SIGTERM.
 """
 
@@ -20,6 +21,7 @@ VERBS = {
     "check": "check a study file and all files it names; every problem is reported at once",
     "plan": "show what a study wants: runs done and missing, tokens, FLOPs, time",
     "run": "make every run that is wanted and not done, with Ray Tune or on this machine alone",
+    "parity": "see whether the trainer of one process and the reference trainer are the same thing, in a few steps",
     "status": "show how far a study is, from its storage alone, while it runs or afterwards",
     "compare": "compare a study's candidates with its truth, from the records on storage",
     "lock": "write down, before a study runs, what it will be judged by",
@@ -28,6 +30,7 @@ VERBS = {
     "export-model": "write a trained model to a folder that transformers loads",
     "import": "put the records of an exported study into a storage",
     "storage": "say what lies on a storage and what is used, remove what is not, check all of it",
+    "doctor": "check, before training, what it needs of this machine: packages, GPUs, compiler, port, storage",
     "schema": "print the JSON Schema of a study file, a catalogue or a search space",
 }
 MODULES = {"import": "import_records", "export-model": "export_model"}  # what Python allows as names of modules

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.artifacts.weights import weights_path
@@ -10,10 +11,15 @@ from raystudy.cli.options import add_json, add_storage, add_study, print_table, 
 from raystudy.execute.frozen_data import find_data
 from raystudy.execute.inputs import sizes_of_sources
 from raystudy.execute.local import num_cores
+from raystudy.execute.machine import memory_of_worker
+from raystudy.execute.out_of_memory import would_fit
 from raystudy.execute.resolving import named
+from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.load import load_study
+from raystudy.specs.memory_fit import gib
 from raystudy.specs.reading import Reading
-from raystudy.specs.run import ProbeRun
+from raystudy.specs.run import CommandRun, ProbeRun
+from raystudy.study.memory import ModelMemory, enough_line, model_memories
 from raystudy.study.plan import Plan, lacking_evaluations, lacking_readings, make_plan
 from raystudy.study.repeats import repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
@@ -39,7 +45,7 @@ def call(options: argparse.Namespace) -> int:
     workers = loaded.spec.resources.workers
     slots = num_cores() if workers is None else max(workers, 1)
     plan = make_plan(state, slots)
-    repeated = repeats(make_wave(state).wanted.values(), sizes_of_sources(state.inputs, storage))
+    repeated = repeats(make_wave(state).wanted.values(), sizes_of_sources(state.study, state.inputs, storage))
     tell_damage(storage)
     to_evaluate = lacking_evaluations(state)
     lacking = {str(run): _without_weights(storage, state, run) for run in to_evaluate}
@@ -56,13 +62,24 @@ def call(options: argparse.Namespace) -> int:
         for line in repeat_lines(repeated):
             print(line)
         _print_evaluations(len(to_evaluate), to_retrain, for_readings)
-    told = {"to_evaluate": len(to_evaluate), "to_retrain": to_retrain, "to_retrain_for_readings": for_readings}
+    memories = [(memory, _memory_lines(state, memory)) for memory in model_memories(state)]
+    if not wants_only_json(options):
+        for memory, lines in memories:
+            _print_memory(memory, lines)
+    told: dict[str, Any] = {
+        "to_evaluate": len(to_evaluate),
+        "to_retrain": to_retrain,
+        "to_retrain_for_readings": for_readings,
+    }
+    told["memory"] = [{**memory.as_dict(), "remarks": lines} for memory, lines in memories]
     put_json(options, {**plan.as_dict(), **told, "repeated": [row.as_dict() for row in repeated]})
     return 0
 
 
 def _without_weights(storage: Storage, state: StudyState, run: WantedRun) -> tuple[bool, list[Reading]]:
     """Whether the run's last weights lack an evaluation and are gone; other readings of which that is so."""
+    if isinstance(run.run, CommandRun):
+        return False, []  # its command is started again
     folder = storage.runs.folder(run.run_id)
     gone = [r for r in lacking_readings(state, run) if not weights_path(folder, r.step, r.readout).exists()]
     last = None if isinstance(run.run, ProbeRun) else Reading(step=run.run.settings.steps)
@@ -73,7 +90,7 @@ def _print_evaluations(num_to_evaluate: int, to_retrain: list[str], for_readings
     if num_to_evaluate:
         print(
             f"{num_to_evaluate} of the missing runs are trained, and lack an evaluation on a validation set or a task, "
-            f"at a step or of a read-out"
+            f"at a step or of a read-out; commands are started again for that"
         )
     if for_readings:
         print(
@@ -85,6 +102,43 @@ def _print_evaluations(num_to_evaluate: int, to_retrain: list[str], for_readings
             f"{len(to_retrain)} of those would need training again, since their weights are gone: {to_retrain[0]}, ..."
         )
         print("remove the folders of such runs from the storage to train them again")
+
+
+def _memory_lines(state: StudyState, memory: ModelMemory) -> list[str]:
+    """What is said below the table of a model's memory."""
+    engine, training = state.study.decoder(memory.model).engine, memory.training
+    assert isinstance(engine, DeepSpeedEngine)
+    lines = []
+    least = memory.smallest_total
+    if training.finds_its_part and least < memory.chosen.total:
+        lines.append(f"where that does not fit, auto takes less at once: {gib(least)} with one sequence")
+    if memory.measured:
+        whole = "" if memory.measured_of == "device" else ", of the whole process"
+        lines.append(f"measured on this study's records: at most {gib(memory.measured)} of a worker{whole}")
+    if memory.out_of_memory:
+        fit = would_fit(state.study, memory.model, state.inputs.vocabulary)
+        lines.append(f"{memory.out_of_memory} runs ended out of memory. {fit}")
+    alone = memory_of_worker(engine.model_copy(update={"workers": 1}))
+    return [*lines, enough_line(memory, alone.num_bytes, alone.source)]
+
+
+def _print_memory(memory: ModelMemory, lines: list[str]) -> None:
+    training = memory.training
+    where = "GPUs" if training.device == "cuda" else "CPUs"
+    print(
+        f"memory of one of {training.workers} workers of model {memory.model!r} on {where}, estimated by ZeRO stage, "
+        f"{training.precision}, {training.tokens_at_once:,} tokens of each at once:"
+    )
+    parts = ("weights", "masters", "gradients", "optimizer", "buffers", "activations", "logits", "evaluation", "host")
+    rows = []
+    for stage, estimate in memory.stages.items():
+        sizes = estimate.as_dict()
+        mark = " (chosen)" if stage == training.zero_stage else ""
+        rows.append((f"{stage}{mark}", *(gib(sizes[part]) for part in (*parts, "total"))))
+    header = ("stage", *parts, "at one time")
+    print_table(header, rows)
+    for line in lines:
+        print(line)
 
 
 def _print(plan: Plan) -> None:

@@ -1,4 +1,4 @@
-"""Print the JSON Schema of a study file, a catalogue or a search space, for editors."""
+"""Print the JSON Schema of a study file, a catalogue or a search space for editors, or of a trainer's result.json."""
 
 import argparse
 import json

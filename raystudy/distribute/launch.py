@@ -1,5 +1,6 @@
 """`raystudy.run`: launch a study, on Ray or on this machine alone."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
 from raystudy.execute.budget import Budget
 from raystudy.execute.gpus import check_gpus, check_group_gpus, visible_gpus
-from raystudy.execute.inputs import need_packages
+from raystudy.execute.inputs import need_deepspeed, need_packages
 from raystudy.execute.local import Executor, local_executor
 from raystudy.execute.loop import Launch, run_study
 from raystudy.execute.progress import Progress
@@ -31,26 +32,26 @@ def launch(
 
     Raises:
         SpecError: GPUs are asked for where there are none.
+        MissingPackageError: a model is trained by DeepSpeed, which is not installed here.
         NotSharedError: in a Ray job or on several nodes, the storage is the default or a relative path.
     """
     if in_ray_job() and not storage.is_absolute:
         raise NotSharedError("this is a Ray job, whose working directory is a copy that goes with the job")
     resources = loaded.spec.resources
     chosen = workers if workers is not None else resources.workers
+    if local or (address is None and "RAY_ADDRESS" not in os.environ):  # a cluster of its own is this machine
+        need_deepspeed(loaded.spec)  # before data are built, which may take hours
     if local and resources.gpus_per_run > 0:
         need_packages("torch")
         check_gpus(resources, len(visible_gpus()), "this machine")
-    engines = loaded.spec.deepspeed_engines()
-    if local and engines:
-        need_packages("deepspeed", extra="deepspeed")
-    has_gpu_groups = any(engine.gpus_per_worker for engine in engines.values())
+    has_gpu_groups = any(engine.gpus_per_worker for engine in loaded.spec.deepspeed_engines().values())
     if local and has_gpu_groups:
         need_packages("torch")
         check_group_gpus(loaded.spec, len(visible_gpus()), "this machine")
 
     def make_executor() -> Executor:
         if local:
-            if not loaded.spec.is_synthetic:
+            if loaded.spec.needs_torch:
                 need_packages("torch")
             return local_executor(chosen, resources.gpus_per_run, has_gpu_groups=has_gpu_groups)
         from raystudy.distribute.tune_executor import TuneExecutor

@@ -33,7 +33,7 @@ def with_tasks(
         return inputs
     make = _find if progress is None else partial(_build, progress=progress)
     tasks = {name: make(name, task, inputs, study, storage) for name, task in study.tasks.items()}
-    sizes = {name: _size(storage, digest) for name, digest in inputs.validation.items()}
+    sizes = {name: _size(storage, inputs.validation[name]) for name in study.text_validation}
     return replace(inputs, tasks=tasks, sizes={name: size for name, size in sizes.items() if size is not None})
 
 

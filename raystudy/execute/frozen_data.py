@@ -112,7 +112,7 @@ def find_data(loaded: LoadedStudy, storage: Storage, frozen: Frozen) -> SettledD
 
 
 def data_keys(loaded: LoadedStudy) -> dict[Item, str]:
-    """What each recipe and validation set of a study about text is known by."""
+    """What each recipe and validation set of text is known by; other data have an identity of their own."""
     study = loaded.spec
     if study.is_synthetic:
         return {}
@@ -122,7 +122,7 @@ def data_keys(loaded: LoadedStudy) -> dict[Item, str]:
     items: dict[Item, TextRecipe | ValidationSet] = {
         ("recipe", recipe.name): recipe for recipe in study.all_recipes if isinstance(recipe, TextRecipe)
     }
-    items |= {("validation set", name): spec for name, spec in study.validation.items()}
+    items |= {("validation set", name): spec for name, spec in study.text_validation.items()}
     for item, spec in items.items():
         plain = {key: value for key, value in json.loads(canonical_json(spec)).items() if key not in _DESCRIPTION}
         sources = plain.get("sources", {}).values() if item[0] == "recipe" else [plain["source"]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from raystudy.artifacts.damage import Look, look, set_aside
+from raystudy.artifacts.external import write_external
 from raystudy.artifacts.sealed import verify_again
 from raystudy.artifacts.shards import SourceSize, shards_read_by, source_sizes
 from raystudy.artifacts.storage import Storage
@@ -25,9 +26,11 @@ from raystudy.recipes.build import (
 from raystudy.recipes.disjoint import check_disjoint, check_holdouts
 from raystudy.recipes.tokenizer import vocabulary_size
 from raystudy.specs.base import digest as spec_digest
+from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.specs.external import external_data
 from raystudy.specs.protocol import TableProtocol
-from raystudy.specs.recipe import TextRecipe
-from raystudy.specs.study import StudySpec
+from raystudy.specs.recipe import ExternalRecipe, ExternalSource, TextRecipe
+from raystudy.specs.study import StudyDecoder, StudyModel, StudySpec
 from raystudy.specs.synthetic import SyntheticData
 from raystudy.study.protocols.given import table_scores
 from raystudy.study.state import StudyInputs
@@ -44,6 +47,7 @@ def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> Stud
     """
     if study.is_synthetic:
         return _write_synthetic(study, storage, progress)
+    _write_external(study, storage, progress)
     check_disjoint(study.all_recipes, study.validation)
     found = mending(partial(find_inputs, study, storage, raises=True), progress)
     unbuilt = [name for name, digest in found.shards.items() if digest.startswith(UNBUILT)]
@@ -51,15 +55,14 @@ def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> Stud
         return found
     need_packages("tokenizers")
     progress.say(f"building {len(unbuilt)} of {len(found.shards)} recipes and the validation sets")
-    shards = {}
+    shards = dict(found.shards)
     for recipe in text_recipes(study):
         shards[recipe.name] = mending(partial(build_recipe, recipe, study.tokenizer, storage.root), progress)
         if recipe.name in unbuilt:
             progress.say(f"  built {recipe.name}")
-    validation = {
-        name: mending(partial(build_validation, spec, study.tokenizer, storage.root), progress)
-        for name, spec in study.validation.items()
-    }
+    validation = dict(found.validation)
+    for name, spec in study.text_validation.items():
+        validation[name] = mending(partial(build_validation, spec, study.tokenizer, storage.root), progress)
     return StudyInputs(shards, validation, found.vocabulary, None)
 
 
@@ -114,7 +117,7 @@ def check_files(study: StudySpec) -> None:
     looks: list[Callable[[], object]] = [partial(vocabulary_size, study.tokenizer)]
     looks += [partial(inputs_digest, recipe, study.tokenizer) for recipe in text_recipes(study)]
     looks += [
-        partial(validation_inputs_digest, validation, study.tokenizer) for validation in study.validation.values()
+        partial(validation_inputs_digest, validation, study.tokenizer) for validation in study.text_validation.values()
     ]
     for look_at in looks:
         try:
@@ -126,17 +129,30 @@ def check_files(study: StudySpec) -> None:
     check_holdouts(study.all_recipes, study.validation)
 
 
-def need_packages(*names: str, extra: str = "train") -> None:
-    """See that packages of an extra are there.
+def need_packages(*names: str, extra: str = "train", use: str = "to build and train") -> None:
+    """See that packages are there, which the `extra` brings.
 
     Raises:
         MissingPackageError: one is not.
     """
     lacking = [name for name in names if find_spec(name) is None]
     if lacking:
-        raise MissingPackageError(
-            f"{', '.join(lacking)} must be installed to build and train. Install raystudy[{extra}]"
-        )
+        raise MissingPackageError(f"{', '.join(lacking)} must be installed {use}. Install raystudy[{extra}]")
+
+
+def need_deepspeed(study: StudySpec) -> None:
+    """See that DeepSpeed is there, if a model of the study is trained by it.
+
+    Raises:
+        MissingPackageError: it is not.
+    """
+    trained = [name for name, model in study.models.items() if _is_by_deepspeed(model)]
+    if trained:
+        need_packages("torch", "deepspeed", extra="deepspeed", use=f"to train model {trained[0]!r} (engine: deepspeed)")
+
+
+def _is_by_deepspeed(model: StudyModel) -> bool:
+    return isinstance(model, StudyDecoder) and isinstance(model.engine, DeepSpeedEngine)
 
 
 UNBUILT = "unbuilt:"  # in front of what stands in for the digest of shards that are not built
@@ -162,15 +178,17 @@ def find_inputs(study: StudySpec, storage: Storage, *, raises: bool = False) -> 
             storage.runs.damage.append(str(error))
             return error.path.name if error.path.is_dir() else f"{UNBUILT}{name}"
 
-    root = storage.root
-    shards = {
-        recipe.name: find(recipe.name, partial(find_recipe, recipe, study.tokenizer, root))
-        for recipe in text_recipes(study)
-    }
-    validation = {
-        name: find(name, partial(find_validation, spec, study.tokenizer, root))
-        for name, spec in study.validation.items()
-    }
+    root, shards, validation = storage.root, dict[str, str](), dict[str, str]()
+    for recipe in study.all_recipes:
+        if isinstance(recipe, ExternalRecipe):
+            shards[recipe.name] = spec_digest(external_data(recipe))
+        elif isinstance(recipe, TextRecipe):
+            shards[recipe.name] = find(recipe.name, partial(find_recipe, recipe, study.tokenizer, root))
+    for name, spec in study.validation.items():
+        if isinstance(spec.source, ExternalSource):
+            validation[name] = spec_digest(external_data(spec.source))
+        else:
+            validation[name] = find(name, partial(find_validation, spec, study.tokenizer, root))
     return StudyInputs(shards, validation, vocabulary_size(study.tokenizer), None)
 
 
@@ -187,14 +205,39 @@ def _write_synthetic(study: StudySpec, storage: Storage, progress: Progress) -> 
     return StudyInputs(shards, sets, 0)
 
 
-def sizes_of_sources(inputs: StudyInputs, storage: Storage) -> dict[str, list[SourceSize]]:
-    """The sources of every recipe of text that is built and can be read, by recipe."""
+def _write_external(study: StudySpec, storage: Storage, progress: Progress) -> None:
+    """Leave what stands for external data, and tell of data that had another path before."""
+    specs: dict[str, ExternalRecipe | ExternalSource] = {
+        f"recipe {recipe.name!r}": recipe for recipe in study.all_recipes if isinstance(recipe, ExternalRecipe)
+    }
+    for name, validation in study.validation.items():
+        if isinstance(validation.source, ExternalSource):
+            specs[f"validation set {name!r}"] = validation.source
+    for name, spec in specs.items():
+        before = mending(partial(write_external, storage.root, external_data(spec), spec.path), progress)
+        if before != spec.path:
+            progress.say(
+                f"the data of {name} are at {spec.path!r}, and were at {before!r} first; their version "
+                f"{spec.version!r} says that they are the same"
+            )
+
+
+def sizes_of_sources(study: StudySpec, inputs: StudyInputs, storage: Storage) -> dict[str, list[SourceSize]]:
+    """The sources of every recipe whose size is known, by recipe: built and readable text, external data that say."""
     found = {}
-    for recipe, digest in inputs.shards.items():
-        if not digest.startswith(UNBUILT):
+    for recipe in study.all_recipes:
+        digest = inputs.shards[recipe.name]
+        if isinstance(recipe, ExternalRecipe):
+            found[recipe.name] = external_sizes(recipe)
+        elif isinstance(recipe, TextRecipe) and not digest.startswith(UNBUILT):
             with suppress(DataError):  # damage is told where shards are looked for
-                found[recipe] = source_sizes(storage.root, digest)
+                found[recipe.name] = source_sizes(storage.root, digest)
     return found
+
+
+def external_sizes(recipe: ExternalRecipe) -> list[SourceSize]:
+    """The recipe as one source; none where it does not say how many tokens it holds."""
+    return [] if recipe.tokens is None else [SourceSize("data", 1.0, recipe.tokens)]
 
 
 def text_recipes(study: StudySpec) -> list[TextRecipe]:

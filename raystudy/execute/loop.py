@@ -15,17 +15,18 @@ from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.storage import Storage, StudyFolder
 from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
+from raystudy.execute.command_tasks import make_command_tasks, split_commands
 from raystudy.execute.downstream_inputs import mend_tasks
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.frozen_data import build_data, mend_data
 from raystudy.execute.inputs import sizes_of_sources
 from raystudy.execute.leak_check import with_leaks
 from raystudy.execute.local import Executor, num_cores
+from raystudy.execute.out_of_memory import out_of_memory_words
 from raystudy.execute.progress import Progress
 from raystudy.execute.resolving import new_shards_refused, resolve_again, tell_changes
 from raystudy.execute.tasks import make_tasks
 from raystudy.specs.load import LoadedStudy
-from raystudy.specs.run import ProbeRun, Run
 from raystudy.study.chosen import Chosen
 from raystudy.study.frozen import Frozen
 from raystudy.study.lr_rules import drift, newly_resolved
@@ -39,20 +40,6 @@ MAX_FAILURES = 3  # of one run in one launch
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
 )
-OUT_OF_MEMORY = (
-    "out of memory. Lower resources.micro_batch_tokens if a step of training ran out (`auto` has tried down to one "
-    "sequence); else, or if an evaluation did, the context or the model, or use a larger device; then remove the run's "
-    "folder"
-)
-PROBE_OUT_OF_MEMORY = (
-    "out of memory. Lower the probe's batch_tokens, its context or its model, or use a larger device; then remove the "
-    "probe's folder"
-)
-
-
-def out_of_memory_words(run: Run) -> str:
-    """What is told of a run that is out of memory, and the way out."""
-    return PROBE_OUT_OF_MEMORY if isinstance(run, ProbeRun) else OUT_OF_MEMORY
 
 
 @dataclass
@@ -125,7 +112,7 @@ def run_study(
         driver.tell_drift(state)
         wave = driver.wave(state)
         if wave.todo:
-            sizes = sizes_of_sources(state.inputs, storage)
+            sizes = sizes_of_sources(state.study, state.inputs, storage)
             check_windows(wave.todo, sizes)
             for line in repeat_lines(repeats(wave.wanted.values(), sizes)):
                 progress.say(line)
@@ -231,8 +218,10 @@ class _Driver:
         validation = {digest: name for name, digest in self._inputs.validation.items()}
         downstream = {digest: name for name, digest in self._inputs.tasks.items()}
         study, root = self.loaded.spec, str(self.storage.root)
+        commands, own = split_commands(todo)
         means = (study.resources, downstream, study.deepspeed_engines(), executor.group_places)
-        tasks = make_tasks(todo, root, validation, *means)
+        tasks = make_tasks(own, root, validation, *means)
+        tasks += make_command_tasks(commands, root, validation, study)
         by_id = {run.run_id: run for run in todo}
         failed = []
         for report in executor.run(tasks):
@@ -270,7 +259,7 @@ class _Driver:
         launch.causes = {run: cause for run, cause in launch.causes.items() if run in missing}
         for run in wave.wanted.values():
             if state.is_out_of_memory(run):
-                launch.causes[str(run)] = out_of_memory_words(run.run)
+                launch.causes[str(run)] = out_of_memory_words(run, self.loaded.spec)
         launch.waiting = waiting_lines(wave)
         launch.num_wanted = len(wave.wanted)
         launch.num_left = len(wave.todo) + sum(item.num_runs for _, item in wave.waiting)

@@ -17,6 +17,7 @@ from raystudy.artifacts.storage import Storage
 from raystudy.errors import RaystudyError
 from raystudy.execute.decoder_work import check_same_end, see_what_lacks
 from raystudy.execute.first_cause import Cause, cause_of
+from raystudy.execute.inputs import need_packages
 from raystudy.execute.recording import Recording
 from raystudy.execute.work import RunReport, Task, about_task, failed_report
 from raystudy.execute.workplace import Workplace
@@ -50,10 +51,12 @@ def make_on_rank(task: Task, told: Callable[[RunReport], None] | None = None) ->
         The reports on rank 0, in the order of the runs; none elsewhere.
 
     Raises:
+        MissingPackageError: DeepSpeed is not installed.
         LostGroupError: the group cannot go on; runs that ended before have their records.
     """
     from raystudy.reference.world import join
 
+    need_packages("deepspeed", extra="deepspeed")
     engine = DeepSpeedEngine.model_validate_json(task.group)
     world = join(engine.device)
     if world.size != engine.workers:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from raystudy.errors import RaystudyError
-from raystudy.execute.first_cause import Cause, cause_of, leave_cause
+from raystudy.execute.first_cause import Cause, cause_of, is_consequence, leave_cause
 from raystudy.execute.groups import FOLDER_VARIABLE, PARENT_VARIABLE
 from raystudy.execute.hang_watch import WatchThread
 from raystudy.execute.rank import LostGroupError, make_on_rank
@@ -30,14 +30,14 @@ from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
 
 # How long a collective may last: days, since a rank that hangs is found by the watch, and rank 0 may build data long.
-_PATIENCE_SECONDS = 7 * 86_400.0
+PATIENCE_SECONDS = 7 * 86_400.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Be one rank; returns the exit status."""
     options = _parser().parse_args(words)
-    _end_with_parent()
+    end_with_parent()
     if (options.task is None) == (options.study is None):
         _parser().error("give either --task FILE or STUDY with --model")
     try:
@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return _make_task(Path(options.task))
         from raystudy.execute.ranks_study import make_study_on_rank
 
-        return make_study_on_rank(options, _PATIENCE_SECONDS)
+        return make_study_on_rank(options, PATIENCE_SECONDS)
     except LostGroupError as error:
         told = "lost the others" if error.cause.kind == "consequence" else "failed"
         end_at_once(f"worker {error.cause.rank} {told}: {error.cause.words}")
@@ -55,6 +55,10 @@ def main(words: Sequence[str] | None = None) -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # what all ranks of a machine find wrong is told once
             print(f"raystudy: {error}", file=sys.stderr, flush=True)
         return error.exit_status
+    except Exception as error:
+        if not is_consequence(error):
+            raise
+        end_at_once(f"worker {os.environ.get('RANK', '0')} lost the others: {str(error).splitlines()[0]}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", metavar="NAME", help="only runs of this recipe")
     parser.add_argument("--lr", type=float, metavar="X", help="only runs at this learning rate")
     parser.add_argument("--seed", type=int, metavar="N", help="only runs of this seed")
+    parser.add_argument(
+        "--local_rank", help=argparse.SUPPRESS
+    )  # the deepspeed launcher adds it; LOCAL_RANK says it too
     return parser
 
 
@@ -99,7 +106,7 @@ def _in_group(task: Task, engine: DeepSpeedEngine, folder: Path | None) -> list[
     from raystudy.reference.world import join, leave
 
     meeting = None if folder is None else folder / "meeting"
-    world = join(engine.device, _PATIENCE_SECONDS, meeting=meeting)
+    world = join(engine.device, PATIENCE_SECONDS, meeting=meeting)
     with ExitStack() as stack:
         if folder is not None:
             stack.enter_context(WatchThread(folder, world.rank, world.size, 60 * engine.hang_minutes))
@@ -116,7 +123,7 @@ def _leave(folder: Path | None, cause: Cause) -> None:
         leave_cause(folder, cause)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End when the process that started this rank ends, if it asked for that; even when this one is stopped then."""
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is None:
@@ -127,7 +134,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     def watch() -> None:
-        sys.stdin.buffer.read()  # ends when the parent does
+        while os.read(
+            0, 4096
+        ):  # ends when the parent does; not by sys.stdin, whose lock would abort this one's own end
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

@@ -43,8 +43,16 @@ def make_study_on_rank(options: argparse.Namespace, patience_seconds: float) -> 
             f"{engine.workers} and there are {world.size}. Start {engine.workers}, or add "
             f"--set models.{options.model}.engine.workers={world.size}"
         )
-    status = _lead(loaded, options, engine, world) if world.rank == 0 else _follow(engine, world)
+    error: RaystudyError | None = None
+    if world.rank == 0:
+        error = _lead(loaded, options, engine, world)
+        status = 0 if error is None else error.exit_status
+        world.broadcast({"status": status})
+    else:
+        status = _follow(engine, world)
     leave(world)
+    if error is not None:
+        raise error
     return status
 
 
@@ -56,23 +64,24 @@ def _engine(loaded: LoadedStudy, options: argparse.Namespace) -> DeepSpeedEngine
     return engines[options.model]
 
 
-def _lead(loaded: LoadedStudy, options: argparse.Namespace, engine: DeepSpeedEngine, world: World) -> int:
-    error: RaystudyError | None = None
-    status = 1
+def _lead(
+    loaded: LoadedStudy, options: argparse.Namespace, engine: DeepSpeedEngine, world: World
+) -> RaystudyError | None:
+    """Drive the study on rank 0; what a person must mend, or None where nothing is missing."""
     try:
         storage = locate_storage(options.storage, loaded)
         chosen = Chosen(options.model, options.recipe, options.lr, options.seed)
         executor = _RanksExecutor(world, engine, storage, loaded.spec.name)
         done = run_study(loaded, storage, lambda: executor, Progress(), chosen=chosen)
+        if not done.num_wanted and not done.waiting:
+            raise SpecError(
+                f"some run that {loaded.spec.name!r} wants now must be of {chosen}, but none is. See raystudy plan"
+            )
         print(f"{done.name}: {done.num_made} runs made, {done.num_done_before} were done, {done.num_wanted} wanted")
         done.raise_if_incomplete()
-        status = 0
-    except RaystudyError as raised:
-        error, status = raised, raised.exit_status
-    world.broadcast({"status": status})
-    if error is not None:
-        raise error
-    return status
+    except RaystudyError as error:
+        return error
+    return None
 
 
 def _follow(engine: DeepSpeedEngine, world: World) -> int:

@@ -23,8 +23,9 @@ from raystudy.execute.feature_work import make_feature_runs, numpy_versions
 from raystudy.execute.made import Made
 from raystudy.execute.probe_work import TextProbe, make_probes
 from raystudy.execute.workplace import Workplace
+from raystudy.specs.commission import Commission
 from raystudy.specs.reading import Asked
-from raystudy.specs.run import FeaturesProbe, FeaturesRun, ProbeRun, Run, TrainRun, read_run
+from raystudy.specs.run import CommandRun, FeaturesProbe, FeaturesRun, ProbeRun, Run, TrainRun, read_run
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Task:
     downstream: Mapping[str, str] = field(default_factory=dict)
     group: str = ""
     notes: tuple[str, ...] = ()
+    command: str = ""
 
     def asked_of(self) -> list[Asked]:
         """What the members are asked for, in their order."""
@@ -97,6 +99,9 @@ def do_task(task: Task) -> list[RunReport]:
     specs = task.specs()
     asked = task.asked_of()
     reports = [_report(task, run, ask) for run, ask in zip(specs, asked, strict=True) if isinstance(run, TrainRun)]
+    reports += [
+        _report_command(task, run, ask) for run, ask in zip(specs, asked, strict=True) if isinstance(run, CommandRun)
+    ]
     reports += _report_probes(task, [run for run in specs if isinstance(run, TextProbe)])
     return [*reports, *_report_features(task, [r for r in specs if isinstance(r, FeaturesRun | FeaturesProbe)])]
 
@@ -123,6 +128,22 @@ def _report(task: Task, run: TrainRun, asked: Asked) -> RunReport:
         return failed_report(run.run_id, error, time.perf_counter() - started)
     told = (run.run_id, status, run.num_tokens, time.perf_counter() - started)
     return RunReport(*told, is_made=is_made and status in ("finished", "diverged"), note="; ".join(at.notes))
+
+
+def _report_command(task: Task, run: CommandRun, asked: Asked) -> RunReport:
+    from raystudy.execute.command import make_command_run
+
+    started = time.perf_counter()
+    try:
+        storage = Storage(Path(task.storage))
+        storage.runs.mends = True
+        commission = Commission.model_validate_json(task.command)
+        at = Workplace(storage, task.validation, task.device, about_task(task, {}))
+        status, is_made = make_command_run(run, at, commission, asked)
+    except Exception as error:
+        return failed_report(run.run_id, error, time.perf_counter() - started)
+    told = (run.run_id, status, run.num_tokens, time.perf_counter() - started)
+    return RunReport(*told, is_made=is_made and status in ("finished", "diverged"))
 
 
 def _report_probes(task: Task, runs: list[TextProbe]) -> list[RunReport]:

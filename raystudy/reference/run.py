@@ -4,7 +4,6 @@ Every rank calls the same functions with the same spec. Losses do not depend on 
 offload or micro-batches beyond rounding.
 """
 
-import gc
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +11,7 @@ from functools import partial
 from raystudy.artifacts.shards import RecipeView
 from raystudy.reference.checkpoint import Checkpoints
 from raystudy.reference.evaluation import evaluate_all_on_ranks
+from raystudy.reference.fitting import rows_at_once
 from raystudy.reference.start import prepare_deepspeed
 from raystudy.reference.states import arrays_of
 from raystudy.reference.training import ReferenceTraining
@@ -57,7 +57,7 @@ def train_on_ranks(
     prepare_deepspeed(world.local_rank, world.device)
     initial = evaluate_all_on_ranks(_plain(run, world), validation, run.model.context, world)
     evaluated = time.perf_counter() - started
-    training = ReferenceTraining(run, view, engine, world)
+    training = ReferenceTraining(run, view, engine, world, rows_at_once(run, view, engine, world))
     try:
         training.watch.add({"evaluation": evaluated})
         training.after_step = after_step
@@ -65,7 +65,6 @@ def train_on_ranks(
         return made.go(initial, checkpoints, started)
     finally:
         training.close()
-        gc.collect()
 
 
 def _plain(run: TrainRun, world: World) -> Decoder:

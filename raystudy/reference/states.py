@@ -37,7 +37,7 @@ class Masters:
     """The master weights behind the parameters of `module`, which `engine` trains."""
 
     def __init__(self, engine: Any, module: nn.Module, world: World) -> None:
-        self._world = world
+        self.world = world
         self.parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self._shapes = {
             name: torch.Size(getattr(weight, "ds_shape", weight.shape)) for name, weight in self.parameters.items()
@@ -46,6 +46,13 @@ class Masters:
         self._pieces = {name: pieces[id(weight)] for name, weight in self.parameters.items()}
         inner = engine.optimizer  # at stage 0 in FP32 the torch optimizer itself
         self.optimizer: torch.optim.Optimizer = inner if isinstance(inner, torch.optim.Optimizer) else inner.optimizer
+
+    @property
+    def bytes_of_first_step(self) -> int:
+        """What the first step will take on a GPU beside what is held now, in bytes: for each master that this rank
+        updates two numbers of AdamW, a gradient and a copy of it; all FP32."""
+        flats = {id(piece.flat): piece.flat for piece in self._pieces.values()}
+        return 16 * sum(flat.numel() for flat in flats.values() if flat.device.type == "cuda")
 
     def weight(self, name: str) -> Tensor:
         """The whole FP32 master of one parameter, on the device of this rank."""
@@ -79,7 +86,7 @@ class Masters:
                 if not isinstance(value, Tensor):
                     continue
                 whole = value if value.numel() == 1 and value.ndim == 0 else self._whole(name, piece, value)
-                if self._world.is_first:
+                if self.world.is_first:
                     arrays[f"{key}/{name}"] = to_array(whole)
         return arrays
 
@@ -100,12 +107,12 @@ class Masters:
 
     def _whole(self, name: str, piece: Piece, held: Tensor) -> Tensor:
         shape = self._shapes[name]
-        part = held.detach().reshape(-1)[piece.at : piece.at + piece.count].to(self._world.device, torch.float32)
+        part = held.detach().reshape(-1)[piece.at : piece.at + piece.count].to(self.world.device, torch.float32)
         if piece.is_whole:
             return part.view(shape).clone()
-        whole = torch.zeros(shape.numel(), device=self._world.device)
+        whole = torch.zeros(shape.numel(), device=self.world.device)
         whole[piece.start : piece.start + piece.count] = part
-        return self._world.sum(whole).view(shape)
+        return self.world.sum(whole).view(shape)
 
 
 def arrays_of(masters: Masters) -> Arrays:
@@ -115,7 +122,7 @@ def arrays_of(masters: Masters) -> Arrays:
     """
     arrays: Arrays = {}
     for name, weight in masters.weights():
-        if masters._world.is_first:
+        if masters.world.is_first:
             arrays[f"weight/{name}"] = to_array(weight)
     return arrays | {f"optimizer/{key}": array for key, array in masters.optimizer_arrays().items()}
 

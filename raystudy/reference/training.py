@@ -22,18 +22,24 @@ from raystudy.artifacts.shards import RecipeView
 from raystudy.errors import RaystudyError
 from raystudy.reference import beat
 from raystudy.reference.config import deepspeed_config
-from raystudy.reference.start import initialize
+from raystudy.reference.start import end, initialize
 from raystudy.reference.states import Masters, arrays_of, set_arrays
 from raystudy.reference.world import World
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import TrainRun
 from raystudy.train.decoder import Decoder
+from raystudy.train.micro_batches import release_memory
 from raystudy.train.optimizer import build_optimizer
 from raystudy.train.precision import autocast, check_device, products
 from raystudy.train.schedule import lr_factor
 from raystudy.train.stopwatch import Stopwatch
 from raystudy.train.tensors import Arrays
 from raystudy.train.training import is_logged, read_batch, sample_stream
+
+_OTHER_LAYOUT = (
+    "the weights must be shared out over all ranks in a way that raystudy knows, but engine.config shares them out in "
+    "another. Take from it what says where weights lie"
+)
 
 
 def share_of(count: int, world: World) -> tuple[int, int]:
@@ -44,27 +50,28 @@ def share_of(count: int, world: World) -> tuple[int, int]:
 class ReferenceTraining:
     """The training that `run` asks for, on `view`, by all ranks of `world`: built at initialisation.
 
-    `problem` says what was not finite, if something was not; the same on all ranks.
+    A rank computes on `rows` sequences at most at once. `problem` says what was not finite, if something was not; the
+    same on all ranks.
     """
 
-    def __init__(self, run: TrainRun, view: RecipeView, engine: DeepSpeedEngine, world: World) -> None:
+    def __init__(self, run: TrainRun, view: RecipeView, engine: DeepSpeedEngine, world: World, rows: int) -> None:
         check_device(world.device, run.precision)
         self._run, self._view, self._world = run, view, world
         self.watch = Stopwatch(world.device)
         began = time.perf_counter()
-        batch, context = run.settings.batch_sequences, run.model.context
-        self._first, self._last = share_of(batch, world)
-        largest = -(-batch // world.size)
-        tokens = engine.micro_batch_tokens
-        self.rows = largest if tokens == "auto" else min(largest, max(1, tokens // context))
-        self._micro_batches = -(-largest // self.rows)
+        self._first, self._last = share_of(run.settings.batch_sequences, world)
+        largest = -(-run.settings.batch_sequences // world.size)
+        self.rows, self._micro_batches = rows, -(-largest // rows)
         self.stream = world.together(lambda: sample_stream(run, view))
         self.model = world.together(lambda: Decoder(run.model, run.seed))
         if engine.activation_checkpointing:
             _recompute_blocks(self.model)
         optimizer = build_optimizer(self.model, run.settings.optimizer, run.settings.lr)
         self._engine = initialize(self.model, optimizer, deepspeed_config(run, engine, self._micro_batches))
-        self.masters = Masters(self._engine, self.model, world)
+        try:
+            self.masters = Masters(self._engine, self.model, world)
+        except (AttributeError, KeyError) as error:
+            raise RaystudyError(_OTHER_LAYOUT) from error
         self._begin()
         self.curve: list[dict[str, float]] = []
         self.step = 0  # steps taken
@@ -88,10 +95,7 @@ class ReferenceTraining:
             self.masters.set_weight(name, value)
             is_same &= torch.equal(self.masters.weight(name), value)
         if not is_same:
-            raise RaystudyError(
-                "the weights must be shared out over all ranks in a way that raystudy knows, but engine.config shares "
-                "them out in another. Take from it what says where weights lie"
-            )
+            raise RaystudyError(_OTHER_LAYOUT)
 
     def advance(self, until: int) -> bool:
         """Take steps until `until` have been taken; stops early at what is not finite. Whether nothing was."""
@@ -163,6 +167,12 @@ class ReferenceTraining:
             self._engine.backward(loss * (weight * self._world.size), scale_wrt_gas=False)
         return loss.detach() * weight
 
+    def rehearse(self, rows: int) -> None:
+        """Compute on `rows` sequences with weight 0, to see what that takes; no weight changes by it."""
+        tokens = read_batch(self._view, self.stream, 0, rows, self._run.model.context)
+        self._engine.set_gradient_accumulation_boundary(False)
+        self._backward(tokens[:0], tokens)
+
     def _norm_of_gradients(self) -> Tensor | None:
         """At stage 0 in FP32, where DeepSpeed does not tell it; to be asked before they are clipped."""
         if self._engine.optimizer is not self.masters.optimizer:
@@ -204,7 +214,9 @@ class ReferenceTraining:
 
     def close(self) -> None:
         """Give back what DeepSpeed holds; a next run may follow in this process."""
-        self._engine.destroy()
+        end(self._engine)
+        del self._engine, self.masters, self.model
+        release_memory()
 
 
 def _recompute_blocks(model: Decoder) -> None:

@@ -97,7 +97,7 @@ def _problems_of(
     model = models.get(protocol.get("model")) if isinstance(models, dict) else None
     if not isinstance(model, dict):
         return
-    if model.get("kind") != "decoder":
+    if model.get("kind") not in ("decoder", "external"):
         rule = "steps, branches and read-outs are those of decoders, but the model's kind is " + repr(model.get("kind"))
         yield _problem(document, path, rule, "Leave them out, or give the model training of its own")
         return

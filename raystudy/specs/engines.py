@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from raystudy.specs.base import Spec
+from raystudy.specs.command import CommandEngine
 
 # Sections of a DeepSpeed configuration that a study's own fields say, and which field that is.
 OWNED_SECTIONS = {
@@ -61,8 +62,13 @@ class DeepSpeedEngine(Spec):
     )
     micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto",
-        description="most tokens of one worker in memory at once. auto: its share of the batch, in halves where memory "
-        "does not suffice",
+        description="most tokens of one worker in memory at once. auto: its share of the batch, or the part of it that "
+        "memory holds",
+    )
+    memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="memory of one worker (its GPU's, or its share of a machine's), for what `raystudy plan` says of "
+        "what fits; null: that of the machine that plans",
     )
     checkpoint_steps: int | None = Field(default=None, ge=1, description="steps between checkpoints; null: by minutes")
     checkpoint_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
@@ -118,6 +124,6 @@ def _kind_alone(value: Any) -> Any:
 
 
 Engine = Annotated[
-    Annotated[TorchEngine | DeepSpeedEngine, Field(discriminator="kind")],
+    Annotated[TorchEngine | DeepSpeedEngine | CommandEngine, Field(discriminator="kind")],
     BeforeValidator(_kind_alone),  # `engine: torch`
 ]

@@ -7,7 +7,7 @@ the model's context; what follows the last whole window is not read.
 import math
 
 from raystudy.specs.base import round_significant
-from raystudy.specs.run import TrainRun
+from raystudy.specs.run import CommandRun, TrainRun
 from raystudy.specs.study import StudySpec
 from raystudy.specs.training import RunSettings, resolve_settings
 
@@ -22,13 +22,16 @@ def windows_read(num_windows: int, settings: RunSettings) -> int:
     return max(1, math.ceil(num_windows * settings.windows_share * (1 - _ROUNDING)))
 
 
-def expected_epochs(weight: float, num_tokens: int, run: TrainRun) -> float:
+def expected_epochs(weight: float, num_tokens: int, run: TrainRun | CommandRun) -> float:
     """How often `run` reads a source of `weight` that holds `num_tokens` tokens; to one sample per 256 (see
-    `train.stream`). 0 where the source holds not even one window, which a run refuses."""
+    `train.stream`), and by a command if it reads evenly what it is given. 0 where the source holds not even one window,
+    which a run refuses."""
     num_windows = (num_tokens - 1) // run.model.context
     if num_windows < 1:
         return 0.0
-    steps = run.settings.steps + (run.starts_from.step if run.starts_from is not None else 0)  # a branch reads on
+    steps = run.settings.steps
+    if isinstance(run, TrainRun) and run.starts_from is not None:
+        steps += run.starts_from.step  # a branch reads on
     return weight * steps * run.settings.batch_sequences / windows_read(num_windows, run.settings)
 
 
@@ -55,6 +58,6 @@ def _longer(study: StudySpec, model: str, vocabulary: int, own_tokens: int) -> i
     named = matched_model(study, model)
     if named is None:
         return None
-    settings = resolve_settings(study.settings_of(named), study.decoder(named).shape, vocabulary, lr=1.0)
-    tokens = settings.steps * settings.batch_sequences * study.decoder(named).context
+    settings = resolve_settings(study.settings_of(named), study.sequence_model(named).shape, vocabulary, lr=1.0)
+    tokens = settings.steps * settings.batch_sequences * study.sequence_model(named).context
     return (_longer(study, named, vocabulary, tokens) or tokens) if tokens > own_tokens else None

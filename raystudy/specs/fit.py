@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
+from raystudy.specs.command_fit import command_problems
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.reading import ScoredRun
-from raystudy.specs.study import StudyDecoder, StudySpec
+from raystudy.specs.study import StudyFeatures, StudySpec
 from raystudy.specs.training import resolve_settings
 from raystudy.specs.yaml_file import KeyPath, Problem, YamlDocument, show_path
 
@@ -24,37 +25,39 @@ def fit_problems(study: StudySpec, document: YamlDocument) -> list[Problem]:
     """Every setting that does not fit the rest, one problem each."""
     found: list[Problem] = []
     for name, model in study.models.items():
-        if isinstance(model, StudyDecoder):
+        if not isinstance(model, StudyFeatures):
             problems = (
                 *_settings(study, name, document),
                 *_resources(study, name, document),
                 *_engine(study, name, document),
             )
             found += [problem for problem in problems if problem not in found]
-    return found
+    return [*found, *command_problems(study, document)]
 
 
 def _settings(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Problem]:
     settings = study.settings_of(name)
     try:
-        resolve_settings(settings, study.decoder(name).shape, _ANY_VOCABULARY, _ANY_LR)
+        resolve_settings(settings, study.sequence_model(name).shape, _ANY_VOCABULARY, _ANY_LR)
     except ValidationError as error:
         for details in error.errors():
             rule = f"{details['msg'].removeprefix('Value error, ')} for model {name!r}"
             yield _problem(document, _place(study, name, "schedule"), rule, "Train longer, or shorten what is in steps")
-    if settings.precision == "tf32" and study.device_of(name) != "cuda":
+    if settings.precision == "tf32" and study.command_of(name) is None and study.device_of(name) != "cuda":
         rule = f"tf32 must be computed on a GPU, but model {name!r} asks for none"
         yield _problem(document, _place(study, name, "precision"), rule, "Ask for a GPU, or use fp32")
 
 
 def _resources(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Problem]:
-    tokens, context = study.resources.micro_batch_tokens, study.decoder(name).context
-    if isinstance(tokens, int) and tokens < context:
+    tokens, context = study.resources.micro_batch_tokens, study.sequence_model(name).context
+    if study.command_of(name) is None and isinstance(tokens, int) and tokens < context:
         rule = f"must hold one sequence of {context} tokens (the context of model {name!r}), but got {tokens}"
         yield _problem(document, ("resources", "micro_batch_tokens"), rule)
 
 
 def _engine(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Problem]:
+    if study.command_of(name) is not None:
+        return  # whose trainer says itself what it can do
     engine, precision = study.decoder(name).engine, study.settings_of(name).precision
     fits = _PRECISIONS[engine.kind]
     if precision not in fits:
@@ -91,7 +94,7 @@ def _whole_runs(study: StudySpec, name: str, document: YamlDocument) -> Iterator
 
 def _place(study: StudySpec, name: str, field: str) -> KeyPath:
     """Where the training setting `field` of a model stands: with the model if it has its own."""
-    own = study.decoder(name).training
+    own = study.sequence_model(name).training
     has_own = own is not None and field in own.model_fields_set
     return ("models", name, "training", field) if has_own else ("training", field)
 

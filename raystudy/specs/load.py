@@ -268,6 +268,11 @@ def _resolve_paths(document: YamlDocument, folder: Path) -> None:
     for protocol in (protocols if isinstance(protocols, dict) else {}).values():
         if isinstance(protocol, dict) and protocol.get("kind") == "table" and isinstance(protocol.get("file"), str):
             protocol["file"] = str((folder / protocol["file"]).resolve())
+    models = data.get("models")
+    for model in (models if isinstance(models, dict) else {}).values():
+        engine = model.get("engine") if isinstance(model, dict) else None
+        if isinstance(engine, dict) and engine.get("kind") == "command" and isinstance(engine.get("folder", "."), str):
+            engine["folder"] = str((folder / engine.get("folder", ".")).resolve())
     tokenizer = data.get("tokenizer")
     if isinstance(tokenizer, str) and tokenizer != "embedded":
         data["tokenizer"] = str((folder / tokenizer).resolve())

@@ -4,11 +4,11 @@
 planned. Knows nothing of data or of training.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raystudy.specs.base import Spec
+from raystudy.specs.base import Spec, canonical_json
 
 
 class DecoderSpec(Spec):
@@ -122,7 +122,34 @@ class RandomFeaturesSpec(Spec):
     draw: int = Field(default=0, ge=0, lt=2**31, description="draws the features anew")
 
 
-Model = Annotated[DecoderSpec | RandomFeaturesSpec, Field(discriminator="kind")]
+class ExternalModel(Spec):
+    """A model that only the trainer of an `engine: command` knows; `settings` say to it which."""
+
+    kind: Literal["external"]
+    parameters: int = Field(ge=1, lt=2**53, description="without embeddings, as tokens_per_parameter counts")
+    flops_per_token: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="forward and backward; null: 6 a parameter (Kaplan et al., arXiv 2001.08361)"
+    )
+    context: int = Field(default=1, ge=1, le=2**24, description="tokens of one sequence; 1: batches count tokens alone")
+    settings: dict[str, Any] = Field(
+        default={}, description="whatever the trainer is to know of it; part of the runs' identity"
+    )
+
+    @model_validator(mode="after")
+    def _settings_have_an_identity(self) -> "ExternalModel":
+        try:
+            canonical_json(self.settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"settings must be finite numbers, text, lists and maps, but: {error}") from error
+        return self
+
+    @property
+    def training_flops_per_token(self) -> float:
+        """FLOPs of forward and backward per trained token."""
+        return 6.0 * self.parameters if self.flops_per_token is None else self.flops_per_token
+
+
+Model = Annotated[DecoderSpec | RandomFeaturesSpec | ExternalModel, Field(discriminator="kind")]
 
 
 class ParameterCounts(Spec):
@@ -156,6 +183,13 @@ def count_parameters(model: DecoderSpec, vocabulary: int) -> ParameterCounts:
         embedding=(vocabulary + model.num_positions) * width,
         head=0 if model.tie_embeddings else vocabulary * width,
     )
+
+
+def non_embedding_parameters(model: DecoderSpec | ExternalModel, vocabulary: int) -> int:
+    """What tokens-per-parameter means."""
+    if isinstance(model, ExternalModel):
+        return model.parameters
+    return count_parameters(model, vocabulary).non_embedding
 
 
 def training_flops_per_token(model: DecoderSpec, vocabulary: int) -> float:

@@ -79,7 +79,7 @@ def _message(study: StudySpec, model: str, point: Point) -> str:
     """Why the model cannot be trained at this point; empty where it can."""
     try:
         settings = settings_at(study.settings_of(model), point)
-        resolve_settings(settings, study.decoder(model).shape, _ANY_VOCABULARY, point.lr)
+        resolve_settings(settings, study.sequence_model(model).shape, _ANY_VOCABULARY, point.lr)
     except ValidationError as error:
         return error.errors()[0]["msg"].removeprefix("Value error, ")
     except ValueError as error:

@@ -17,6 +17,15 @@ from raystudy.specs.base import Name, Spec
 Domain = Literal["prose", "code", "tests", "headers", "stubs", "licences", "tables"]
 Dimension = Literal["domain mixture", "corpus", "filtering", "deduplication"]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="relative share of the source")]
+Version = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=500,
+        pattern=r"\S",
+        description="what identifies these data on every storage, such as `c4-2024-03@sha256:...`; change it with them",
+    ),
+]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -58,6 +67,14 @@ class SyntheticSource(Spec):
 
     kind: Literal["synthetic"]
     domain: Name
+
+
+class ExternalSource(Spec):
+    """A validation set that the trainer of an `engine: command` holds itself."""
+
+    kind: Literal["external"]
+    version: Version
+    path: str = Field(default="", description="given to the trainer as it stands")
 
 
 class KeepBest(Spec):
@@ -150,16 +167,29 @@ class SyntheticRecipe(_Described):
         return self
 
 
-Recipe = Annotated[TextRecipe | SyntheticRecipe, Field(discriminator="kind")]
+class ExternalRecipe(_Described):
+    """Data of one's own that are read by the trainer of an `engine: command`, and never become shards here.
+
+    Its identity is `version`, not its path: where the same data lie elsewhere, their runs are the same.
+    """
+
+    kind: Literal["external"]
+    version: Version
+    path: str = Field(default="", description="given to the trainer as it stands")
+    tokens: int | None = Field(default=None, gt=0, description="unique tokens, to tell how often runs repeat them")
+
+
+Recipe = Annotated[TextRecipe | SyntheticRecipe | ExternalRecipe, Field(discriminator="kind")]
 
 
 class ValidationSet(Spec):
     """Held-out text: the validation part of an embedded source, or own files (see the module's docstring).
 
-    Or a synthetic domain, on which random-feature models are measured exactly.
+    Or a synthetic domain, on which random-feature models are measured exactly; or data that the trainer of an
+    `engine: command` holds itself.
     """
 
-    source: Annotated[EmbeddedSource | TextSource | SyntheticSource, Field(discriminator="kind")]
+    source: Annotated[EmbeddedSource | TextSource | SyntheticSource | ExternalSource, Field(discriminator="kind")]
     max_documents: int | None = Field(default=None, gt=0, description="keep this many documents, in hash order")
     max_document_bytes: int = Field(default=2000, gt=0, description="UTF-8 bytes; documents are cut to this")
     overlap: float = Field(
@@ -171,21 +201,30 @@ class ValidationSet(Spec):
 
     @model_validator(mode="after")
     def _overlap_belongs_to_text(self) -> "ValidationSet":
-        if self.overlap and isinstance(self.source, SyntheticSource):
+        if self.overlap and not self.is_text:
             raise ValueError(
-                f"`overlap` belongs to text, but the source is synthetic; leave it out, got {self.overlap}"
+                f"`overlap` belongs to text, but the source is {self.source.kind}; leave it out, got {self.overlap}"
+            )
+        if isinstance(self.source, ExternalSource) and self.max_documents is not None:
+            raise ValueError(
+                f"`max_documents` belongs to text, but the source is external; leave it out, got {self.max_documents}"
             )
         return self
 
     @property
+    def is_text(self) -> bool:
+        """Whether raystudy builds it from documents."""
+        return isinstance(self.source, EmbeddedSource | TextSource)
+
+    @property
     def text_source(self) -> EmbeddedSource | TextSource:
-        """The source, of a study about text."""
-        assert not isinstance(self.source, SyntheticSource)
+        """The source, of a validation set of text."""
+        assert isinstance(self.source, EmbeddedSource | TextSource)
         return self.source
 
     @model_validator(mode="after")
     def _source_has_no_weight(self) -> "ValidationSet":
-        if not isinstance(self.source, SyntheticSource) and self.source.weight != 1.0:
+        if isinstance(self.source, EmbeddedSource | TextSource) and self.source.weight != 1.0:
             raise ValueError(
                 f"the source of a validation set has no weight, but got {self.source.weight}; leave it out"
             )

@@ -188,8 +188,8 @@ def _tasks(document: YamlDocument) -> Iterator[Problem]:
 
 def _models(document: YamlDocument) -> Iterator[Problem]:
     models = _section(document, "models")
-    has_decoder = any(isinstance(model, dict) and model.get("kind") == "decoder" for model in models.values())
-    if has_decoder and "training" not in document.data:
+    kinds = [model.get("kind") for model in models.values() if isinstance(model, dict)]
+    if any(kind in ("decoder", "external") for kind in kinds) and "training" not in document.data:
         yield _problem(document, ("training",), "the key 'training' must be given", "Add `training:` here")
     for name, model in models.items():
         if not isinstance(model, dict):

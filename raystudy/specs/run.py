@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from raystudy.specs.base import Spec, digest
-from raystudy.specs.model import DecoderSpec, RandomFeaturesSpec
+from raystudy.specs.model import DecoderSpec, ExternalModel, RandomFeaturesSpec, training_flops_per_token
 from raystudy.specs.training import Precision, RunSettings, SgdSettings
 
 NUMERICS = 1  # rises only when the golden-loss test changes: runs before and after are then not the same
 FEATURES_NUMERICS = 1  # the same for random-feature models
+COMMAND_NUMERICS = 1  # of runs by a command: rises when what it is asked for changes
 PROBE_NUMERICS = 1  # of probes on text: rises with NUMERICS, or when what a probe measures changes
 
 
@@ -75,6 +76,36 @@ class FeaturesRun(_Identified):
     def num_tokens(self) -> int:
         """Samples trained on, each of which has one label."""
         return self.settings.steps * self.settings.batch_samples
+
+
+class CommandRun(_Identified):
+    """One training by somebody's own trainer, whose `version` stands for the program.
+
+    `shards` is the digest of shards, or of external data. How the trainer is called is not in it: arguments, paths,
+    environment, timeouts.
+    """
+
+    kind: Literal["train-command"]
+    shards: str
+    model: Annotated[ResolvedDecoder | ExternalModel, Field(discriminator="kind")]
+    settings: RunSettings
+    seed: int
+    engine: Literal["command"] = "command"
+    version: str
+    precision: Precision = "fp32"
+    numerics: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens trained on."""
+        return self.settings.steps * self.settings.batch_sequences * self.model.context
+
+    @property
+    def flops_per_token(self) -> float:
+        """FLOPs of forward and backward per trained token."""
+        if isinstance(self.model, ExternalModel):
+            return self.model.training_flops_per_token
+        return training_flops_per_token(self.model, self.model.vocabulary)
 
 
 class KeptWeights(Spec):
@@ -177,8 +208,9 @@ class LikenessProbe(ProbeRun):
 
 
 Probe = Annotated[FeaturesProbe | AlignmentProbe | SharpnessProbe | LikenessProbe, Field(discriminator="probe")]
-Run = TrainRun | FeaturesRun | FeaturesProbe | AlignmentProbe | SharpnessProbe | LikenessProbe
-_ANY: TypeAdapter[Run] = TypeAdapter(Annotated[TrainRun | FeaturesRun | Probe, Field(discriminator="kind")])
+_BY_KIND = Field(discriminator="kind")
+Run = TrainRun | FeaturesRun | CommandRun | FeaturesProbe | AlignmentProbe | SharpnessProbe | LikenessProbe
+_ANY: TypeAdapter[Run] = TypeAdapter(Annotated[TrainRun | FeaturesRun | CommandRun | Probe, _BY_KIND])
 
 
 def read_run(text: str) -> Run:

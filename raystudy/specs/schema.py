@@ -1,8 +1,8 @@
-"""JSON Schemas of the files a person writes (study, catalogue, search space), by which editors complete and check.
+"""JSON Schemas of a study's files (study, catalogue, search space), by which editors complete and check.
 
 Made from the models, then loosened where a file may say less than the joined study holds: a recipe may be the name of
 one in a catalogue, a space the path of its file, a learning-rate rule a plain number, a decoder the name of a preset.
-Rules between fields are not in a schema; `raystudy check` is the judge.
+Rules between fields are not in a schema; `raystudy check` is the judge. That of a trainer's result.json is beside them.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from raystudy.specs.base import Spec
+from raystudy.specs.command_result import CommandResult
 from raystudy.specs.presets import PRESETS
 from raystudy.specs.recipe import Recipe
 from raystudy.specs.space import SearchSpace
@@ -25,11 +26,16 @@ class Catalogue(Spec):
     recipes: tuple[Recipe, ...] = Field(min_length=1)
 
 
-FILE_KINDS: dict[str, type[Spec]] = {"study": StudySpec, "catalogue": Catalogue, "space": SearchSpace}
+FILE_KINDS: dict[str, type[Spec]] = {
+    "study": StudySpec,
+    "catalogue": Catalogue,
+    "space": SearchSpace,
+    "result": CommandResult,
+}
 
 
 def file_schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of the file `kind`: study, catalogue or space."""
+    """The JSON Schema of the file `kind`."""
     model = FILE_KINDS[kind]
     schema = _without_titles(model.model_json_schema())
     definitions = schema.get("$defs", {})

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from raystudy.specs.base import Name, Spec
+from raystudy.specs.command import CommandEngine
 from raystudy.specs.downstream import DownstreamTask
 from raystudy.specs.engines import DeepSpeedEngine, Engine, TorchEngine
-from raystudy.specs.model import DecoderSpec, RandomFeaturesSpec
+from raystudy.specs.model import DecoderSpec, ExternalModel, RandomFeaturesSpec
 from raystudy.specs.protocol import Protocol
-from raystudy.specs.recipe import Recipe, ValidationSet
+from raystudy.specs.recipe import ExternalRecipe, Recipe, ValidationSet
 from raystudy.specs.synthetic import SyntheticDomains
 from raystudy.specs.training import FeatureTraining, TrainingOverride, TrainingSettings
 
@@ -42,7 +43,19 @@ class StudyFeatures(RandomFeaturesSpec):
         return RandomFeaturesSpec(kind=self.kind, features=self.features, draw=self.draw)
 
 
-StudyModel = Annotated[StudyDecoder | StudyFeatures, Field(discriminator="kind")]
+class StudyExternal(ExternalModel):
+    """A model that its trainer alone knows, with what it changes in the study's training settings."""
+
+    training: TrainingOverride | None = None
+    engine: CommandEngine
+
+    @property
+    def shape(self) -> ExternalModel:
+        """The model alone."""
+        return ExternalModel(**{name: getattr(self, name) for name in ExternalModel.model_fields})
+
+
+StudyModel = Annotated[StudyDecoder | StudyFeatures | StudyExternal, Field(discriminator="kind")]
 
 
 class ComparisonSettings(Spec):
@@ -133,9 +146,38 @@ class StudySpec(Spec):
         """Whether models learn from synthetic domains: then all do, as the study's check has made sure."""
         return self.synthetic is not None
 
+    @property
+    def text_validation(self) -> dict[str, ValidationSet]:
+        """The validation sets that are built from text."""
+        return {name: validation for name, validation in self.validation.items() if validation.is_text}
+
+    @property
+    def has_external_data(self) -> bool:
+        """Whether a recipe or a validation set is read by a trainer alone."""
+        sources = (validation.source.kind for validation in self.validation.values())
+        return any(isinstance(r, ExternalRecipe) for r in self.all_recipes) or "external" in sources
+
+    def sequence_model(self, name: str) -> StudyDecoder | StudyExternal:
+        """The model called `name`, which trains by the study's settings: none of random features."""
+        model = self.models[name]
+        assert not isinstance(model, StudyFeatures)
+        return model
+
+    def command_of(self, model: str) -> CommandEngine | None:
+        """The trainer of its own that makes a model's runs; None where raystudy trains it."""
+        engine = getattr(self.models[model], "engine", None)
+        return engine if isinstance(engine, CommandEngine) else None
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether raystudy itself trains or measures a decoder."""
+        return any(
+            isinstance(model, StudyDecoder) and self.command_of(name) is None for name, model in self.models.items()
+        )
+
     def device_of(self, model: str) -> str:
-        """What a decoder is trained on."""
-        engine = self.decoder(model).engine
+        """What a model is trained on."""
+        engine = self.sequence_model(model).engine
         return engine.device if isinstance(engine, DeepSpeedEngine) else self.resources.device
 
     def deepspeed_engines(self) -> dict[str, DeepSpeedEngine]:
@@ -144,6 +186,6 @@ class StudySpec(Spec):
         return {name: m.engine for name, m in decoders.items() if isinstance(m.engine, DeepSpeedEngine)}
 
     def settings_of(self, model: str) -> TrainingSettings:
-        """The training settings of a decoder, with the model's own changes."""
+        """The training settings of a model, with its own changes."""
         assert self.training is not None
-        return self.training.overridden_by(self.decoder(model).training)
+        return self.training.overridden_by(self.sequence_model(model).training)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from raystudy.specs.base import Name, Spec
-from raystudy.specs.model import DecoderSpec, count_parameters
+from raystudy.specs.model import DecoderSpec, ExternalModel, non_embedding_parameters
 from raystudy.specs.schedules import Schedule, Share, WarmupStableDecay
 from raystudy.specs.space import LearningRate
 
@@ -149,7 +149,9 @@ class SgdSettings(FeatureTraining):
     lr: LearningRate
 
 
-def resolve_settings(settings: TrainingSettings, model: DecoderSpec, vocabulary: int, lr: float) -> RunSettings:
+def resolve_settings(
+    settings: TrainingSettings, model: DecoderSpec | ExternalModel, vocabulary: int, lr: float
+) -> RunSettings:
     """Settings of one run: budget in steps (rounded up), batch in sequences of the model's context.
 
     `batch_tokens` must be a multiple of the context (the study file's check says so first).
@@ -165,7 +167,7 @@ def resolve_settings(settings: TrainingSettings, model: DecoderSpec, vocabulary:
         tokens = settings.tokens
         if tokens is None:
             assert settings.tokens_per_parameter is not None
-            tokens = round(settings.tokens_per_parameter * count_parameters(model, vocabulary).non_embedding)
+            tokens = round(settings.tokens_per_parameter * non_embedding_parameters(model, vocabulary))
         steps = max(1, -(-tokens // settings.batch_tokens))
     return RunSettings(
         steps=steps,

@@ -17,6 +17,11 @@ class Chosen:
     lr: float | None = None
     seed: int | None = None
 
+    def __str__(self) -> str:
+        given = {"recipe": self.recipe, "learning rate": self.lr, "seed": self.seed}
+        parts = [f"{name} {value}" for name, value in given.items() if value is not None]
+        return ", ".join([f"model {self.model}", *parts])
+
     def holds(self, run: WantedRun) -> bool:
         """Whether `run` is chosen."""
         return (
@@ -27,8 +32,10 @@ class Chosen:
         )
 
     def part_of(self, wave: Wave, study: StudySpec) -> Wave:
-        """The part of a wave that is chosen; of what waits, that of protocols of this model."""
-        own = {name for name, spec in study.protocols.items() if getattr(spec, "model", None) == self.model}
+        """The part of a wave that is chosen; of what waits, that of protocols of this model, if all of it is chosen."""
+        is_whole = self.recipe is None and self.lr is None and self.seed is None
+        specs = study.protocols.items() if is_whole else ()
+        own = {name for name, spec in specs if getattr(spec, "model", None) == self.model}
         return replace(
             wave,
             todo=tuple(run for run in wave.todo if self.holds(run)),

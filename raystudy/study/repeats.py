@@ -10,7 +10,7 @@ from typing import Any
 from raystudy.artifacts.shards import SourceSize
 from raystudy.errors import DataError
 from raystudy.specs.epochs import expected_epochs
-from raystudy.specs.run import TrainRun
+from raystudy.specs.run import CommandRun, TrainRun
 from raystudy.study.wanted import WantedRun
 
 _MOST_LINES = 20
@@ -42,9 +42,9 @@ def repeats(runs: Iterable[WantedRun], sources: Mapping[str, Sequence[SourceSize
     seen: set[tuple[str, str, int, int, float | None]] = set()
     for wanted in runs:
         run = wanted.run
-        if not isinstance(run, TrainRun):
+        if not isinstance(run, TrainRun | CommandRun):
             continue
-        before = run.starts_from.step if run.starts_from is not None else 0
+        before = run.starts_from.step if isinstance(run, TrainRun) and run.starts_from is not None else 0
         key = (wanted.recipe, wanted.model, before, run.num_tokens, run.settings.windows_share)
         if key in seen:
             continue

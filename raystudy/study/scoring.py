@@ -5,7 +5,7 @@ from dataclasses import replace
 from raystudy.errors import SpecError
 from raystudy.specs.budgets import branch_problem, branch_run, step_problem
 from raystudy.specs.reading import Asked, Reading, Scoring
-from raystudy.specs.run import TrainRun
+from raystudy.specs.run import CommandRun, TrainRun
 from raystudy.study.wanted import WantedRun
 
 
@@ -16,7 +16,7 @@ def scored_by(wanted: WantedRun, scoring: Scoring) -> WantedRun:
         SpecError: the run has no such step, or its learning rate is not constant there.
     """
     run, parent, branch = wanted.run, None, scoring.branch
-    assert isinstance(run, TrainRun)
+    assert isinstance(run, TrainRun | CommandRun)
     problem = None
     if branch is not None:
         problem = branch_problem(run.settings.schedule, run.settings.steps, branch.at)
@@ -25,6 +25,7 @@ def scored_by(wanted: WantedRun, scoring: Scoring) -> WantedRun:
     if problem is not None:
         raise SpecError(f"model {wanted.model!r}: {problem}. Use a schedule of kind 'constant', or another step")
     if branch is not None:
+        assert isinstance(run, TrainRun), "the study's check has made sure that no command is asked for branches"
         parent = replace(wanted, asked=Asked(checkpoints=(branch.at,)))
         run = branch_run(run, branch)
     step = scoring.step or run.settings.steps

@@ -9,14 +9,24 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from raystudy.artifacts.results import Record
+from raystudy.specs.command import CommandEngine
 from raystudy.specs.downstream import DEFAULT_TASK_METRICS, ContinuationTask
 from raystudy.specs.epochs import windows_share
 from raystudy.specs.metrics import LOSS, read_metric, task_metric
 from raystudy.specs.point import Point, point_of
 from raystudy.specs.point_settings import settings_at
 from raystudy.specs.reading import Scoring
-from raystudy.specs.run import FEATURES_NUMERICS, NUMERICS, FeaturesRun, ProbeRun, ResolvedDecoder, TrainRun
-from raystudy.specs.study import StudyFeatures, StudySpec
+from raystudy.specs.run import (
+    COMMAND_NUMERICS,
+    FEATURES_NUMERICS,
+    NUMERICS,
+    CommandRun,
+    FeaturesRun,
+    ProbeRun,
+    ResolvedDecoder,
+    TrainRun,
+)
+from raystudy.specs.study import StudyExternal, StudyFeatures, StudySpec
 from raystudy.specs.training import SgdSettings, resolve_settings
 from raystudy.study.frozen import FrozenRule
 from raystudy.study.inputs import StudyInputs
@@ -43,7 +53,7 @@ class StudyState:
     _runs: dict[tuple[str, str, float | Point, int, Scoring | None], WantedRun] = field(
         default_factory=dict, compare=False, repr=False
     )
-    _templates: dict[tuple[str, float | Point], TrainRun | FeaturesRun] = field(
+    _templates: dict[tuple[str, float | Point], TrainRun | CommandRun | FeaturesRun] = field(
         default_factory=dict, compare=False, repr=False
     )
 
@@ -113,7 +123,7 @@ class StudyState:
         own = {"shards": self.inputs.shards[recipe], "seed": seed}
         return WantedRun(self._templates[model, key].model_copy(update=own), recipe, model, changes=point.changes)
 
-    def _template(self, model: str, point: Point) -> TrainRun | FeaturesRun:
+    def _template(self, model: str, point: Point) -> TrainRun | CommandRun | FeaturesRun:
         """A run of a model at a point, whose shape and settings all its runs share; shards and seed differ."""
         spec = self.study.models[model]
         if isinstance(spec, StudyFeatures):
@@ -126,14 +136,26 @@ class StudyState:
                 seed=0,
                 numerics=FEATURES_NUMERICS,
             )
-        training = self.study.settings_of(model)
+        training, engine = self.study.settings_of(model), spec.engine
+        settings = resolve_settings(settings_at(training, point), spec.shape, self.inputs.vocabulary, point.lr)
+        if isinstance(engine, CommandEngine):
+            return CommandRun(
+                kind="train-command",
+                shards="",
+                model=spec.shape if isinstance(spec, StudyExternal) else self.decoder(model),
+                settings=settings,
+                seed=0,
+                version=engine.version,
+                precision=training.precision,
+                numerics=COMMAND_NUMERICS,
+            )
         run = TrainRun(
             kind="train",
             shards="",
             model=self.decoder(model),
-            settings=resolve_settings(settings_at(training, point), spec.shape, self.inputs.vocabulary, point.lr),
+            settings=settings,
             seed=0,
-            engine=spec.engine.kind,
+            engine=engine.kind,
             precision=training.precision,
             numerics=NUMERICS,
         )

@@ -7,7 +7,16 @@ from functools import cached_property
 from raystudy.specs.model import training_flops_per_token
 from raystudy.specs.point import Changes, changes_in_words
 from raystudy.specs.reading import Asked, Reading
-from raystudy.specs.run import AlignmentProbe, FeaturesProbe, LikenessProbe, ProbeRun, Run, SharpnessProbe, TrainRun
+from raystudy.specs.run import (
+    AlignmentProbe,
+    CommandRun,
+    FeaturesProbe,
+    LikenessProbe,
+    ProbeRun,
+    Run,
+    SharpnessProbe,
+    TrainRun,
+)
 
 _NOTHING = Asked()
 
@@ -49,6 +58,8 @@ class WantedRun:
         """FLOPs of all forward and backward passes: for a random-feature model 6 a sample and feature."""
         if isinstance(self.run, LikenessProbe):
             return 0.0
+        if isinstance(self.run, CommandRun):
+            return self.run.flops_per_token * self.run.num_tokens
         if isinstance(self.run, TrainRun | AlignmentProbe | SharpnessProbe):
             passes = 1 if isinstance(self.run, TrainRun) else self.run.passes
             per_token = training_flops_per_token(self.run.model, self.run.model.vocabulary)

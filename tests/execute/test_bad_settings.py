@@ -46,8 +46,14 @@ LONG = "{kind: wsd, warmup_steps: 20, decay_steps: 11}"
         (["training.optimizer={kind: sdg}"], "'kind' must be one of adamw, sgd, but got 'sdg'. Did you mean 'sgd'?"),
         (["training.optimizer={betaa1: 0.2}"], "'betaa1' is not a known key. Did you mean 'beta1'?"),
         (["training.optimizer={kind: sgd, momentum: 1}"], "momentum: must be less than 1, but got 1"),
-        (["training.precision=fp16"], "must be 'fp32', 'tf32', 'bf16-autocast' or 'bf16-weights', but got 'fp16'"),
-        (["training.precision=tf32"], "training.precision: tf32 must be computed on a GPU, but resources.gpus_per_run"),
+        (
+            ["training.precision=fp16"],
+            "must be 'fp32', 'tf32', 'bf16-autocast', 'bf16-weights' or 'bf16-master', but got 'fp16'",
+        ),
+        (
+            ["training.precision=tf32"],
+            "training.precision: tf32 must be computed on a GPU, but model 'proxy' asks for none",
+        ),
         (["training.batch_tokens=100"], "batch_tokens must be a multiple of context, but got 100 and 32"),
         (["resources.micro_batch_tokens=31"], "must hold one sequence of 32 tokens (the context of model 'proxy')"),
         (["resources.micro_batch_tokens=some"], "but got 'some'"),

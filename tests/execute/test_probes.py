@@ -12,7 +12,7 @@ from raystudy.artifacts.shards import open_tokens, open_view
 from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.verification import verify
 from raystudy.artifacts.weights import read_weights, weights_path
-from raystudy.execute.loop import out_of_memory_words
+from raystudy.execute.out_of_memory import out_of_memory_words
 from raystudy.execute.tasks import make_tasks
 from raystudy.execute.work import do_task
 from raystudy.specs.run import AlignmentProbe, KeptWeights, ProbeRun, SharpnessProbe, TrainRun
@@ -258,5 +258,6 @@ def test_a_probe_without_memory_is_told_by_any_words_for_it_and_with_a_way_out_o
     monkeypatch.setattr(raystudy.train.probes.measure, "measure_probes", starved)
     (task,) = make_tasks([type(wanted)(probe, "a", "proxy")], str(storage.root), {}, Resources())
     assert do_task(task)[0].status == "out-of-memory"
-    assert "the probe's batch_tokens" in out_of_memory_words(probe)
-    assert "micro_batch_tokens" in out_of_memory_words(next(run for run in waves[0] if isinstance(run, TrainRun)))
+    assert "the probe's batch_tokens" in out_of_memory_words(wanted, state.study)
+    trained = next(run for run in make_wave(state).wanted.values() if isinstance(run.run, TrainRun))
+    assert "micro_batch_tokens" in out_of_memory_words(trained, state.study)

@@ -3,12 +3,14 @@
 Every case trains with real DeepSpeed; rank 0 writes what was seen to OUT, as JSON, which the tests judge.
 """
 
+import gc
 import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from raystudy.artifacts.checkpoints import step_checkpoints
 from raystudy.artifacts.shards import RecipeView, open_tokens, open_view
 from raystudy.artifacts.weights import write_weights
 from raystudy.errors import RaystudyError
+from raystudy.reference import fitting
 from raystudy.reference.checkpoint import Checkpoints
 from raystudy.reference.evaluation import evaluate_on_ranks
 from raystudy.reference.run import train_on_ranks
@@ -105,6 +108,8 @@ class Cases:
             mup = a_case(self.digest, 20, optimizer=SGD, lr=1e-1, **MUP)
             self.train(f"sgd-mup-{stage}", mup, self.engine(stage))
         self.means()
+        self.refused()
+        self.measured()
         self.train("diverged", a_case(self.digest, 20, lr=1e5), self.engine(2))
         self.checkpoints()
         self.evaluation()
@@ -133,6 +138,31 @@ class Cases:
         }
         for name, fields in ways.items():
             self.train(f"means-{name}", a_case(self.digest, SHORT), self.engine(3, **fields))
+
+    def refused(self) -> None:
+        """A configuration that DeepSpeed does not take."""
+        engine = self.engine(1, config={"zero_optimization": {"reduce_bucket_size": "many"}})
+        try:
+            self.train("refused", a_case(self.digest, SHORT), engine)
+        except RaystudyError as error:
+            self.write("refused-config", self.world.gather_everywhere(str(error)))
+
+    def measured(self) -> None:
+        """Parts of a batch as memory allows, where it is measured: here a memory that holds two sequences."""
+        taken: list[int] = []
+
+        def bytes_of(action: Callable[[], None], _: str) -> int:
+            action()
+            taken.append(1)
+            return 100 + 1000 * (1 if len(taken) < 3 else 2)
+
+        for stage in STAGES:
+            taken.clear()
+            fakes = {"_is_measured": lambda _: True, "_bytes_of": bytes_of, "_free_bytes": lambda _: 2500}
+            with patch.multiple(fitting, **fakes):
+                run = a_case(self.digest, SHORT)
+                self.train(f"measured-{stage}", run, self.engine(stage, micro_batch_tokens="auto"))
+            self.write(f"left-{stage}", sum(type(thing) is Decoder for thing in gc.get_objects()))
 
     def checkpoints(self) -> None:
         """A run to its end, then again from the older of its checkpoints: the newer one has been spoilt."""
@@ -223,6 +253,7 @@ def main(storage: str, view: str, validation: str, out: str, group: str) -> None
     documents = ValidationDocuments(shard.documents(), shard.document_bytes.tolist())
     cases = Cases(world, open_view(Path(storage), view), {validation: documents}, Path(out))
     asked: dict[str, Callable[[], None]] = {"pair": cases.pair, "other": cases.other, "matrix": cases.matrix}
+    asked |= {"measured": cases.measured, "refused": cases.refused}
     asked[group]()
     leave(world)
 

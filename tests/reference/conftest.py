@@ -48,7 +48,7 @@ def found(shard_storage, tmp_path_factory) -> Path:
     """The folder in which two ranks have left what they saw of every case."""
     storage, view, validation = shard_storage
     out = tmp_path_factory.mktemp("reference")
-    run_ranks(2, [str(storage), view, validation, str(out), "pair"], 400)
+    run_ranks(2, [str(storage), view, validation, str(out), "pair"], 500)
     return out
 
 
@@ -57,5 +57,5 @@ def found_by_others(shard_storage, found) -> Path:
     """The same folder, in which one rank and then three have left theirs too."""
     storage, view, validation = shard_storage
     for size in (1, 3):
-        run_ranks(size, [str(storage), view, validation, str(found), "other"], 150)
+        run_ranks(size, [str(storage), view, validation, str(found), "other"], 200)
     return found

@@ -19,7 +19,7 @@ from raystudy.train.run import Means, train
 from raystudy.train.training import Training
 from tests.reference.cases import SGD, SHORT, STAGES, a_case
 
-pytestmark = pytest.mark.timeout(600)  # the first test to run waits for all that two ranks are asked
+pytestmark = pytest.mark.timeout(800)  # the first test to run waits for all that two ranks are asked
 
 NAMES = [*(f"stage-{stage}" for stage in STAGES), "bf16-0", "bf16-1", "sgd"]
 

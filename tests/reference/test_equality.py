@@ -15,7 +15,7 @@ from raystudy.train.run import load_weights, train
 from raystudy.train.transformers_format import model_files
 from tests.reference.cases import FAMILIES, MUP, SGD, SHORT, STAGES, STEPS, a_case, a_family, documents_with_edges, told
 
-pytestmark = pytest.mark.timeout(600)  # the first test to run waits for all that two ranks are asked
+pytestmark = pytest.mark.timeout(800)  # the first test to run waits for all that two ranks are asked
 
 FP32 = 1e-5  # relative; measured 4e-7 over 50 steps
 BF16_STEP, BF16_END = 5e-3, 1e-3  # measured 1e-3 at single batches and 1e-4 on validation documents
@@ -110,6 +110,16 @@ def test_what_only_saves_memory_changes_no_loss(found, in_one_process, data, mea
     assert_same(read(found, f"means-{means}"), in_one_process(a_case(data[0].digest, SHORT)))
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_parts_worked_out_from_measured_memory_change_no_loss_and_leave_no_model_behind(
+    found, in_one_process, data, stage
+):
+    outcome = read(found, f"measured-{stage}")
+    assert outcome["made"]["micro_batch_sequences"] == 2  # 0.9 of 2500 bytes hold 100 and two times 1000
+    assert_same(outcome, in_one_process(a_case(data[0].digest, SHORT)))
+    assert read(found, f"left-{stage}") == 0
+
+
 def test_what_is_not_finite_is_a_diverged_run_on_all_ranks(found, in_one_process, data):
     outcome = read(found, "diverged")
     assert outcome["status"] == in_one_process(a_case(data[0].digest, 20, lr=1e5))["status"] == "diverged"
@@ -175,6 +185,14 @@ def test_readings_on_the_way_are_evaluated_and_one_that_cannot_be_kept_ends_all_
     first, second = read(found, "not-kept")
     assert first == "OSError: no room"
     assert second == f"OtherRankError: rank 0 of 2 must go on too, but has failed: {first}"
+
+
+def test_a_configuration_that_deepspeed_does_not_take_is_told_on_all_ranks(found):
+    messages = read(found, "refused-config")
+    assert len(messages) == 2
+    for message in messages:
+        assert message.startswith("engine.config must be what DeepSpeed")
+        assert "reduce_bucket_size" in message
 
 
 def test_deepspeed_compiles_nothing_and_says_nothing(found):

@@ -5,6 +5,7 @@ import torch.distributed as dist
 
 from raystudy.errors import RaystudyError
 from raystudy.reference.config import deepspeed_config
+from raystudy.reference.fitting import rows_that_fit
 from raystudy.reference.training import share_of
 from raystudy.reference.world import World, join
 from raystudy.specs.engines import DeepSpeedEngine
@@ -24,6 +25,14 @@ def test_shares_are_contiguous_whole_and_differ_by_one_at_most():
             assert [index for first, last in shares for index in range(first, last)] == list(range(count))
             lengths = [last - first for first, last in shares]
             assert max(lengths) - min(lengths) <= 1
+
+
+def test_the_largest_part_that_fits_is_worked_out_from_two_small_ones():
+    assert rows_that_fit(one=110, two=210, room=1000, most=64) == 9
+    assert rows_that_fit(one=110, two=210, room=1010, most=64) == 10
+    assert rows_that_fit(one=110, two=210, room=10_000, most=64) == 64
+    assert rows_that_fit(one=110, two=210, room=-5, most=64) == 1
+    assert rows_that_fit(one=110, two=110, room=1000, most=64) == 64  # a part that takes nothing
 
 
 def test_a_rank_that_is_told_no_group_says_what_it_lacks(monkeypatch):

@@ -21,7 +21,7 @@ from tests.faults.trials import kill, wait_until_gone
 from tests.reference.test_group_studies import STUDY, losses, ranks_of
 
 KINDS = {"SIGKILL a worker": (False, True), "SIGKILL the driver": (True, False), "SIGKILL both": (True, True)}
-_LAST_SECONDS = 10.0  # by when a kill comes, after a group has begun and as many runs have finished as were drawn
+_LAST_SECONDS = 10.0  # by when a kill comes that is to hit any part of a group's life
 COLUMNS = ("trials", "good", "kills", "resumed_runs", "runs_lost", "runs_repeated", "largest_difference", "seconds")
 
 
@@ -67,7 +67,7 @@ def _trial(seed: int, victims: tuple[bool, bool], place: Path, study: Path) -> d
     words = [sys.executable, "-m", "raystudy", "run", str(study), "--storage", str(storage), "--local"]
     for _ in range(moments.randint(1, 3)):
         driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        ranks = _wait(driver, storage, moments.randint(0, 3), moments.uniform(0.0, _LAST_SECONDS))
+        ranks = _wait(driver, storage, moments)
         if takes_worker and ranks:
             kill(moments.choice(ranks))
             trial["kills"] += 1
@@ -87,17 +87,25 @@ def _trial(seed: int, victims: tuple[bool, bool], place: Path, study: Path) -> d
     return _compared(trial, storage, place / "undisturbed", before)
 
 
-def _wait(driver: "subprocess.Popen[bytes]", storage: Path, at_least: int, seconds: float) -> list[int]:
-    """Until so many runs have finished and a group is at work, then so many seconds more, or until it has ended."""
+def _wait(driver: "subprocess.Popen[bytes]", storage: Path, moments: random.Random) -> list[int]:
+    """The ranks at a drawn moment: of a group's life as a whole or, in half of the trials, soon after a checkpoint."""
+    at_least, in_run = moments.randint(0, 3), moments.random() < 0.5
+    seconds = moments.uniform(0.0, 0.5 if in_run else _LAST_SECONDS)
     deadline = time.monotonic() + 600
-    while len(results_on(storage)) < at_least or not ranks_of(driver.pid):
+    while len(results_on(storage)) < at_least or not ranks_of(driver.pid) or (in_run and not _in_run(storage)):
         if driver.poll() is not None or time.monotonic() > deadline:
             return []
-        time.sleep(0.05)
+        time.sleep(0.01)
     until = time.monotonic() + seconds
     while time.monotonic() < until and len(ranks_of(driver.pid)) == 2 and driver.poll() is None:
         time.sleep(0.01)
     return ranks_of(driver.pid)
+
+
+def _in_run(storage: Path) -> bool:
+    """Whether a run that has a checkpoint is under way."""
+    begun = {path.parent.parent for path in storage.glob("runs/*/checkpoints/step-*.safetensors")}
+    return any(not (run / "result.json").exists() for run in begun)
 
 
 def _compared(

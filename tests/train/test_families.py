@@ -214,6 +214,7 @@ MUP = {"mup_base_width": 24, "mup_base_heads": 4}
         a_spec("pythia", rotary_share=1.0, **MUP),
         a_spec("llama", mlp_width=80, kv_heads=2, qk_norm=True, **MUP),
     ],
+    ids=[*FAMILIES, "gpt2, relu and an own head", "gpt2, muP", "pythia, muP", "llama, muP"],
 )
 def test_an_exported_folder_is_loaded_by_transformers_and_gives_the_same_logits(spec, tmp_path):
     ours = shaken(Decoder(spec, seed=0))
