@@ -62,8 +62,8 @@ class DeepSpeedEngine(Spec):
     )
     micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto",
-        description="most tokens of one worker in memory at once. auto: its share of the batch, in halves where memory "
-        "does not suffice",
+        description="most tokens of one worker in memory at once. auto: its share of the batch, or the part of it that "
+        "memory holds",
     )
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,

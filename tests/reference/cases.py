@@ -162,7 +162,7 @@ class Cases:
             with patch.multiple(fitting, **fakes):
                 run = a_case(self.digest, SHORT)
                 self.train(f"measured-{stage}", run, self.engine(stage, micro_batch_tokens="auto"))
-            self.write(f"left-{stage}", sum(isinstance(thing, Decoder) for thing in gc.get_objects()))
+            self.write(f"left-{stage}", sum(type(thing) is Decoder for thing in gc.get_objects()))
 
     def checkpoints(self) -> None:
         """A run to its end, then again from the older of its checkpoints: the newer one has been spoilt."""

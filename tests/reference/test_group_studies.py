@@ -152,7 +152,7 @@ def test_torchrun_makes_the_missing_runs_of_one_model_without_ray(study, undistu
     assert made == {run_id: pytest.approx(expected[run_id], rel=1e-6) for run_id in made}
 
 
-def test_ranks_are_refused_with_the_way_out_when_they_are_not_as_many_as_the_engine_says(study, tmp_path):
+def test_ranks_are_refused_with_the_way_out_when_what_they_are_asked_for_does_not_fit(study, undisturbed, tmp_path):
     environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     environment |= {"MASTER_PORT": "0", "GLOO_SOCKET_IFNAME": "lo"}
     words = [*ENTRY, str(study), "--storage", str(tmp_path), "--model", "target"]
@@ -164,3 +164,9 @@ def test_ranks_are_refused_with_the_way_out_when_they_are_not_as_many_as_the_eng
     wrong = subprocess.run([*words[:-1], "proxy"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "--model must name a model of engine deepspeed (target), but got 'proxy'" in wrong.stderr
+    storage = copy_inputs(undisturbed, tmp_path / "storage")
+    words = [*ENTRY, str(study), "--storage", str(storage), "--model", "target", "--recipe", "nosuch"]
+    words += ["--set", "models.target.engine.workers=1"]
+    none = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    assert none.returncode == 2
+    assert "must be of model target, recipe nosuch, but none is" in none.stderr

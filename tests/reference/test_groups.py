@@ -18,8 +18,10 @@ from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.study import Resources
 from raystudy.study.chosen import Chosen
+from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun
-from tests.planted import study_spec
+from raystudy.study.waves import make_wave
+from tests.planted import inputs_of, study_spec
 from tests.train.test_training import a_run
 
 pytestmark = pytest.mark.timeout(30)
@@ -207,6 +209,22 @@ def test_a_launch_may_be_of_one_model_recipe_rate_and_seed():
     assert not Chosen("target", "balanced", 1e-2, 0).holds(other)
     assert not Chosen("target", lr=2e-2).holds(run)
     assert not Chosen("target", recipe="noisy").holds(run)
+
+
+def test_what_waits_counts_only_where_the_whole_model_is_chosen():
+    study = study_spec()
+    wave = make_wave(StudyState(study, inputs_of(study), {}))
+    assert wave.extensions
+    assert wave.waiting
+    whole = Chosen("target").part_of(wave, study)
+    assert {run.model for run in whole.todo} == {run.model for run in whole.wanted.values()} == {"target"}
+    assert whole.extensions == tuple(item for item in wave.extensions if item[0] == "truth")
+    assert whole.waiting == tuple(item for item in wave.waiting if item[0] == "truth")
+    part = Chosen("target", lr=whole.todo[0].lr).part_of(wave, study)
+    assert part.todo
+    assert not part.extensions
+    assert not part.waiting
+    assert str(Chosen("target", "crawl", 0.1, 3)) == "model target, recipe crawl, learning rate 0.1, seed 3"
 
 
 def test_a_group_that_cannot_be_started_is_a_report_and_no_exception(tmp_path):
