@@ -134,9 +134,8 @@ def end_with_parent() -> None:
         os._exit(1)
 
     def watch() -> None:
-        while os.read(
-            0, 4096
-        ):  # ends when the parent does; not by sys.stdin, whose lock would abort this one's own end
+        # Not by sys.stdin: its lock, held by this thread, would abort the interpreter's own end.
+        while os.read(0, 4096):  # nothing more comes when the parent has ended
             pass
         os._exit(1)
 

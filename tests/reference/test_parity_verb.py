@@ -19,6 +19,7 @@ from raystudy.reference.parity.observed import Sums, write_observed
 from raystudy.reference.parity.observing import observe_in_one_process
 from raystudy.reference.parity.quantities import Row
 from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.specs.load import load_study
 from raystudy.train.evaluation import ValidationDocuments
 from tests.conftest import TINY as TINY_STUDY
 from tests.train.test_training import a_run
@@ -90,6 +91,13 @@ def test_workers_that_fail_are_an_error_with_their_first_cause(storage, monkeypa
 def test_what_cannot_be_compared_is_refused_before_anything_is_built(tmp_path, capsys, more, status, words):
     assert main(["parity", str(TINY_STUDY), "--storage", str(tmp_path / "s"), *more]) == status
     assert words in capsys.readouterr().err
+
+
+def test_a_trainer_of_ones_own_is_not_compared():
+    command = ["kind=command", "command=[train]", "version=v1"]
+    loaded = load_study(TINY_STUDY, [f"models.target.engine.{each}" for each in command])
+    with pytest.raises(SpecError, match=r"got target \(engine command\)\. Only what raystudy itself trains"):
+        asking.reference_models(loaded.spec, "target")
 
 
 def test_deepspeed_that_is_not_installed_is_said_before_anything_is_built(tmp_path, monkeypatch, capsys):
