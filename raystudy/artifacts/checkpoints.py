@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
 
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     about = json.dumps({"run_id": checkpoint.run_id, "step": checkpoint.step, "about": checkpoint.about})
-    metadata = {"format": FORMAT, "about": about, "sha256": _checksum(arrays, about)}
+    metadata = {"format": FORMAT, "about": about, "sha256": _checksum(sorted(arrays.items()), about)}
     write_bytes(path, save(arrays, metadata), durable=False)
 
 
@@ -95,21 +95,38 @@ def read_checkpoint(run_folder: Path, run_id: str) -> Checkpoint | None:
 
 def read_checkpoint_file(path: Path, run_id: str) -> Checkpoint | None:
     """The checkpoint of the run `run_id` that lies at `path`, or None when there is none; raises as above."""
+    return _read(path, run_id, is_kept=True) if path.exists() else None
+
+
+def check_checkpoint_file(path: Path, run_id: str) -> None:
+    """See that the checkpoint at `path` is whole, with one of its arrays in memory at a time; raises as above."""
+    _read(path, run_id, is_kept=False)
+
+
+def _read(path: Path, run_id: str, *, is_kept: bool) -> Checkpoint:
+    """The checkpoint, checked; without its arrays unless they are kept."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.exists():
-        return None
+    arrays: dict[str, npt.NDArray[Any]] = {}
+
+    def named(file: Any) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        for name in sorted(file.keys()):
+            array = file.get_tensor(name)
+            if is_kept:
+                arrays[name] = array
+            yield name, array
+
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            checksum = _checksum(named(file), metadata["about"])
         about = json.loads(metadata["about"])
         found, step, inner = str(about["run_id"]), int(about["step"]), dict(about["about"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{path} must be a checkpoint, but is torn or foreign ({error})") from error
     if metadata.get("format") != FORMAT:
         raise StorageError(f"{path} must be a checkpoint of format {FORMAT}, but is {metadata.get('format')!r}")
-    if metadata.get("sha256") != _checksum(arrays, metadata["about"]):
+    if metadata.get("sha256") != checksum:
         raise StorageError(f"{path} must be a checkpoint, but its checksum is not that of its content")
     if found != run_id:
         raise RaystudyError(
@@ -131,10 +148,11 @@ def remove_checkpoint(run_folder: Path) -> None:
         checkpoint_path(run_folder).unlink()
 
 
-def _checksum(arrays: Mapping[str, npt.NDArray[Any]], about: str) -> str:
+def _checksum(arrays: Iterable[tuple[str, npt.NDArray[Any]]], about: str) -> str:
+    """Of arrays in the order of their names, and what is beside them."""
     digest = hashlib.sha256(about.encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+    for name, given in arrays:
+        array = np.ascontiguousarray(given)
         digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

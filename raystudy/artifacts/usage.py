@@ -1,7 +1,8 @@
 """What lies on a storage, in items that are used or removed as a whole, with their bytes. Removes items.
 
 An item has a name that raystudy gives, and runs and studies hold at least one file that it writes. Whatever else lies
-there is foreign, and not raystudy's to remove. Knows nothing of which study uses what.
+there is foreign, and not raystudy's to remove. Knows nothing of which study uses what. What vanishes while it is looked
+at, as running studies make files vanish, is left out.
 """
 
 import os
@@ -10,6 +11,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +37,8 @@ _HOLDS = {  # one of these, or nothing at all
     ),
     "studies": re.compile(r"(study|lock|frozen|progress|comparison)\.json|study\.yaml|report\.html|driver"),
 }
+# Of a run's folders; `work` is a command's, with what its trainer keeps there.
+_FOLDERS = {"eval": "evaluations", "tasks": "evaluations", "checkpoints": "checkpoints", "work": "work"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ def inventory(root: Path) -> list[Item]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    with suppress(FileNotFoundError):
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+    return []
 
 
 def _items(kind: str, path: Path) -> Iterator[Item]:
@@ -92,7 +98,7 @@ def _items(kind: str, path: Path) -> Iterator[Item]:
         if found != path and _LEFT_OVER_INSIDE.fullmatch(found.name):
             yield _whole("left-over", found)
         else:
-            parts[_part(kind, found)] += _size(found)
+            parts[_part(kind, found.relative_to(path))] += _size(found)
     yield Item(kind, path.stem if kind == "pointers" else path.name, path, parts)
 
 
@@ -101,7 +107,7 @@ def _inside(path: Path) -> Iterator[Path]:
     if path.is_symlink() or not path.is_dir():
         yield path
         return
-    for child in sorted(path.iterdir()):
+    for child in _entries(path):
         if _LEFT_OVER_INSIDE.fullmatch(child.name):
             yield child
         else:
@@ -113,7 +119,7 @@ def _is_ours(kind: str, path: Path) -> bool:
         return False
     if kind not in _HOLDS:
         return True
-    names = [name for name in os.listdir(path) if not _LEFT_OVER_INSIDE.fullmatch(name)]
+    names = [child.name for child in _entries(path) if not _LEFT_OVER_INSIDE.fullmatch(child.name)]
     return not names or any(_HOLDS[kind].fullmatch(name) for name in names)
 
 
@@ -124,15 +130,22 @@ def _whole(kind: str, path: Path) -> Item:
 def _size(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
     if path.is_dir() and not path.is_symlink():
-        return sum((Path(folder) / name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
-    return path.lstat().st_size
+        return sum(_size_of_file(Path(folder) / name) for folder, _, names in os.walk(path) for name in names)
+    return _size_of_file(path)
+
+
+def _size_of_file(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return path.lstat().st_size
+    return 0
 
 
 def _part(kind: str, file: Path) -> str:
+    """What kind of content a file of an item is; `file`: where it lies in the item."""
     if kind != "runs":
         return kind
-    if file.parent.name in ("eval", "tasks"):
-        return "evaluations"
+    if len(file.parts) > 1:
+        return _FOLDERS.get(file.parts[0], "records")
     if file.name.startswith(("weights-", "branch-")):
         return "weights"
     return {"curve.jsonl": "curves", "checkpoint.safetensors": "checkpoints"}.get(file.name, "records")
@@ -158,7 +171,10 @@ def remove(item: Item) -> None:
         if not item.path.is_symlink() and not item.path.exists():
             return  # it lay in another item that is gone
         out_of_sight = item.path.with_name(f".writing-removed-{uuid.uuid4().hex}")
-        item.path.rename(out_of_sight)
+        try:
+            item.path.rename(out_of_sight)
+        except FileNotFoundError:
+            return  # somebody else was first
         if out_of_sight.is_dir() and not out_of_sight.is_symlink():
             shutil.rmtree(out_of_sight)
         else:

@@ -1,21 +1,25 @@
-"""Checks everything on a storage: checksums, digests, records, evaluations, curves, weights, studies. Changes nothing.
+"""Checks everything on a storage: checksums, digests, records, evaluations, curves, weights, checkpoints, studies.
 
-A problem is one line that names the file. What is merely left over or unused is no problem.
+Changes nothing. A problem is one line that names the file. What is merely left over or unused is no problem, nor what
+is removed while it is looked at.
 """
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from raystudy.artifacts.checkpoints import check_checkpoint_file, checkpoint_path, step_checkpoints
 from raystudy.artifacts.downstream import answers_digest, answers_problem, task_metrics
 from raystudy.artifacts.evaluations import evaluated_metrics, evaluation_digest, evaluation_problem, reading_of
-from raystudy.artifacts.files import read_json
+from raystudy.artifacts.files import json_files, read_json
 from raystudy.artifacts.results import Record, parse_result
 from raystudy.artifacts.sealed import open_sealed
 from raystudy.artifacts.shards import digest_by_manifest, shard_folder
@@ -62,13 +66,17 @@ def verify(storage: Storage) -> Verification:
 
 
 def _attempt(found: Verification, path: Path, look: Callable[[], object]) -> None:
-    """Run one look; what it raises becomes a line."""
+    """Run one look; what it raises becomes a line, unless `path` has been removed meanwhile, as running studies do."""
     try:
         look()
     except RaystudyError as error:
-        found.problems.append(" ".join(str(error).split()))
+        problem = " ".join(str(error).split())
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        found.problems.append(f"{path} is damaged or foreign ({type(error).__name__}: {' '.join(str(error).split())})")
+        problem = f"{path} is damaged or foreign ({type(error).__name__}: {' '.join(str(error).split())})"
+    else:
+        return
+    if os.path.lexists(path):
+        found.problems.append(problem)
 
 
 def _shards(storage: Storage, item: Item, found: Verification) -> None:
@@ -100,17 +108,20 @@ def _run(storage: Storage, item: Item, found: Verification) -> None:
         before = len(storage.runs.damage)
         _attempt(found, curve, lambda: storage.runs.read_curve(item.name))  # it tells what is torn, and leaves it out
         found.problems += storage.runs.damage[before:]
-    evaluations = sorted((item.path / "eval").glob("*.json"))
+    evaluations = json_files(item.path / "eval")
     for path in evaluations:
         _attempt(found, path, lambda path=path: _evaluation(item, path, record))  # type: ignore[misc]
-    answers = sorted((item.path / "tasks").glob("*.json"))
+    answers = json_files(item.path / "tasks")
     for path in answers:
         _attempt(found, path, lambda path=path: _answers(item, path, record))  # type: ignore[misc]
     found.checked["evaluations"] += len(evaluations) + len(answers)
     for path in sorted((*item.path.glob("weights-*.safetensors"), *item.path.glob("branch-*.safetensors"))):
         _attempt(found, path, lambda path=path: _weights(path))  # type: ignore[misc]
         found.checked["weights"] += 1
-    for path in sorted((item.path / "attempts").glob("*.json")):
+    for path in (*step_checkpoints(item.path), *item.path.glob(checkpoint_path(item.path).name)):
+        _attempt(found, path, lambda path=path: _checkpoint(item, path))  # type: ignore[misc]
+        found.checked["checkpoints"] += 1
+    for path in json_files(item.path / "attempts"):
         _attempt(found, path, lambda path=path: read_json(path)["cause"])  # type: ignore[misc]
 
 
@@ -173,6 +184,13 @@ def _weights(path: Path) -> None:
     end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
     if 8 + length + end != path.stat().st_size:
         raise StorageError(f"{path} must hold weights, but its tensors do not end where the file does")
+
+
+def _checkpoint(item: Item, path: Path) -> None:
+    if find_spec("safetensors") is None:  # optional, needed only where something trains
+        _weights(path)
+    else:
+        check_checkpoint_file(path, item.name)
 
 
 def _study(storage: Storage, item: Item, found: Verification) -> None:

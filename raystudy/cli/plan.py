@@ -11,7 +11,7 @@ from raystudy.cli.options import add_json, add_storage, add_study, print_table, 
 from raystudy.execute.frozen_data import find_data
 from raystudy.execute.inputs import sizes_of_sources
 from raystudy.execute.local import num_cores
-from raystudy.execute.machine import memory_of_worker
+from raystudy.execute.machine import gpus_for_groups, memory_of_worker
 from raystudy.execute.out_of_memory import would_fit
 from raystudy.execute.resolving import named
 from raystudy.specs.engines import DeepSpeedEngine
@@ -44,7 +44,7 @@ def call(options: argparse.Namespace) -> int:
     state = read_records(storage, loaded.spec, data.before, frozen.rules)
     workers = loaded.spec.resources.workers
     slots = num_cores() if workers is None else max(workers, 1)
-    plan = make_plan(state, slots)
+    plan = make_plan(state, slots, gpus_for_groups(state.study))
     repeated = repeats(make_wave(state).wanted.values(), sizes_of_sources(state.study, state.inputs, storage))
     tell_damage(storage)
     to_evaluate = lacking_evaluations(state)
@@ -162,7 +162,16 @@ def _print(plan: Plan) -> None:
         print(f"grids may go on beyond their edges: in the worst case {plan.extension} more")
     for line in plan.drift:
         print(line)
-    source = "measured on this study's records" if plan.is_measured else "an assumption until runs are measured"
-    print(f"speed: {plan.flops_per_second:.3g} FLOP/s a run ({source}), {plan.slots} at once")
+    speeds = [("", _speed(plan.flops_per_second, is_measured=plan.is_measured), plan.slots)]
+    for group in plan.groups:
+        told = _speed(group.flops_per_second, is_measured=group.is_measured)
+        speeds.append((f" of groups of {group.workers} workers", told, group.at_once))
+    for whose, told, at_once in speeds:
+        print(f"speed{whose}: {told}, {at_once} at once")
     print("runs that protocols share count in each row and once in the total; waiting: named once a tuned LR is known,")
     print("when some may turn out to be runs that are wanted already: with waiting runs a total is an upper bound")
+
+
+def _speed(flops_per_second: float, *, is_measured: bool) -> str:
+    source = "measured on this study's records" if is_measured else "an assumption until runs are measured"
+    return f"{flops_per_second:.3g} FLOP/s a run ({source})"

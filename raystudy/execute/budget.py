@@ -12,7 +12,7 @@ from raystudy.errors import SpecError
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import ProbeRun, TrainRun
 from raystudy.specs.study import Resources
-from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
+from raystudy.study.speeds import ASSUMED_FLOPS_PER_SECOND
 from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave

@@ -13,10 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from raystudy.artifacts.processes import is_alive, place_tag
 from raystudy.execute.attempts import Attempts
@@ -37,22 +37,41 @@ _PREFIX = "raystudy-group"
 
 def run_group(task: Task, entry: Sequence[str] = ENTRY) -> list[RunReport]:
     """Make every run of a group's task that lacks something; a failure comes back as a report. `entry`: a rank."""
+    return list(group_reports(task, entry))
+
+
+def group_reports(task: Task, entry: Sequence[str] = ENTRY) -> Generator[RunReport, None, None]:
+    """The same, each report as soon as its run has ended. To be closed where it is not gone through to its end."""
     remove_group_folders()
     attempts = Attempts(task)
     while (left := attempts.left) is not None:
         started, num_before, begun = time.perf_counter(), len(attempts.reports), False
         try:
             with Group(left, entry) as group:
-                cause = group.wait(attempts.made)
+                cause = yield from _passed_on(group, attempts)
                 begun = group.has_begun()
         except OSError as error:  # no room for its folder, no more processes
             cause = cause_of(error, 0, "", 0, is_out_of_memory=False)
         seconds = time.perf_counter() - started
         seconds -= sum(report.seconds for report in attempts.reports[num_before:])
+        num_told = len(attempts.reports)
         if attempts.left is not None:
             cause = cause or Cause("lost", "the workers ended without a report")
             attempts.failed(cause, max(0.0, seconds), has_begun=begun)
-    return attempts.reports
+        yield from attempts.reports[num_told:]
+
+
+def _passed_on(group: "Group", attempts: Attempts) -> Generator[RunReport, None, Cause | None]:
+    """What the group reports, as its attempts know it."""
+    coming = group.reports()
+    while True:
+        try:
+            report = next(coming)
+        except StopIteration as end:
+            return cast("Cause | None", end.value)
+        num_told = len(attempts.reports)
+        attempts.made(report)
+        yield from attempts.reports[num_told:]
 
 
 class Group:
@@ -100,13 +119,22 @@ class Group:
             )
         )
 
-    def wait(self, made: Callable[[RunReport], None]) -> Cause | None:
-        """Until all ranks have ended well (None), or the first cause of that they did not; reports go to `made`."""
+    def wait(self) -> Cause | None:
+        """Until all ranks have ended well (None), or the first cause of that they did not."""
+        coming = self.reports()
+        while True:
+            try:
+                next(coming)
+            except StopIteration as end:
+                return cast("Cause | None", end.value)
+
+    def reports(self) -> Generator[RunReport, None, Cause | None]:
+        """What rank 0 reports, as it comes, until all ranks have ended; returns what `wait` does."""
         watch = Watch(self._folder, self._engine.workers, 60 * self._engine.hang_minutes)
         looked = time.monotonic()
         while any(rank.poll() is None for rank in self._ranks):
             time.sleep(_POLL_SECONDS)
-            self._take(made)
+            yield from self._take()
             if any(rank.poll() for rank in self._ranks):
                 break
             if self._ranks[0].poll() == 0:  # all is made; what does not end by itself now is ended
@@ -118,10 +146,10 @@ class Group:
                 if hang is not None:
                     return first_cause(self._folder) or hang
         if not any(rank.poll() for rank in self._ranks):
-            self._take(made)
+            yield from self._take()
             return None
         self._wait_for_others(_GRACE_SECONDS)
-        self._take(made)
+        yield from self._take()
         return self._cause()
 
     def has_begun(self) -> bool:
@@ -161,8 +189,8 @@ class Group:
         lines = log.read().decode(errors="replace").strip().splitlines()
         return f": {lines[-1][:300]}" if lines else ""
 
-    def _take(self, made: Callable[[RunReport], None]) -> None:
-        """Pass on what rank 0 has reported since the last time; a line that is not whole is left for later."""
+    def _take(self) -> Iterator[RunReport]:
+        """What rank 0 has reported since the last time; a line that is not whole is left for later."""
         try:
             with (self._folder / "reports.jsonl").open("rb") as file:
                 file.seek(self._read)
@@ -172,7 +200,7 @@ class Group:
         whole = text[: text.rfind(b"\n") + 1]
         self._read += len(whole)
         for line in whole.splitlines():
-            made(RunReport(**json.loads(line)))
+            yield RunReport(**json.loads(line))
 
     def _stop(self) -> None:
         for rank in self._ranks:

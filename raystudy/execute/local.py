@@ -12,16 +12,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import IO, Protocol, Self
 
 from raystudy.execute.gpus import gpu_places, visible_gpus
 from raystudy.execute.shapes import Shape, by_shape, groups_at_once, shape_of_engine
-from raystudy.execute.work import RunReport, Task, do_task, failed_reports
+from raystudy.execute.work import RunReport, Task, failed_reports, reports_of
 from raystudy.specs.engines import DeepSpeedEngine
 
+WORKER = (sys.executable, "-m", "raystudy.execute.worker")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -46,6 +47,8 @@ class Executor(Protocol):
 class InlineExecutor:
     """Makes tasks one after another inside the driver (`--workers 0`)."""
 
+    _reports: Generator[RunReport, None, None] | None = None
+
     def group_places(self, engine: DeepSpeedEngine) -> int:  # noqa: ARG002 (whatever they are)
         """How many groups can be at work at once."""
         return 1
@@ -54,7 +57,8 @@ class InlineExecutor:
         """Make all tasks, in order."""
         for _, alike in by_shape(tasks):
             for task in alike:
-                yield from do_task(task)
+                self._reports = reports_of(task)
+                yield from self._reports
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +66,8 @@ class InlineExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        if self._reports is not None:
+            self._reports.close()  # a group ends here, and not when somebody comes to drop the error
 
 
 class _Worker:
@@ -75,31 +80,40 @@ class _Worker:
         if gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpus
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "raystudy.execute.worker"],
+            WORKER,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             env=environment,
-            text=True,
             start_new_session=True,  # a Ctrl-C reaches the driver, which ends its workers
         )
-        self.task: Task | None = None
-        self.given = 0.0
+        self._task: Task | None = None
+        self._told: set[str] = set()  # runs of the task that are reported
+        self._since = 0.0  # when the task was given, or its last report came
+        self._text = b""  # a line that is not whole yet
 
     def give(self, task: Task) -> None:
-        self.task, self.given = task, time.monotonic()
+        self._task, self._told, self._since = task, set(), time.monotonic()
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # a dead worker is seen when its report is read
-            self.process.stdin.write(json.dumps(asdict(task)) + "\n")
+            self.process.stdin.write((json.dumps(asdict(task)) + "\n").encode())
             self.process.stdin.flush()
 
-    def take(self) -> list[RunReport]:
+    def take(self) -> tuple[list[RunReport], bool]:
+        """What has come since the last time, when something has; whether the task has ended."""
         assert self.process.stdout is not None
-        assert self.task is not None
-        line = self.process.stdout.readline()
-        if line.endswith("\n"):
-            return [RunReport(**report) for report in json.loads(line)]
-        return failed_reports(self.task, self._death(), time.monotonic() - self.given)
+        assert self._task is not None
+        text = os.read(self.process.stdout.fileno(), 2**16)
+        if not text:
+            left, seconds = self._task.without(self._told), time.monotonic() - self._since
+            return (failed_reports(left, self._death(), seconds) if left.runs else []), True
+        *lines, self._text = (self._text + text).split(b"\n")
+        values = [json.loads(line) for line in lines]
+        reports = [RunReport(**value) for value in values if value is not None]
+        if reports:
+            self._since = time.monotonic()
+            self._told |= {report.run_id for report in reports}
+        return reports, None in values
 
     def _death(self) -> str:
         status = self.process.wait()
@@ -165,18 +179,20 @@ class LocalExecutor:
                     self._busy.append(worker)
                     selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
                 for key, _ in selector.select():
-                    selector.unregister(key.fileobj)
-                    yield from self._collect(key.data)
+                    reports, has_ended = key.data.take()
+                    if has_ended:
+                        selector.unregister(key.fileobj)
+                        self._collect(key.data)
+                    yield from reports
 
-    def _collect(self, worker: _Worker) -> list[RunReport]:
-        reports = worker.take()
+    def _collect(self, worker: _Worker) -> None:
+        """A worker's task has ended."""
         self._busy.remove(worker)
         if worker.process.poll() is None:
             self._idle.append(worker)
         else:
             worker.stop()
             self._free.append(worker.gpus)
-        return reports
 
     def _stop(self) -> None:
         for worker in (*self._idle, *self._busy):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.memory import GIB
+from raystudy.specs.study import StudySpec
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _NVIDIA_SMI_SECONDS = 10.0
@@ -52,13 +53,27 @@ def machine_memory() -> int | None:
 
 def gpu_memory() -> int | None:
     """Bytes of the smallest GPU here; None where nvidia-smi is not there or does not answer."""
+    return min(_gpu_sizes(), default=None)
+
+
+def gpus_for_groups(study: StudySpec) -> int:
+    """GPUs here that groups of workers may have, as nvidia-smi says; 0 where no model of the study asks for any."""
+    if not any(engine.gpus_per_worker for engine in study.deepspeed_engines().values()):
+        return 0
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    found = len(_gpu_sizes())
+    return min(len(named), found) if "CUDA_VISIBLE_DEVICES" in os.environ else found
+
+
+def _gpu_sizes() -> list[int]:
+    """Bytes of each GPU."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        return None
+        return []
     try:
         done = subprocess.run(
             [command, *_QUERY], capture_output=True, text=True, timeout=_NVIDIA_SMI_SECONDS, check=True
         )
-        return min(int(line) for line in done.stdout.split()) * 2**20
+        return [int(line) * 2**20 for line in done.stdout.split()]
     except (OSError, ValueError, subprocess.SubprocessError):
-        return None
+        return []

@@ -176,4 +176,4 @@ def start_workers(
     runs = tuple(case.run.model_dump_json() for case in cases)
     task = Task(runs, str(storage.root), validation, device=engine.device, group=engine.model_dump_json())
     with Group(task, (*entry, "--folder", str(folder))) as group:
-        return group.wait(lambda _: None)
+        return group.wait()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from raystudy.errors import DataError
 from raystudy.execute.frozen_data import Item, SettledData
+from raystudy.execute.machine import gpus_for_groups
 from raystudy.execute.progress import Progress
 from raystudy.study.frozen import Frozen
 from raystudy.study.lr_rules import rules_of, without_rules_of
@@ -23,9 +24,10 @@ def new_shards_refused(data: SettledData, before: StudyState, after: StudyState,
 
 
 def _cost(before: StudyState, after: StudyState, slots: int) -> str:
-    more = extension_price(after, slots, before)
+    gpus = gpus_for_groups(after.study)
+    more = extension_price(after, slots, before, gpus)
     grids = f", and at most {more.runs} runs more where grids go on beyond their edges" if more.runs else ""
-    return f"{price_of(after, slots, before)}{grids}"
+    return f"{price_of(after, slots, before, gpus)}{grids}"
 
 
 def named(items: Sequence[Item]) -> str:

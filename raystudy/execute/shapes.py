@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from raystudy.execute.work import Task
 from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.study import speeds
 
 
 @dataclass(frozen=True, order=True)
@@ -51,5 +52,4 @@ def by_shape(tasks: Sequence[Task]) -> list[tuple[Shape, list[Task]]]:
 
 def groups_at_once(shape: Shape, num_places: int, num_gpus: int) -> int:
     """How many groups of `shape` fit at once into `num_places` of one process each and `num_gpus`; at least one."""
-    fit = num_places // shape.workers
-    return max(1, min(fit, num_gpus // shape.gpus) if shape.gpus else fit)
+    return speeds.groups_at_once(shape.workers, shape.gpus, num_places, num_gpus)

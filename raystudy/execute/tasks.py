@@ -11,7 +11,7 @@ from raystudy.execute.work import Task
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import AlignmentProbe, SharpnessProbe, TrainRun
 from raystudy.specs.study import Resources
-from raystudy.study.plan import ASSUMED_FLOPS_PER_SECOND
+from raystudy.study.speeds import ASSUMED_FLOPS_PER_SECOND
 from raystudy.study.wanted import WantedRun
 
 MOST_TOGETHER = 200  # random-feature runs in one task, so that a dead worker costs no more

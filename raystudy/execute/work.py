@@ -7,8 +7,8 @@ import gc
 import platform
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +62,12 @@ class Task:
         """The members' specs."""
         return [read_run(run) for run in self.runs]
 
+    def without(self, run_ids: Container[str]) -> "Task":
+        """The task of those runs that are not among `run_ids`."""
+        kept = [place for place, run in enumerate(self.specs()) if run.run_id not in run_ids]
+        asked = tuple(self.asked[place] for place in kept) if self.asked else ()
+        return replace(self, runs=tuple(self.runs[place] for place in kept), asked=asked)
+
     @property
     def task_id(self) -> str:
         """A name for queues and trials: that of the first member."""
@@ -107,6 +113,16 @@ def do_task(task: Task) -> list[RunReport]:
     ]
     reports += _report_probes(task, [run for run in specs if isinstance(run, TextProbe)])
     return [*reports, *_report_features(task, [r for r in specs if isinstance(r, FeaturesRun | FeaturesProbe)])]
+
+
+def reports_of(task: Task) -> Generator[RunReport, None, None]:
+    """The same as they come: of a group's task each as its run ends, of others all at the end."""
+    if not task.group:
+        yield from do_task(task)
+        return
+    from raystudy.execute.groups import group_reports
+
+    yield from group_reports(task)
 
 
 def settle_process() -> None:

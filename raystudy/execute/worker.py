@@ -1,5 +1,6 @@
 """A worker process of `--local`: reads tasks from standard input, writes their reports, a JSON value a line.
 
+Of a group's task each report comes as soon as its run has ended. `null` says that a task has ended.
 Ends at once when its driver is gone (its standard input closes), even in the middle of a run.
 """
 
@@ -10,7 +11,7 @@ import sys
 import threading
 from dataclasses import asdict
 
-from raystudy.execute.work import Task, do_task, settle_process
+from raystudy.execute.work import Task, reports_of, settle_process
 
 
 def _read_tasks(tasks: "queue.Queue[Task]") -> None:
@@ -21,14 +22,18 @@ def _read_tasks(tasks: "queue.Queue[Task]") -> None:
 
 def main() -> None:
     """Serve until standard input closes."""
-    reports = os.fdopen(os.dup(1), "w")
+    lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to standard error, not between the reports
     tasks: queue.Queue[Task] = queue.Queue()
     threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
     while True:
-        done = [asdict(report) for report in do_task(tasks.get())]
-        reports.write(json.dumps(done) + "\n")
-        reports.flush()
+        task = tasks.get()
+        for report in reports_of(task):
+            lines.write(json.dumps(asdict(report)) + "\n")
+            if task.group:
+                lines.flush()
+        lines.write("null\n")
+        lines.flush()
         settle_process()
 
 

@@ -4,18 +4,17 @@ Runs that two protocols share are counted in both rows and once in the total.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raystudy.specs.reading import Reading
 from raystudy.specs.run import ProbeRun
 from raystudy.study.lr_rules import drift
 from raystudy.study.protocols.registry import protocols_of
+from raystudy.study.speeds import Flops, Kind, Speed, Speeds
 from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun, by_id
 from raystudy.study.waves import make_wave
-
-ASSUMED_FLOPS_PER_SECOND = 3e10  # of one run on one core; an assumption (the demo measured 3.3e10) until records say
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class Plan:
     """The rows, their total, and where the speed came from.
 
     `extension`: the most that grids may still add beyond their edges, in no row. `drift`: frozen learning rates that
-    would be others if resolved anew.
+    would be others if resolved anew. Speed and `slots` are those of runs of one process; `groups`: those of the runs
+    that several workers train together.
     """
 
     rows: list[PlanRow]
@@ -61,56 +61,72 @@ class Plan:
     flops_per_second: float
     is_measured: bool
     slots: int
+    groups: list[Speed]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return asdict(self)
 
 
-def make_plan(state: StudyState, slots: int) -> Plan:
-    """The plan of a study whose runs take turns on `slots` places."""
-    speed, is_measured = _speed(state)
-    rows, waiting_total = [], 0
-    everything: dict[str, WantedRun] = {}
-    waiting_tokens, waiting_flops = 0, 0.0
+def make_plan(state: StudyState, slots: int, num_gpus: int = 0) -> Plan:
+    """The plan of a study whose runs take turns on `slots` places, of which a group of workers takes one for each.
+
+    `num_gpus`: those that groups with GPUs may have.
+    """
+    speeds = Speeds(state, slots, num_gpus)
+    rows, everything, later = [], dict[str, WantedRun](), _Later()
     for name, protocol in protocols_of(state.study).items():
-        demand = protocol.demand(state)
-        waiting = sum(item.num_runs for item in demand.waiting)
-        tokens, flops = sum(i.num_tokens for i in demand.waiting), sum(i.flops for i in demand.waiting)
+        demand, kind = protocol.demand(state), speeds.kind_of_protocol(name)
+        waiting = _Later()
+        for item in demand.waiting:
+            for waits in (waiting, later):
+                waits.add(kind, item.num_runs, item.num_tokens, item.flops)
         model = getattr(getattr(protocol, "spec", None), "model", "")
-        rows.append(_row(state, name, model, demand.runs, (waiting, tokens, flops), speed * slots))
+        rows.append(_row(state, name, model, demand.runs, waiting, speeds))
         everything = by_id(demand.runs, everything)
-        waiting_total, waiting_tokens, waiting_flops = (
-            waiting_total + waiting,
-            waiting_tokens + tokens,
-            waiting_flops + flops,
-        )
-    later = (waiting_total, waiting_tokens, waiting_flops)
-    total = _row(state, "total", "", everything.values(), later, speed * slots)
-    return Plan(rows, total, extension_price(state, slots), drift(state), speed, is_measured, slots)
+    total = _row(state, "total", "", everything.values(), later, speeds)
+    extension, speed = extension_price(state, slots, num_gpus=num_gpus), speeds.speed(Kind())
+    by_one = (speed.flops_per_second, speed.is_measured, slots)
+    return Plan(rows, total, extension, drift(state), *by_one, speeds.of_groups())
 
 
-def price_of(state: StudyState, slots: int, known: StudyState | None = None) -> Price:
+def price_of(state: StudyState, slots: int, known: StudyState | None = None, num_gpus: int = 0) -> Price:
     """What `state` wants and has not; less what `known`, the same study resolved otherwise, wants too."""
     wave, before = make_wave(state), make_wave(known) if known is not None else None
-    runs = [run for run in wave.todo if before is None or run.run_id not in before.wanted]
-    waiting = [item for name, item in wave.waiting if before is None or (name, item) not in before.waiting]
-    flops = sum(run.flops for run in runs) + sum(item.flops for item in waiting)
-    return Price(
-        len(runs) + sum(item.num_runs for item in waiting),
-        sum(run.run.num_tokens for run in runs) + sum(item.num_tokens for item in waiting),
-        flops,
-        flops / (_speed(state)[0] * slots),
-    )
+    speeds, priced = Speeds(state, slots, num_gpus), _Later()
+    for run in wave.todo:
+        if before is None or run.run_id not in before.wanted:
+            priced.add(speeds.kind_of(run), 1, run.run.num_tokens, run.flops)
+    for name, item in wave.waiting:
+        if before is None or (name, item) not in before.waiting:
+            priced.add(speeds.kind_of_protocol(name), item.num_runs, item.num_tokens, item.flops)
+    return priced.price(speeds)
 
 
-def extension_price(state: StudyState, slots: int, known: StudyState | None = None) -> Price:
+def extension_price(state: StudyState, slots: int, known: StudyState | None = None, num_gpus: int = 0) -> Price:
     """The most that grids may still add beyond their edges; less what they may in `known` too."""
     before = make_wave(known).extensions if known is not None else ()
-    items = [item for name, item in make_wave(state).extensions if (name, item) not in before]
-    flops = sum(item.flops for item in items)
-    seconds = flops / (_speed(state)[0] * slots)
-    return Price(sum(item.num_runs for item in items), sum(item.num_tokens for item in items), flops, seconds)
+    speeds, priced = Speeds(state, slots, num_gpus), _Later()
+    for name, item in make_wave(state).extensions:
+        if (name, item) not in before:
+            priced.add(speeds.kind_of_protocol(name), item.num_runs, item.num_tokens, item.flops)
+    return priced.price(speeds)
+
+
+@dataclass
+class _Later:
+    """Runs that are still to be made, in numbers."""
+
+    runs: int = 0
+    tokens: int = 0
+    flops: Flops = field(default_factory=Flops)
+
+    def add(self, kind: Kind, runs: int, tokens: int, flops: float) -> None:
+        self.runs, self.tokens = self.runs + runs, self.tokens + tokens
+        self.flops.add(kind, flops)
+
+    def price(self, speeds: Speeds) -> Price:
+        return Price(self.runs, self.tokens, self.flops.total, speeds.seconds(self.flops))
 
 
 def lacking_evaluations(state: StudyState) -> list[WantedRun]:
@@ -133,31 +149,21 @@ def lacking_readings(state: StudyState, run: WantedRun) -> list[Reading]:
     return [*readings, *others]
 
 
-def _row(
-    state: StudyState, name: str, model: str, runs: Iterable[WantedRun], later: tuple[int, int, float], speed: float
-) -> PlanRow:
+def _row(state: StudyState, name: str, model: str, runs: Iterable[WantedRun], later: _Later, speeds: Speeds) -> PlanRow:
     unique = by_id(runs).values()
     done = sum(state.is_done(run) for run in unique)
-    left = sum(run.flops for run in unique if state.record(run) is None) + later[2]
+    left = Flops(dict(later.flops.by_kind))
+    for run in unique:
+        if state.record(run) is None:
+            left.add(speeds.kind_of(run), run.flops)
     return PlanRow(
         protocol=name,
         model=model,
-        wanted=len(unique) + later[0],
+        wanted=len(unique) + later.runs,
         done=done,
         missing=len(unique) - done,
-        waiting=later[0],
-        tokens=sum(run.run.num_tokens for run in unique) + later[1],
-        flops=sum(run.flops for run in unique) + later[2],
-        seconds_left=left / speed,
+        waiting=later.runs,
+        tokens=sum(run.run.num_tokens for run in unique) + later.tokens,
+        flops=sum(run.flops for run in unique) + later.flops.total,
+        seconds_left=speeds.seconds(left),
     )
-
-
-def _speed(state: StudyState) -> tuple[float, bool]:
-    """FLOPs per second of one run, from records of this study's runs, else the assumption."""
-    flops = seconds = 0.0
-    for protocol in protocols_of(state.study).values():
-        for run in protocol.demand(state).runs:
-            record = state.record(run)
-            if record is not None and run.flops > 0 and record.device_seconds > 0:
-                flops, seconds = flops + run.flops, seconds + record.device_seconds
-    return (flops / seconds, True) if seconds else (ASSUMED_FLOPS_PER_SECOND, False)

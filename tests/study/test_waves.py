@@ -1,6 +1,7 @@
 """Waves: pure, in the right order, independent of the order of completion."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -151,6 +152,43 @@ def test_a_plan_counts_wanted_done_missing_and_waiting():
     assert full.is_measured
     by_name = {row.protocol: row for row in full.rows}
     assert by_name["standard"].wanted == 24 + 9 - 3  # recipes x seeds, and the baseline's sweep, which shares one rung
+
+
+def grouped_study(workers: int, gpus: int = 0):
+    """The planted study whose truth groups of workers train."""
+    engine = {"kind": "deepspeed", "workers": workers, "gpus_per_worker": gpus}
+    models = {name: model.model_dump(mode="json") for name, model in study_spec().models.items()}
+    return study_spec(models={**models, "target": {**models["target"], "engine": engine}})
+
+
+def seconds_by_row(study, slots: int, num_gpus: int = 0, records=None):
+    plan = make_plan(StudyState(study, inputs_of(study), records or {}), slots, num_gpus)
+    return {row.protocol: row.seconds_left for row in [*plan.rows, plan.total]}, plan
+
+
+def test_a_plan_counts_a_groups_workers_as_places_and_as_many_groups_at_once_as_fit():
+    alone, _ = seconds_by_row(study_spec(), slots=4)
+    for workers, slots, at_once in ((2, 4, 2), (2, 5, 2), (4, 4, 1), (8, 4, 1)):
+        seconds, plan = seconds_by_row(grouped_study(workers), slots)
+        assert [speed.at_once for speed in plan.groups] == [at_once]
+        assert seconds["truth"] == pytest.approx(alone["truth"] * 4 / (at_once * workers)), "assumed: workers cores"
+        assert seconds["ladder"] == pytest.approx(alone["ladder"] * 4 / slots)
+    assert seconds_by_row(grouped_study(2, gpus=1), slots=32, num_gpus=8)[1].groups[0].at_once == 4
+    assert seconds_by_row(grouped_study(2, gpus=1), slots=32)[1].groups[0].at_once == 1, "no GPU is seen here"
+
+
+def test_a_plan_measures_the_speed_of_groups_apart_from_that_of_one_process():
+    study = grouped_study(workers=2)
+    state = planted_state(LOSS, study)
+    slow = {"seconds": {"total": 200.0}, "provenance": {"workers": 2}}
+    in_groups = {run.run_id for run in make_wave(state).wanted.values() if run.model == "target"}
+    records = {k: replace(r, result={**r.result, **slow}) if k in in_groups else r for k, r in state.records.items()}
+    missing = sorted(in_groups)[::2]
+    seconds, plan = seconds_by_row(study, 4, records={k: r for k, r in records.items() if k not in missing})
+    assert seconds["truth"] == seconds["total"] == pytest.approx(len(missing) * 200.0 / 2), "two of two on four places"
+    assert plan.groups[0].is_measured
+    by_one = [run for run in make_wave(state).wanted.values() if run.run_id not in in_groups]
+    assert plan.flops_per_second == pytest.approx(sum(run.flops for run in by_one) / (2.0 * len(by_one)))
 
 
 def test_the_rule_behind_a_learning_rate_is_told_in_words():
