@@ -1,4 +1,4 @@
-"""Tokens per second of one DeepSpeed worker (ZeRO 0 and 1) against `train/`: the same run, one process and thread each.
+"""Tokens per second of one DeepSpeed worker, by ZeRO stage, against `train/`: one run, one process and thread each.
 
 GPT-2's family, 4 layers of width 128 and 4,096 tokens: 1.3M parameters with the embedding. All ways live at once, each
 in a process of its own that waits while another trains; a round takes so many steps of each, in alternating order, and
@@ -6,7 +6,7 @@ gives a ratio for each stage. CPU time of the process (all its threads) is what 
 the machine busy; wall time is given beside it, and what the load was. Writes
 benchmarks/results/reference_throughput.json.
 
-    python benchmarks/reference_throughput.py [--rounds 6] [--steps 20]
+    python benchmarks/reference_throughput.py [--rounds 5] [--steps 20] [--stages 0 1 2 3]
 """
 
 import argparse
@@ -17,6 +17,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from raystudy.specs.schedules import WarmupStableDecay
 from raystudy.specs.training import AdamW, RunSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-WAYS = ("train", "zero-0", "zero-1")
+STAGES = (0, 1, 2, 3)
 BATCH_SEQUENCES, CONTEXT, VOCABULARY = 32, 128, 4096
 WARM_UP_STEPS = 3  # of each way, before the first round
 
@@ -94,12 +95,14 @@ def work(way: str, storage: Path, run: TrainRun, orders: Connection) -> None:
     orders.send([row["loss"] for row in training.curve])
 
 
-def measure(storage: Path, rounds: int, steps: int) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
+def measure(
+    storage: Path, ways: Sequence[str], rounds: int, steps: int
+) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
     """Of each round the seconds by way, and of each way the losses that it logged."""
     context = multiprocessing.get_context("spawn")
     view, total = build(storage), WARM_UP_STEPS + rounds * steps
     talk, processes, raw = {}, [], []
-    for way in WAYS:
+    for way in ways:
         talk[way], theirs = context.Pipe()
         run = a_run(view, total, way)
         processes.append(context.Process(target=work, args=(way, storage, run, theirs), daemon=True))
@@ -110,13 +113,13 @@ def measure(storage: Path, rounds: int, steps: int) -> tuple[list[dict[str, Any]
         talk[way].send(count)
         return talk[way].recv()
 
-    for way in WAYS:
+    for way in ways:
         order(way, WARM_UP_STEPS)
     for number in range(rounds):
-        ways = WAYS if number % 2 == 0 else WAYS[::-1]
-        raw.append({"load": os.getloadavg()[0], "seconds": {way: order(way, steps) for way in ways}})
+        in_order = ways if number % 2 == 0 else ways[::-1]
+        raw.append({"load": os.getloadavg()[0], "seconds": {way: order(way, steps) for way in in_order}})
         print(json.dumps(raw[-1]), flush=True)
-    losses = {way: order(way, 0) for way in WAYS}
+    losses = {way: order(way, 0) for way in ways}
     for process in processes:
         process.join()
     return raw, losses
@@ -125,9 +128,10 @@ def measure(storage: Path, rounds: int, steps: int) -> tuple[list[dict[str, Any]
 def summarise(raw: list[dict[str, Any]], losses: dict[str, list[float]], steps: int) -> dict[str, Any]:
     """Medians over the rounds; a ratio is of tokens per second, DeepSpeed's to `train/`'s, within a round."""
     tokens = steps * BATCH_SEQUENCES * CONTEXT
+    ways = list(losses)
     ratios = {
         way: {kind: [r["seconds"]["train"][kind] / r["seconds"][way][kind] for r in raw] for kind in ("cpu", "wall")}
-        for way in WAYS[1:]
+        for way in ways[1:]
     }
     model = a_run("", steps, "train").model
     counts = count_parameters(model, VOCABULARY)
@@ -147,14 +151,14 @@ def summarise(raw: list[dict[str, Any]], losses: dict[str, list[float]], steps: 
         "repeats": len(raw),
         "median_tokens_per_second": {
             way: {kind: statistics.median(tokens / r["seconds"][way][kind] for r in raw) for kind in ("cpu", "wall")}
-            for way in WAYS
+            for way in ways
         },
         "median_ratio_to_train": {
             way: {kind: statistics.median(values) for kind, values in kinds.items()} for way, kinds in ratios.items()
         },
         "ratios_to_train": ratios,
         "largest_relative_difference_of_a_loss": {
-            way: max(abs(b / a - 1) for a, b in zip(losses["train"], losses[way], strict=True)) for way in WAYS[1:]
+            way: max(abs(b / a - 1) for a, b in zip(losses["train"], losses[way], strict=True)) for way in ways[1:]
         },
         "raw": raw,
     }
@@ -163,12 +167,14 @@ def summarise(raw: list[dict[str, Any]], losses: dict[str, list[float]], steps: 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="of a measurement")
+    parser.add_argument("--stages", type=int, nargs="+", choices=STAGES, default=STAGES)
     options = parser.parse_args()
+    ways = ("train", *(f"zero-{stage}" for stage in options.stages))
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="raystudy-bench-") as scratch:
-        raw, losses = measure(Path(scratch), options.rounds, options.steps)
+        raw, losses = measure(Path(scratch), ways, options.rounds, options.steps)
     summary = summarise(raw, losses, options.steps)
     print(json.dumps({key: value for key, value in summary.items() if key != "raw"}, indent=1))
     target = ROOT / "benchmarks" / "results" / "reference_throughput.json"
