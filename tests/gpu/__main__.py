@@ -21,14 +21,17 @@ SELECTION = ["-m", "gpu", str(ROOT / "tests")]  # wherever they lie
 
 
 class Outcomes:
-    """A pytest plugin that keeps what became of each test and the figures it recorded."""
+    """A pytest plugin that keeps what became of each test, why it was skipped if so, and the figures it recorded."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
-            row = {"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 2)}
+            row: dict[str, Any] = {"test": report.nodeid, "outcome": report.outcome}
+            row["seconds"] = round(report.duration, 2)
+            if report.skipped and isinstance(report.longrepr, tuple):
+                row["reason"] = report.longrepr[2].removeprefix("Skipped: ")
             self.rows.append({**row, "figures": dict(report.user_properties)})
 
 
@@ -64,6 +67,7 @@ def write(rows: list[dict[str, Any]], folder: Path, made: dict[str, str]) -> Non
     lines += ["| test | outcome | seconds | figures |", "|---|---|---|---|"]
     for row in rows:
         figures = "; ".join(f"{name} {value:.4g}" for name, value in row["figures"].items())
+        figures = figures or row.get("reason", "")
         lines.append(f"| {row['test'].rpartition('::')[2]} | {row['outcome']} | {row['seconds']} | {figures} |")
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"written: {stem}.json and .md")
