@@ -108,6 +108,11 @@ class DeepSpeedEngine(Spec):
         """What each worker computes on."""
         return "cuda" if self.gpus_per_worker else "cpu"
 
+    @property
+    def num_devices(self) -> float:
+        """GPUs, or CPU cores where they have none, that all workers of a run hold."""
+        return self.workers * (self.gpus_per_worker or self.cpus_per_worker)
+
 
 def owned_sections(config: dict[str, Any], above: str = "") -> Iterator[str]:
     """Dotted paths of `config` that raystudy owns."""

@@ -158,6 +158,6 @@ def _speed(state: StudyState) -> tuple[float, bool]:
     for protocol in protocols_of(state.study).values():
         for run in protocol.demand(state).runs:
             record = state.record(run)
-            if record is not None and run.flops > 0 and record.device_seconds > 0:
-                flops, seconds = flops + run.flops, seconds + record.device_seconds
+            if record is not None and run.flops > 0 and record.seconds > 0:
+                flops, seconds = flops + run.flops, seconds + record.seconds
     return (flops / seconds, True) if seconds else (ASSUMED_FLOPS_PER_SECOND, False)
