@@ -62,14 +62,20 @@ class Record:
         )
 
     @property
-    def device_seconds(self) -> float:
-        """Wall time of the run on its device, or on all of its workers'."""
+    def seconds(self) -> float:
+        """Wall time of the run."""
         return float(self.result["seconds"]["total"])
 
     @property
-    def num_devices(self) -> int:
-        """Devices that the run held: one for each worker that trained it."""
-        return int(self.result.get("provenance", {}).get("workers", 1))
+    def num_devices(self) -> float:
+        """GPUs, or CPU cores where it had none, that the run held; what its record does not say, one a worker."""
+        made = self.result.get("provenance", {})
+        return float(made.get("num_devices", made.get("workers", 1)))
+
+    @property
+    def device_seconds(self) -> float:
+        """Wall time of the run times the devices that it held."""
+        return self.seconds * self.num_devices
 
 
 def _is_read(metrics: Mapping[tuple[str, str], float], validation: Iterable[str], tasks: Iterable[str]) -> bool:

@@ -13,6 +13,7 @@ from raystudy.artifacts.study_lock import lock_path
 from raystudy.cli.finished import open_results
 from raystudy.cli.options import add_storage, add_study, tell_damage
 from raystudy.errors import SpecError
+from raystudy.specs.masked import masked_study, masked_text
 from raystudy.specs.protocol import TableProtocol
 from raystudy.study.results import StudyResults
 from raystudy.study.waves import make_wave
@@ -46,7 +47,7 @@ def call(options: argparse.Namespace) -> int:
 
 
 def collect(results: StudyResults) -> Export:
-    """The study's records with all that lies beside them, read from storage."""
+    """The study's records with all that lies beside them, read from storage, without values of `engine.environment`."""
     ledger, runs = results.storage.runs, []
     for run_id, wanted in sorted(make_wave(results.state).wanted.items()):
         record = ledger.read(run_id)
@@ -58,8 +59,8 @@ def collect(results: StudyResults) -> Export:
         runs.append(ExportedRun(wanted.run, record, evaluations, curve, attempts, answers, about))
     text = results.folder.path / "study.yaml"
     return Export(
-        study=dict(json.loads((results.folder.path / "study.json").read_bytes())),
-        text=text.read_text(encoding="utf-8") if text.exists() else "",
+        study=dict(masked_study(json.loads((results.folder.path / "study.json").read_bytes()))),
+        text=masked_text(text.read_text(encoding="utf-8")) if text.exists() else "",
         lock=read_json(lock_path(results.folder.path)),
         frozen=read_json(results.folder.path / "frozen.json"),
         runs=runs,

@@ -15,6 +15,7 @@ from raystudy.cli.options import add_storage, tell_damage
 from raystudy.errors import DataError, StorageError
 from raystudy.execute.driver_lock import hold_study
 from raystudy.specs.base import canonical_json
+from raystudy.specs.masked import masked_study
 from raystudy.specs.protocol import TableProtocol
 from raystudy.study.frozen import Frozen, merged, read_plain
 from raystudy.study.results import read_frozen
@@ -58,7 +59,8 @@ def _check_same(folder: StudyFolder, export: Export) -> None:
     """Raises DataError where the storage holds another study, or another lock, under the same name."""
     for name, value in (("study.json", export.study), ("lock.json", export.lock)):
         there = read_json(folder.path / name)
-        if there is not None and canonical_json(there) != canonical_json(value):
+        # An export has no values of engine.environment, on which no record rests.
+        if there is not None and canonical_json(masked_study(there)) != canonical_json(masked_study(value)):
             raise DataError(
                 f"a study is imported beside none or an equal one of its name, but {folder.path / name} differs. "
                 f"Import into another storage"

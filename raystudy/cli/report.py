@@ -10,6 +10,7 @@ from raystudy import __version__
 from raystudy.cli.finished import exit_status, keep_comparison, open_results
 from raystudy.cli.options import add_storage, add_study, tell_damage, write_output
 from raystudy.report.page import render_page
+from raystudy.specs.masked import masked_text
 from raystudy.study.results import StudyResults
 from raystudy.study.waves import make_wave
 
@@ -40,14 +41,14 @@ def call(options: argparse.Namespace) -> int:
 
 
 def provenance(results: StudyResults) -> dict[str, Any]:
-    """Where the numbers came from: versions, devices, counts, the study file."""
+    """Where the numbers came from: versions, devices, counts, the study file without values of `engine.environment`."""
     records = [record for run in make_wave(results.state).wanted.values() if (record := results.state.record(run))]
     made = [record.result.get("provenance", {}) for record in records]
     text = results.folder.path / "study.yaml"
     return {
         "raystudy": __version__,
         "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "study_file": text.read_text(encoding="utf-8") if text.exists() else "",
+        "study_file": masked_text(text.read_text(encoding="utf-8")) if text.exists() else "",
         "storage": str(results.storage.root),
         "num_runs": dict(Counter(record.status for record in records)),
         "packages": {k: v for about in made for k, v in about.get("packages", {}).items()},

@@ -41,9 +41,11 @@ def launch(
     chosen = workers if workers is not None else resources.workers
     if local or (address is None and "RAY_ADDRESS" not in os.environ):  # a cluster of its own is this machine
         need_deepspeed(loaded.spec)  # before data are built, which may take hours
+    by_torch = loaded.spec.needs_torch
     if local and resources.gpus_per_run > 0:
-        need_packages("torch")
-        check_gpus(resources, len(visible_gpus()), "this machine")
+        if by_torch:
+            need_packages("torch")
+        check_gpus(resources, len(visible_gpus(by_torch=by_torch)), "this machine")
     has_gpu_groups = any(engine.gpus_per_worker for engine in loaded.spec.deepspeed_engines().values())
     if local and has_gpu_groups:
         need_packages("torch")
@@ -51,9 +53,9 @@ def launch(
 
     def make_executor() -> Executor:
         if local:
-            if loaded.spec.needs_torch:
+            if by_torch:
                 need_packages("torch")
-            return local_executor(chosen, resources.gpus_per_run, has_gpu_groups=has_gpu_groups)
+            return local_executor(chosen, resources.gpus_per_run, has_gpu_groups=has_gpu_groups, by_torch=by_torch)
         from raystudy.distribute.tune_executor import TuneExecutor
 
         return TuneExecutor(address, resources, is_storage_shared=storage.is_absolute)

@@ -52,7 +52,7 @@ class Spending:
         engines: Mapping[str, DeepSpeedEngine] | None = None,
     ) -> None:
         self._budget, self._engines = budget, engines or {}
-        self._devices = resources.gpus_per_run or resources.cpus_per_run
+        self._devices = resources.num_devices
         self._num_at_once = num_at_once
         self.num_started = 0
         self.device_seconds = 0.0
@@ -94,9 +94,9 @@ class Spending:
         return chosen
 
     def _devices_of(self, run: WantedRun) -> float:
-        """GPUs, or CPU cores where it has none, that the run holds."""
+        """The devices that the run holds."""
         engine = self._engines.get(run.model) if isinstance(run.run, TrainRun) else None
-        return self._devices if engine is None else engine.workers * (engine.gpus_per_worker or engine.cpus_per_worker)
+        return self._devices if engine is None else engine.num_devices
 
     def _timed(self, run: WantedRun, state: StudyState) -> float | None:
         """Mean seconds of runs like `run`; None where there was none yet."""
@@ -122,4 +122,4 @@ def _like(run: WantedRun) -> tuple[str, str]:
 def recorded_seconds(state: StudyState, like: tuple[str, str]) -> list[float]:
     """Seconds of the recorded runs of one model, or of its probes of one kind, that this study wants."""
     records = [state.record(run) for run in make_wave(state).wanted.values() if _like(run) == like]
-    return [r.device_seconds for r in records if r is not None and r.status in ("finished", "diverged")]
+    return [r.seconds for r in records if r is not None and r.status in ("finished", "diverged")]

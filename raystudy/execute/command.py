@@ -18,7 +18,7 @@ from typing import Any
 
 from raystudy.artifacts.files import read_json, storage_errors, write_json
 from raystudy.artifacts.results import Record
-from raystudy.artifacts.shards import open_tokens, shard_folder
+from raystudy.artifacts.shards import TokenShard, open_tokens, shard_folder
 from raystudy.errors import RaystudyError, StorageError
 from raystudy.execute.command_record import write_record
 from raystudy.execute.command_result import RESULT, Wish, put_aside, read_result
@@ -53,10 +53,10 @@ def make_command_run(run: CommandRun, at: Workplace, commission: Commission, ask
         record = _record(run, at, asked)
         if record is not None and _is_measured(record, run, at, asked):
             return record.status, False  # made by whoever held the folder meanwhile
-        documents = _see_shards(run, at, commission)
+        shards = _see_shards(run, at, commission)
         at.storage.runs.write_spec(run)
         steps = tuple(sorted({reading.step for reading in asked.readings}))
-        wish = Wish(run, dict(at.validation), steps, commission.metric, frozenset(commission.held), documents)
+        wish = Wish(run, dict(at.validation), steps, commission.metric, frozenset(commission.held), shards)
         started_at = now()
         result, seconds = _result(work, wish, at, commission, lock)
         if record is not None and record.status != result.status:
@@ -64,7 +64,7 @@ def make_command_run(run: CommandRun, at: Workplace, commission: Commission, ask
                 f"run {run.run_id}, started again for losses that lack, must end {record.status} as it did, but is "
                 f"{result.status}. Remove its folder from the storage to make it anew"
             )
-        write_record(wish, result, seconds, started_at, at, commission, is_again=record is not None)
+        write_record(wish, result, seconds, started_at, at, commission, before=record)
         return result.status, record is None
 
 
@@ -118,15 +118,15 @@ def _sets_of(spec: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     return sorted((held["name"], held["version"]) for held in spec.get("validation", ()))
 
 
-def _see_shards(run: CommandRun, at: Workplace, commission: Commission) -> dict[str, int]:
+def _see_shards(run: CommandRun, at: Workplace, commission: Commission) -> dict[str, TokenShard]:
     """See that the shards which the trainer reads are what was written, as our own runs do; raises DamagedError.
 
-    Returns how many documents the validation sets have that are shards.
+    Returns the validation sets that are shards, by name.
     """
     if commission.data is None:
         at.view(run.shards)
-    shards = {name: digest for digest, name in at.validation.items() if name not in commission.held}
-    return {name: open_tokens(at.storage.root, digest).num_documents for name, digest in shards.items()}
+    held = {name: digest for digest, name in at.validation.items() if name not in commission.held}
+    return {name: open_tokens(at.storage.root, digest) for name, digest in held.items()}
 
 
 def _spec(work: Path, wish: Wish, at: Workplace, commission: Commission) -> dict[str, Any]:

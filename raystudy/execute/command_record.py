@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from raystudy.artifacts.shards import open_tokens, source_sizes, tokens_size
+from raystudy.artifacts.results import Record
+from raystudy.artifacts.shards import source_sizes
 from raystudy.execute.command_result import Wish
 from raystudy.execute.workplace import Workplace
 from raystudy.specs.command_result import CommandResult, ResultMetric
@@ -31,13 +32,13 @@ def write_record(
     at: Workplace,
     commission: Commission,
     *,
-    is_again: bool,
+    before: Record | None,
 ) -> None:
-    """Leave what the trainer told; of a run that `is_again` started only the evaluations that lack."""
+    """Leave what the trainer told; of a run that has a record from `before`, only the evaluations that lack."""
     run, runs = wish.run, at.storage.runs
     floors = _floors(wish, at, commission) if result.status == "finished" else {}
-    _write_evaluations(wish, result, at, floors, is_again=is_again)
-    if is_again:
+    _write_evaluations(wish, result, at, floors, before)
+    if before is not None:
         return
     if result.curve:
         runs.write_curve(run.run_id, [_numbers(row.model_dump()) for row in result.curve])
@@ -45,7 +46,7 @@ def write_record(
     value = {
         "status": result.status,
         "spec": run.model_dump(mode="json"),
-        "metrics": _metrics(wish, result, at, floors),
+        "metrics": _metrics(wish, result, floors),
         "num_tokens": run.num_tokens if result.num_tokens is None else result.num_tokens,
         "seconds": {"total": seconds if result.seconds is None else result.seconds},
         "provenance": {
@@ -94,14 +95,14 @@ def _floors(wish: Wish, at: Workplace, commission: Commission) -> dict[str, floa
     found = unigram_probabilities([source.weight for source in sources], [source.unigram_counts for source in sources])
     floors = {}
     for digest, name in wish.validation.items():
-        if name not in wish.held:
-            documents = open_tokens(at.storage.root, digest).documents()
+        if name in wish.shards:
+            documents = wish.shards[name].documents()
             tokens = np.concatenate([np.asarray(document[1:], dtype=np.int64) for document in documents])
             floors[digest] = -float(np.log(found[tokens]).mean())
     return floors
 
 
-def _metrics(wish: Wish, result: CommandResult, at: Workplace, floors: Mapping[str, float]) -> list[Row]:
+def _metrics(wish: Wish, result: CommandResult, floors: Mapping[str, float]) -> list[Row]:
     """Rows of the ledger: those after the last step, bits per byte and floors with them."""
     digests = {name: digest for digest, name in wish.validation.items()}
     rows: dict[tuple[str, str], Row] = {}
@@ -116,7 +117,7 @@ def _metrics(wish: Wish, result: CommandResult, at: Workplace, floors: Mapping[s
         if row.name != LOSS:
             add(row.name, row.dataset, row.value, row.unit, row.direction)
             continue
-        loss, tokens, size = (sum(column) for column in _columns(row, digests[row.dataset], wish, at))
+        loss, tokens, size = (sum(column) for column in _columns(row, wish))
         add(LOSS, row.dataset, loss / tokens, row.unit)
         if size:
             add(BITS_PER_BYTE, row.dataset, loss / math.log(2) / size, "bits per byte")
@@ -125,25 +126,31 @@ def _metrics(wish: Wish, result: CommandResult, at: Workplace, floors: Mapping[s
     return list(rows.values())
 
 
-def _columns(row: ResultMetric, digest: str, wish: Wish, at: Workplace) -> tuple[list[float], list[int], list[int]]:
+def _columns(row: ResultMetric, wish: Wish) -> tuple[list[float], list[int], list[int]]:
     """Summed loss, tokens and bytes of each document, or of all as one where the trainer gave their mean alone.
 
-    No bytes: they are not known.
+    Bytes of raystudy's own shards are the shards'; none: they are not known.
     """
+    shard = wish.shards.get(row.dataset)
+    sizes = None if shard is None else shard.document_bytes.tolist()
     if row.loss_sum is not None and row.num_tokens is not None:
-        return [*row.loss_sum], [*row.num_tokens], [*(row.num_bytes or [0] * len(row.loss_sum))]
-    if row.dataset in wish.held:
+        return [*row.loss_sum], [*row.num_tokens], sizes or [*(row.num_bytes or [0] * len(row.loss_sum))]
+    if shard is None or sizes is None:
         return [row.value], [1], [0]
-    tokens, size = tokens_size(at.storage.root, digest)
-    return [row.value * tokens], [tokens], [size]
+    tokens = int(shard.document_tokens.sum()) - shard.num_documents
+    return [row.value * tokens], [tokens], [sum(sizes)]
 
 
 def _write_evaluations(
-    wish: Wish, result: CommandResult, at: Workplace, floors: Mapping[str, float], *, is_again: bool
+    wish: Wish, result: CommandResult, at: Workplace, floors: Mapping[str, float], before: Record | None
 ) -> None:
-    """Evaluations of the steps that are asked for, and of the last where the result itself does not say all."""
+    """Evaluations of the steps that are asked for, and of the last where the result itself does not say all.
+
+    Losses that the record has from `before` stay as they are: a second evaluation could contradict them.
+    """
     runs, run, last = at.storage.runs, wish.run, wish.run.settings.steps
     losses = {(row.dataset, wish.step_of(row)): row for row in result.metrics if row.name == LOSS}
+    told = set() if before is None else {r["dataset"] for r in before.result["metrics"] if r["name"] == LOSS}
     for digest, name in wish.validation.items():
         for step in (*wish.steps, last):
             row, reading = losses.get((name, step)), Reading(step=step)
@@ -155,9 +162,9 @@ def _write_evaluations(
                     runs.write_evaluation(run.run_id, {**about, "status": "diverged"})
                 continue
             assert row is not None, "a finished run has every loss that is asked for"
-            if step == last and row.loss_sum is None and not is_again:
+            if step == last and (digest in told or (row.loss_sum is None and before is None)):
                 continue
-            loss, tokens, size = _columns(row, digest, wish, at)
+            loss, tokens, size = _columns(row, wish)
             sums = {"loss_sum": loss, "num_tokens": tokens, "num_bytes": size}
             runs.write_evaluation(
                 run.run_id, {**about, "unigram_loss": floors.get(digest), "trigram_loss": None, **sums}

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from raystudy.artifacts.files import unreadable
+from raystudy.artifacts.shards import TokenShard
 from raystudy.errors import RaystudyError
 from raystudy.specs.command_result import NATS, CommandResult, ResultMetric
 from raystudy.specs.metrics import BITS_PER_BYTE, LOSS
@@ -27,7 +28,7 @@ class Wish:
     """What a run's result must hold: losses on `validation` (digest to name), after its last step and after `steps`.
 
     `metric`: the rows that the study's primary metric rests on. `held`: names of the sets that raystudy does not hold;
-    `documents`: how many the others have.
+    `shards`: the others, by name.
     """
 
     run: CommandRun
@@ -35,7 +36,7 @@ class Wish:
     steps: tuple[int, ...] = ()
     metric: str = LOSS
     held: frozenset[str] = frozenset()
-    documents: Mapping[str, int] = field(default_factory=dict)
+    shards: Mapping[str, TokenShard] = field(default_factory=dict)
 
     def step_of(self, row: ResultMetric) -> int:
         """The step after which a number was measured."""
@@ -117,16 +118,32 @@ def _problems(result: CommandResult, wish: Wish) -> Iterator[str]:
         unit = _UNITS.get(row.name, row.unit)
         if row.unit != unit or (row.name in _UNITS and row.direction != "lower-is-better"):
             yield f"must give {row.name!r} in {unit}, lower is better, but gives {row.unit!r}, {row.direction}"
-        documents = wish.documents.get(row.dataset)
-        if row.loss_sum is not None and documents is not None and len(row.loss_sum) != documents:
-            yield (
-                f"must give losses of all {documents} documents of {row.dataset!r}, in their order, but gives "
-                f"{len(row.loss_sum)}. Leave the lists out to give their mean alone"
-            )
+        if row.dataset in wish.shards:
+            yield from _unlike_shard(row, wish.shards[row.dataset])
         seen.add(key)
     if result.status == "finished":
         for step in (last, *wish.steps):
             yield from _lacking(result, wish, step)
+
+
+def _unlike_shard(row: ResultMetric, shard: TokenShard) -> Iterator[str]:
+    """Where a row's lists are not of the documents of raystudy's own shard: another tokenizer, or a token twice."""
+    if row.loss_sum is not None and len(row.loss_sum) != shard.num_documents:
+        yield (
+            f"must give losses of all {shard.num_documents} documents of {row.dataset!r}, in their order, but gives "
+            f"{len(row.loss_sum)}. Leave the lists out to give their mean alone"
+        )
+        return
+    tokens, sizes = (shard.document_tokens - 1).tolist(), shard.document_bytes.tolist()
+    for name, told, wanted in (("num_tokens", row.num_tokens, tokens), ("num_bytes", row.num_bytes, sizes)):
+        for place, (came, right) in enumerate(zip(told or (), wanted, strict=False)):
+            if came != right:
+                yield (
+                    f"must give {name} of {row.dataset!r} as its shard has them, but gives {came} instead of {right} "
+                    f"for document {place} (of {shard.num_documents}, from 0). Score the shard's own tokens, every one "
+                    f"after a document's first once"
+                )
+                return
 
 
 def _lacking(result: CommandResult, wish: Wish, step: int) -> Iterator[str]:

@@ -29,6 +29,7 @@ def make_command_tasks(
             run.model,
             asked=(run.everything_asked.model_dump_json(),) if run.asks else (),
             command=commission_of(study, run.model, run.recipe).model_dump_json(),
+            num_devices=study.resources.num_devices,
         )
         for run in todo
     ]

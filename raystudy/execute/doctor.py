@@ -1,5 +1,6 @@
 """What training needs of this machine, checked before it: packages, GPUs, compiler, port, build folder, storage."""
 
+import math
 import os
 import shutil
 import socket
@@ -7,18 +8,21 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
 from raystudy.artifacts.files import write_bytes
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import RaystudyError
+from raystudy.execute.gpus import visible_gpus
 from raystudy.execute.local import num_cores
 from raystudy.execute.machine import machine_memory
 from raystudy.execute.packages import Package, imported, installed
 from raystudy.reference.builds import VARIABLE, build_folder, build_locks
-from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.specs.command import CommandEngine, fill
+from raystudy.specs.engines import DeepSpeedEngine, TorchEngine
 from raystudy.specs.memory import GIB
 from raystudy.specs.memory_fit import gib
 from raystudy.specs.study import StudyDecoder, StudySpec
@@ -44,23 +48,31 @@ class Finding:
 
 @dataclass(frozen=True)
 class Needs:
-    """What training must find on this machine; without a study all that DeepSpeed on CPUs needs."""
+    """What training must find on this machine; without a study all that DeepSpeed on CPUs needs.
+
+    `gpus` of raystudy's own runs and `cpus` of one run; `command_gpus` and `commands`: of trainers of one's own.
+    """
 
     torch: bool = True
     deepspeed: bool = True
     gpus: int = 0
     cpus: float = 0.0
+    command_gpus: int = 0
+    commands: tuple[CommandEngine, ...] = ()
 
 
 def needs_of(study: StudySpec) -> Needs:
     """What the runs of a study need, on this machine alone."""
     decoders = [model for model in study.models.values() if isinstance(model, StudyDecoder)]
     engines = [model.engine for model in decoders if isinstance(model.engine, DeepSpeedEngine)]
-    by_torch = len(decoders) > len(engines)
+    named = [engine for name in study.models if (engine := study.command_of(name)) is not None]
+    commands = tuple(engine for place, engine in enumerate(named) if engine not in named[:place])
+    per_run = math.ceil(study.resources.gpus_per_run)
     gpus = [engine.workers * engine.gpus_per_worker for engine in engines]
-    gpus += [int(-(-study.resources.gpus_per_run // 1))] if by_torch else []
+    gpus += [per_run for model in decoders if isinstance(model.engine, TorchEngine)]
     cpus = [engine.workers * engine.cpus_per_worker for engine in engines]
-    return Needs(bool(decoders), bool(engines), max(gpus, default=0), max(cpus, default=0.0))
+    own = Needs(study.needs_torch, bool(engines), max(gpus, default=0), max(cpus, default=0.0))
+    return replace(own, command_gpus=per_run if commands else 0, commands=commands)
 
 
 def examine(needs: Needs, storage: Storage | None = None) -> list[Finding]:
@@ -79,6 +91,7 @@ def examine(needs: Needs, storage: Storage | None = None) -> list[Finding]:
         _port(),
         *_builds(needs),
         _machine(needs),
+        *map(_trainer, needs.commands),
     ]
     return [*findings, *(() if storage is None else _storage(storage.root))]
 
@@ -102,15 +115,16 @@ def _package(package: Package, *, is_needed: bool, use: str) -> Finding:
 
 
 def _gpus(torch: Package, needs: Needs) -> Finding:
-    names = torch.about.get("gpus", [])
+    names = torch.about.get("gpus", []) if needs.torch else visible_gpus(by_torch=False)
     built = torch.about.get("built_for_cuda")
-    found = (
-        f"{len(names)} ({names[0]})" if names else f"none (torch is built for {'CUDA ' + built if built else 'CPUs'})"
-    )
-    if len(names) >= needs.gpus:
+    none = f"torch is built for {'CUDA ' + built if built else 'CPUs'}" if needs.torch else "nvidia-smi lists none"
+    found = f"{len(names)} ({names[0]})" if names else f"none ({none})"
+    asked = max(needs.gpus, needs.command_gpus)
+    if len(names) >= asked:
         return Finding("GPUs", "ok", found)
-    way_out = "Set gpus_per_worker and gpus_per_run to 0, or go where there are GPUs and a build of torch for them"
-    return Finding("GPUs", "problem", f"{found}, but {needs.gpus} are needed", way_out)
+    way_out = "Set gpus_per_worker and gpus_per_run to 0, or go where there are GPUs"
+    way_out += " and a build of torch for them" if needs.torch else ""
+    return Finding("GPUs", "problem", f"{found}, but {asked} are needed", way_out)
 
 
 def _backend(torch: Package, needs: Needs) -> Finding:
@@ -182,6 +196,29 @@ def _machine(needs: Needs) -> Finding:
         way_out = "Workers will share cores: ask for fewer, or run on a cluster"
         return Finding("machine", "warning", f"{found}, but workers ask for {needs.cpus:g} CPUs", way_out)
     return Finding("machine", "ok", found)
+
+
+def _trainer(engine: CommandEngine) -> Finding:
+    """The folder and the program, or the module, of a trainer of one's own; nothing of it is run."""
+    folder = Path(engine.folder)
+    if not folder.is_dir():
+        found = f"engine.folder must be a folder on every machine that runs, but {folder} is none"
+        return Finding("trainer", "problem", found, "Make it, or name another")
+    if engine.callable is not None:
+        module = engine.callable.partition(":")[0].partition(".")[0]
+        paths = [str(folder), *filter(None, engine.environment.get("PYTHONPATH", "").split(os.pathsep)), *sys.path]
+        if PathFinder.find_spec(module, paths) is None:
+            found = f"engine.callable must be importable, but there is no module {module!r} in {folder} or installed"
+            return Finding("trainer", "problem", found, "Name another engine.folder, or install it")
+        return Finding("trainer", "ok", f"{engine.callable} in {folder}")
+    (program, *_) = engine.command or ("",)
+    with suppress(KeyError):  # another placeholder: every run fills it in differently
+        program = fill(program, {"python": sys.executable})
+        there = folder / program if os.sep in program else program
+        if shutil.which(there, path=engine.environment.get("PATH")) is None:
+            found = f"engine.command must begin with a program that can be started, but {str(there)!r} is none"
+            return Finding("trainer", "problem", found, "Name its path, or install it")
+    return Finding("trainer", "ok", f"{program} in {folder}")
 
 
 def _storage(root: Path) -> Iterable[Finding]:

@@ -1,23 +1,43 @@
 """GPUs of this machine: whether there are any, and which worker process sees which.
 
-Knows nothing of Ray, which shares out the GPUs of its nodes itself. torch is loaded only where GPUs are asked for.
+Knows nothing of Ray, which shares out the GPUs of its nodes itself. torch is loaded only where GPUs are asked for by
+runs that raystudy itself makes.
 """
 
 import math
 import os
+import subprocess
 from collections.abc import Sequence
 
 from raystudy.errors import SpecError
 from raystudy.specs.study import Resources, StudySpec
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs that torch finds here, as names for CUDA_VISIBLE_DEVICES."""
+def visible_gpus(*, by_torch: bool = True) -> list[str]:
+    """The GPUs that torch finds here, or those that others may use, as names for CUDA_VISIBLE_DEVICES.
+
+    Not `by_torch`, which then need not be there: what CUDA_VISIBLE_DEVICES names up to the first that is none (as CUDA
+    reads it, "-1" hides the rest), else what nvidia-smi lists.
+    """
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = [name.strip() for name in (told or "").split(",") if name.strip()]
+    if not by_torch:
+        hidden = (place for place, name in enumerate(named) if name.startswith("-") or name == "NoDevFiles")
+        return _listed_gpus() if told is None else named[: next(hidden, len(named))]
     from raystudy.train.process import num_gpus
 
-    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     count = num_gpus()
     return named[:count] if len(named) >= count else [str(index) for index in range(count)]
+
+
+def _listed_gpus() -> list[str]:
+    """The indices of the GPUs that nvidia-smi lists; none where it is not there or fails."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    lines = [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(index) for index in range(len(lines))]
 
 
 def check_gpus(resources: Resources, available: int, where: str) -> None:

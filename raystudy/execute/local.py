@@ -208,11 +208,16 @@ class LocalExecutor:
         self._stop()
 
 
-def local_executor(num_workers: int | None, gpus_per_run: float = 0.0, *, has_gpu_groups: bool = False) -> Executor:
-    """The executor of `--local`: one worker per core, or as many as the GPUs hold; 0 is the driver itself."""
+def local_executor(
+    num_workers: int | None, gpus_per_run: float = 0.0, *, has_gpu_groups: bool = False, by_torch: bool = True
+) -> Executor:
+    """The executor of `--local`: one worker per core, or as many as the GPUs hold; 0 is the driver itself.
+
+    `by_torch`: the GPUs are those that torch finds (`visible_gpus`).
+    """
     if num_workers == 0:
         return InlineExecutor()
-    gpus = visible_gpus() if gpus_per_run or has_gpu_groups else []
+    gpus = visible_gpus(by_torch=by_torch) if gpus_per_run or has_gpu_groups else []
     if gpus_per_run == 0:
         return LocalExecutor(num_workers or num_cores(), gpus=gpus)
     places = gpu_places(gpus, gpus_per_run)

@@ -4,7 +4,7 @@ from raystudy.execute.machine import memory_of_worker
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.memory import training_of
 from raystudy.specs.memory_fit import what_would_fit
-from raystudy.specs.run import ProbeRun, TrainRun
+from raystudy.specs.run import CommandRun, ProbeRun, TrainRun
 from raystudy.specs.study import StudySpec
 from raystudy.study.wanted import WantedRun
 
@@ -17,12 +17,18 @@ PROBE_OUT_OF_MEMORY = (
     "out of memory. Lower the probe's batch_tokens, its context or its model, or use a larger device; then remove the "
     "probe's folder"
 )
+COMMAND_OUT_OF_MEMORY = (
+    "out of memory, as its own trainer says. Let it take less at once, by engine.command or engine.environment, which "
+    "make no other run anew, or give it more or larger devices (resources.gpus_per_run); then remove the run's folder"
+)
 
 
 def out_of_memory_words(run: WantedRun, study: StudySpec) -> str:
     """What is told of a run that is out of memory, and the way out: by workers, what would fit by the estimate."""
     if isinstance(run.run, ProbeRun):
         return PROBE_OUT_OF_MEMORY
+    if isinstance(run.run, CommandRun):
+        return COMMAND_OUT_OF_MEMORY
     engine = study.decoder(run.model).engine if isinstance(run.run, TrainRun) else None
     if not (isinstance(run.run, TrainRun) and isinstance(engine, DeepSpeedEngine)):
         return OUT_OF_MEMORY

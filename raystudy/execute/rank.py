@@ -99,6 +99,7 @@ class _Member:
         about = {
             **about_task(task, {"deepspeed": version("deepspeed")}),
             "engine": engine.model_dump(mode="json", exclude_defaults=True),
+            "num_devices": world.size * engine.num_devices / engine.workers,
         }
         self._at = Workplace(
             storage, task.validation, world.device, about, downstream=task.downstream, notes=list(task.notes)

@@ -73,6 +73,7 @@ def _tasks_of_one_process(
             checkpoint_minutes=resources.checkpoint_minutes,
             asked=_asked_of(members),
             downstream=downstream,
+            num_devices=resources.num_devices,
         )
         for members in groups.values()
     ]
@@ -107,6 +108,7 @@ def _group_tasks(
                     asked=_asked_of(members),
                     downstream=downstream,
                     group=text,
+                    num_devices=engine.num_devices,
                 )
             )
     return tasks

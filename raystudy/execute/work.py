@@ -36,7 +36,8 @@ class Task:
     items. `asked` says of each run, as JSON, what it is to be read for besides its last weights; empty: of none
     anything. `recipe` and `model` are names for people; nothing depends on them. `group`: the engine, as JSON, of runs
     that several workers train together; empty for runs of one process. `notes`: what the records of runs it trains are
-    to tell of how they came to be; `num_preemptions`: how often workers of the first were preempted.
+    to tell of how they came to be; `num_preemptions`: how often workers of the first were preempted. `num_devices`:
+    GPUs, or CPU cores where it has none, that a run holds.
     """
 
     runs: tuple[str, ...]
@@ -53,6 +54,7 @@ class Task:
     notes: tuple[str, ...] = ()
     command: str = ""
     num_preemptions: int = 0
+    num_devices: float = 1.0
 
     def asked_of(self) -> list[Asked]:
         """What the members are asked for, in their order."""
@@ -234,6 +236,7 @@ def about_task(task: Task, packages: Mapping[str, str]) -> dict[str, Any]:
         "raystudy": __version__,
         "packages": {"python": platform.python_version(), **packages},
         "device": task.device,
+        "num_devices": task.num_devices,
         "host": socket.gethostname(),
         **({"num_preemptions": task.num_preemptions} if task.num_preemptions else {}),
     }

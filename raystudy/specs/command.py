@@ -57,7 +57,7 @@ class CommandEngine(Spec):
     environment: dict[VariableName, str] = Field(
         default={},
         description="variables beside those that raystudy was started with. The study's copy on the storage holds "
-        "them: pass secrets by the environment of `raystudy run`",
+        "them, reports and exports their names alone: pass secrets by the environment of `raystudy run`",
     )
     timeout_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None, description="after which an attempt is ended and has failed; null: none"

@@ -85,6 +85,11 @@ class DeepSpeedEngine(Spec):
         """What each worker computes on."""
         return "cuda" if self.gpus_per_worker else "cpu"
 
+    @property
+    def num_devices(self) -> float:
+        """GPUs, or CPU cores where they have none, that all workers of a run hold."""
+        return self.workers * (self.gpus_per_worker or self.cpus_per_worker)
+
 
 def _kind_alone(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value

@@ -109,6 +109,11 @@ class Resources(Spec):
         """What a run is made on."""
         return "cuda" if self.gpus_per_run > 0 else "cpu"
 
+    @property
+    def num_devices(self) -> float:
+        """GPUs, or CPU cores where it has none, that a run holds."""
+        return self.gpus_per_run or self.cpus_per_run
+
 
 class StudySpec(Spec):
     """A whole study."""

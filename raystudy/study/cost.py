@@ -24,7 +24,5 @@ def cost(state: StudyState, runs: Sequence[WantedRun]) -> dict[str, float]:
             round((read.get(run_id) or run.run.num_tokens) * shares[run_id]) for run_id, run in unique.items()
         ),
         "flops": float(sum(run.flops * shares[run_id] for run_id, run in unique.items())),
-        "device_seconds": sum(
-            record.device_seconds * record.num_devices * shares[run_id] for run_id, record in records.items()
-        ),
+        "device_seconds": sum(record.device_seconds * shares[run_id] for run_id, record in records.items()),
     }

@@ -117,7 +117,7 @@ class StudyResults:
             row |= {metric: self.state.value(wanted, metric) for metric in self.state.metrics}
             row |= {"unigram_loss": self.state.unigram_loss(wanted, PRIMARY_METRIC)}
             if record is not None:
-                row |= {"seconds": record.device_seconds, **record.result.get("moved", {})}
+                row |= {"seconds": record.seconds, **record.result.get("moved", {})}
             rows.append(row)
         return _frame(rows)
 

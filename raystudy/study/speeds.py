@@ -65,9 +65,9 @@ class Speeds:
     def _measure(self, state: StudyState, runs: Iterable[WantedRun]) -> None:
         for run in runs:
             record = state.record(run)
-            if record is not None and run.flops > 0 and record.device_seconds > 0:
+            if record is not None and run.flops > 0 and record.seconds > 0:
                 flops, seconds = self._measured.get(self.kind_of(run), (0.0, 0.0))
-                self._measured[self.kind_of(run)] = flops + run.flops, seconds + record.device_seconds
+                self._measured[self.kind_of(run)] = flops + run.flops, seconds + record.seconds
 
     def kind_of(self, run: WantedRun) -> Kind:
         """What makes a run."""

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 STUB = Path(__file__).with_name("stub_trainer.py")
 
 
-def external_study(folder: Path, *behaviour: str, **engine: Any) -> Path:
+def external_study(folder: Path, /, *behaviour: str, **engine: Any) -> Path:
     """A study file in `folder` whose trainer is the stub, copied beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(STUB, folder / STUB.name)

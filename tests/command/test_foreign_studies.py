@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from pyarrow import parquet
 
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import SpecError
@@ -15,7 +16,7 @@ from tests.command.studies import external_study, read_study, write_study
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory, cli):
     """The study's file, after it has run on the storage beside it."""
-    study = external_study(tmp_path_factory.mktemp("foreign"))
+    study = external_study(tmp_path_factory.mktemp("foreign"), environment={"ACCESS": "hush-1"})
     done = cli("run", study, "--storage", study.parent / "storage", "--local")
     assert done.returncode == 0, done.stderr
     return study
@@ -50,6 +51,9 @@ def test_a_finished_study_has_nothing_to_do_a_page_and_a_whole_storage(foreign, 
     again = cli("run", foreign, "--storage", storage, "--local")
     assert "all 28 wanted runs are done; nothing to do" in again.stdout
     assert cli("report", foreign, "--storage", storage).returncode == 0
+    (page,) = (storage / "studies" / "foreign").glob("*.html")
+    assert "ACCESS: (masked)" in page.read_text()
+    assert "hush-1" not in page.read_text()
     assert "no problems" in cli("storage", "verify", "--storage", storage).stdout
     used = json.loads(cli("storage", "usage", "--storage", storage, "--json").stdout)
     assert (used["unused"]["num_runs"], used["unused"]["num_shards"]) == (0, 0)
@@ -58,9 +62,15 @@ def test_a_finished_study_has_nothing_to_do_a_page_and_a_whole_storage(foreign, 
 def test_its_records_go_elsewhere_as_one_file(foreign, cli, tmp_path):
     file, there = tmp_path / "foreign.parquet", tmp_path / "there"
     assert cli("export", "foreign", "--storage", foreign.parent / "storage", "--out", file).returncode == 0
+    metadata = parquet.read_metadata(file).metadata
+    assert b"ACCESS" in metadata[b"raystudy.study"]
+    assert b"ACCESS: (masked)" in metadata[b"raystudy.study_text"]
+    assert not any(b"hush-1" in value for value in metadata.values())
     taken = cli("import", file, "--storage", there)
     assert taken.returncode == 0, taken.stderr
     assert cli("compare", "foreign", "--storage", there).returncode == 0
+    again = cli("import", file, "--storage", foreign.parent / "storage")
+    assert "0 records imported, 28 were there already" in again.stdout, again.stderr
 
 
 def changed(foreign, tmp_path, change):
@@ -97,7 +107,7 @@ def test_a_validation_set_more_starts_the_trainers_again_and_trains_nothing_anew
     told = cli("plan", path, "--storage", path.parent / "storage")
     assert "28 of the missing runs are trained" in told.stdout
     assert "training again" not in told.stdout
-    done = cli("run", path, "--storage", path.parent / "storage", "--local", "--max-runs", "4")
+    done = cli("run", path, "--storage", path.parent / "storage", "--local", "--workers", "0", "--max-runs", "4")
     assert done.returncode == 8, done.stderr
     runs = Storage(path.parent / "storage").runs
     assert {run_id: (runs.folder(run_id) / "result.json").read_bytes() for run_id in before} == before
@@ -110,7 +120,7 @@ def test_a_step_asked_for_later_starts_the_trainers_again_and_is_compared(foreig
         study["protocols"]["early"] = early
 
     path = changed(foreign, tmp_path, change)
-    done = cli("run", path, "--storage", path.parent / "storage", "--local")
+    done = cli("run", path, "--storage", path.parent / "storage", "--local", "--workers", "0")
     assert "6 runs made" in done.stdout, done.stderr
     assert cli("compare", path, "--storage", path.parent / "storage").returncode == 0
     entries = load(path.parent / "storage" / "studies" / "foreign").comparison_json["comparisons"]
@@ -121,7 +131,7 @@ def test_a_step_asked_for_later_starts_the_trainers_again_and_is_compared(foreig
 
 def test_data_under_one_version_at_another_path_are_told_of(foreign, tmp_path, cli):
     path = changed(foreign, tmp_path, lambda study: study["recipes"][0].update(path="/elsewhere"))
-    told = cli("run", path, "--storage", path.parent / "storage", "--local")
+    told = cli("run", path, "--storage", path.parent / "storage", "--local", "--workers", "0")
     assert told.returncode == 0
     assert "are at '/elsewhere', and were at '/data/clean' first; their version 'clean@1' says" in told.stderr
 
@@ -140,7 +150,7 @@ def test_text_that_raystudy_builds_and_data_that_it_never_sees_go_in_one_study(t
     study["protocols"]["standard"] |= {"lr": 0.01, "seeds": [0]}
     write_study(path, study)
     assert cli("check", path).returncode == 0
-    done = cli("run", path, "--storage", tmp_path / "storage", "--local")
+    done = cli("run", path, "--storage", tmp_path / "storage", "--local", "--workers", "0")
     assert done.returncode == 0, done.stderr
     assert "looked for where raystudy holds it, and not in external data" in done.stderr
     rows = {}

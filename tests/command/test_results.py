@@ -1,12 +1,14 @@
 """What a trainer leaves is checked strictly: each fault is one clear cause, and nothing of it becomes a record."""
 
 import json
+import math
 
 import jsonschema
 import pytest
 
 from raystudy.artifacts.sealed import _verified
 from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.verification import verify
 from raystudy.execute.work import do_task
 from raystudy.specs.command_result import CommandResult
 from raystudy.specs.commission import ExternalPlace
@@ -89,6 +91,16 @@ def test_a_new_validation_set_starts_the_trainer_again_and_the_first_result_stay
     assert done.status == "finished", "nothing lacks any more, and nothing is started"
 
 
+def test_losses_that_the_record_holds_stay_alone_when_the_trainer_is_started_again(tmp_path):
+    how = commission(command=None, callable="tests.command.callables:drifting")
+    (report,) = do_task(a_task(tmp_path, how, held={held_out("held"): "held"}))
+    (again,) = do_task(a_task(tmp_path, how))
+    assert (again.status, again.is_made) == ("finished", False), again.cause
+    record = Storage(tmp_path).runs.read(report.run_id, HELD)
+    assert [record.metric("loss", held_out(name)) for name in ("held", "wiki")] == [2.0, 3.0]
+    assert verify(Storage(tmp_path)).problems == []
+
+
 def test_a_set_of_another_version_under_the_same_name_is_measured_anew(tmp_path):
     (report,) = do_task(a_task(tmp_path, commission(), held={held_out("held"): "held"}))
     other = held_out("held, of another year")
@@ -114,14 +126,45 @@ def test_shards_that_were_changed_on_storage_are_told_before_anything_is_started
 
 def test_losses_of_some_documents_of_our_shards_are_refused(tmp_path):
     view, validation = make_shards(tmp_path)
-    how = commission(command=None, callable="tests.command.test_results:with_documents")
+    how = commission(command=None, callable="tests.command.callables:with_documents")
     how = how.model_copy(update={"data": None, "held": {}})
     (report,) = do_task(a_task(tmp_path, how, a_run(shards=view), held={validation: "held"}))
     assert "must give losses of all 10 documents of 'held', in their order, but gives 2" in report.cause
 
 
+def of_shards(root, behaviour):
+    """The report of a run on shards by a callable of this file."""
+    view, validation = make_shards(root)
+    how = commission(command=None, callable=f"tests.command.callables:{behaviour}")
+    how = how.model_copy(update={"data": None, "held": {}})
+    (report,) = do_task(a_task(root, how, a_run(shards=view), held={validation: "held"}))
+    return report, validation
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("with_other_tokens", "must give num_tokens of 'held' as its shard has them, but gives 81 instead of 80 for"),
+        ("with_other_bytes", "must give num_bytes of 'held' as its shard has them, but gives 201 instead of 200 for"),
+    ],
+)
+def test_tokens_or_bytes_that_are_not_those_of_our_shards_are_refused(tmp_path, behaviour, words):
+    report, _ = of_shards(tmp_path, behaviour)
+    assert words in report.cause
+    assert "document 9 (of 10, from 0)" in report.cause
+
+
+def test_bytes_of_our_shards_are_known_though_the_trainer_does_not_give_them(tmp_path):
+    report, validation = of_shards(tmp_path, "without_bytes")
+    assert report.status == "finished", report.cause
+    runs = Storage(tmp_path).runs
+    record = runs.read(report.run_id)
+    assert record.metric("bits-per-byte", validation) == pytest.approx(2 * 800 / 2000 / math.log(2))
+    assert runs.read_evaluation(report.run_id, validation, Reading(step=4))["num_bytes"] == [200] * 10
+
+
 def test_losses_of_documents_are_kept_for_resampling(tmp_path):
-    how = commission(command=None, callable="tests.command.test_results:with_documents")
+    how = commission(command=None, callable="tests.command.callables:with_documents")
     (report,) = do_task(a_task(tmp_path, how, held={held_out("held"): "held"}))
     assert report.status == "finished", report.cause
     runs = Storage(tmp_path).runs
@@ -129,12 +172,6 @@ def test_losses_of_documents_are_kept_for_resampling(tmp_path):
     assert (evaluation["loss_sum"], evaluation["num_tokens"], evaluation["num_bytes"]) == ([3.0, 9.0], [2, 3], [8, 8])
     rows = {row["name"]: row["value"] for row in runs.read(report.run_id).result["metrics"]}
     assert rows == {"loss": 2.4, "bits-per-byte": pytest.approx(12 / 16 / 0.6931471805599453)}
-
-
-def with_documents(job):
-    row = {"name": "loss", "dataset": "held", "value": 2.4}
-    columns = {"loss_sum": [3.0, 9.0], "num_tokens": [2, 3], "num_bytes": [8, 8]}
-    return {"status": "finished", "metrics": [{**row, **columns}], "provenance": {"seed": job.seed}}
 
 
 def test_a_primary_metric_in_bits_per_byte_needs_bytes_of_sets_that_raystudy_does_not_hold(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from raystudy.execute.doctor import Needs, examine, needs_of
 from raystudy.execute.packages import Package, imported
 from raystudy.reference.builds import STALE_MINUTES, VARIABLE
 from raystudy.specs.load import load_study
+from tests.command.studies import external_study
 from tests.conftest import ROOT, TINY
 from tests.reference.test_builds import a_lock
 
@@ -142,6 +144,39 @@ def test_a_study_says_what_it_needs():
     assert needs_of(load_study(TINY, [engine]).spec) == Needs(torch=True, deepspeed=True, gpus=4, cpus=8.0)
     features = load_study(ROOT / "search_spaces" / "tiny-features.yaml").spec
     assert needs_of(features) == Needs(torch=False, deepspeed=False)
+
+
+def test_a_study_of_commands_needs_no_torch_but_their_gpus_and_programs(found, tmp_path, monkeypatch, capsys):
+    for name in found:
+        found[name] = Package(name)
+    study = str(external_study(tmp_path))
+    asked = ["doctor", study, "--storage", str(tmp_path / "storage")]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert main([*asked, "--set", "resources.gpus_per_run=2"]) == 0
+    assert "warning  torch" in capsys.readouterr().out
+    assert main([*asked, "--set", "resources.gpus_per_run=8"]) == 1
+    assert "problem  GPUs: 2 (0), but 8 are needed" in capsys.readouterr().out
+    needs = needs_of(load_study(Path(study), ["resources.gpus_per_run=8"]).spec)
+    assert (needs.torch, needs.gpus, needs.command_gpus, len(needs.commands)) == (False, 0, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ({}, ""),
+        ({"command": ["sh", "{spec}"]}, ""),
+        ({"command": ["./trainer", "{spec}"]}, "a program that can be started, but '/"),
+        ({"command": ["no-such-program"]}, "a program that can be started, but 'no-such-program' is none"),
+        ({"folder": "gone"}, "must be a folder on every machine"),
+        ({"command": None, "callable": "stub_trainer:call"}, ""),
+        ({"command": None, "callable": "no_such.trainer:call"}, "no module 'no_such' in"),
+    ],
+)
+def test_the_folder_and_the_program_of_a_trainer_are_looked_for(tmp_path, engine, words):
+    needs = needs_of(load_study(external_study(tmp_path, **engine)).spec)
+    (finding,) = (finding for finding in examine(needs) if finding.name == "trainer")
+    assert (finding.severity == "problem") is bool(words)
+    assert words in finding.found
 
 
 def test_a_version_out_of_the_supported_range_is_a_warning_with_the_range(monkeypatch):
