@@ -1,5 +1,7 @@
 """What a failed attempt at a group's run leaves in records and notes: without any process."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from raystudy.artifacts.storage import Storage
@@ -7,7 +9,7 @@ from raystudy.execute.attempts import Attempts
 from raystudy.execute.first_cause import Cause
 from raystudy.execute.rank import _cause
 from raystudy.execute.work import about_task
-from raystudy.reference import beat
+from raystudy.reference import beat, fitting
 from raystudy.reference.world import World
 from raystudy.specs.engines import DeepSpeedEngine
 from tests.reference.test_groups import a_task
@@ -68,3 +70,24 @@ def test_memory_that_ends_in_a_training_for_readings_leaves_the_result_and_is_to
     assert (report.status, report.is_final) == ("failed", True)
     assert "trained again for readings, must end finished as it did, but is out-of-memory" in report.cause
     assert ledger.read(run.run_id).status == "finished"
+
+
+def test_memory_that_ends_while_it_is_measured_is_told_with_what_was_computed_then(tmp_path, monkeypatch):
+    class Rehearsal:
+        masters = SimpleNamespace(bytes_of_first_step=0)
+        close = rehearse = staticmethod(lambda *_: None)
+
+    seen = []
+
+    def bytes_of(action, _):
+        action()
+        seen.append(beat.rows_at_once())
+        return 0
+
+    fakes = {"_is_measured": lambda _: True, "_bytes_of": bytes_of, "_free_bytes": lambda _: 1000}
+    for name, fake in {**fakes, "ReferenceTraining": lambda *_, **__: Rehearsal()}.items():
+        monkeypatch.setattr(fitting, name, fake)
+    monkeypatch.setattr(World, "gather_everywhere", lambda _, value: [value])
+    (run,) = a_task(tmp_path, 1).specs()
+    fitting.rows_at_once(run, None, DeepSpeedEngine(kind="deepspeed"), World(0, 1, 0, "cpu"))
+    assert seen == [1, 1, 2]
