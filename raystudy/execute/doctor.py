@@ -136,10 +136,7 @@ def _backend(torch: Package, needs: Needs) -> Finding:
 
 
 def _compiler() -> Iterable[Finding]:
-    use = (
-        "needed only where DeepSpeed builds an operation of its own, as engine.config may ask for (NVMe offload): "
-        "raystudy's own settings need none"
-    )
+    use = "needed only where a version of DeepSpeed builds an operation of its own: raystudy's settings need none"
     told = os.environ.get("CXX", "")
     compiler = shutil.which(told) if told else next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler:
