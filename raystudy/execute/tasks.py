@@ -5,6 +5,8 @@ workers costs seconds to tens of seconds, so a group makes several short runs on
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import groupby
 
 from raystudy.execute.probe_work import together
 from raystudy.execute.work import Task
@@ -95,7 +97,7 @@ def _group_tasks(
     for text, runs in alike.items():
         engine = engines[runs[0].model]
         most = min(GROUP_RUNS, max(1, len(runs) // group_places(engine)))
-        for members in _group_packs(runs, engine, most):
+        for members in _packed(runs, partial(estimated_group_seconds, engine=engine), most, GROUP_SECONDS):
             tasks.append(
                 Task(
                     tuple(member.run.model_dump_json() for member in members),
@@ -114,20 +116,6 @@ def _group_tasks(
     return tasks
 
 
-def _group_packs(runs: Sequence[WantedRun], engine: DeepSpeedEngine, most: int) -> list[list[WantedRun]]:
-    packs: list[list[WantedRun]] = []
-    seconds = 0.0
-    for run in runs:
-        lasts = estimated_group_seconds(run, engine)
-        if packs and len(packs[-1]) < most and seconds + lasts <= GROUP_SECONDS:
-            packs[-1].append(run)
-            seconds += lasts
-        else:
-            packs.append([run])
-            seconds = lasts
-    return packs
-
-
 def estimated_group_seconds(run: WantedRun, engine: DeepSpeedEngine) -> float:
     """What a group may take for a decoder's run, its own start-up aside: high for devices faster than CPU cores."""
     assert isinstance(run.run, TrainRun)
@@ -144,17 +132,23 @@ def _asked_of(members: Sequence[WantedRun]) -> tuple[str, ...]:
 def _packs(runs: Sequence[WantedRun]) -> list[list[WantedRun]]:
     """Neighbours of one model, together up to TASK_SECONDS and to a FEWEST_TASKS-th of all runs."""
     most = max(1, len(runs) // FEWEST_TASKS)
+    neighbours = [list(alike) for _, alike in groupby(runs, key=lambda run: run.model)]
+    return [pack for alike in neighbours for pack in _packed(alike, estimated_seconds, most, TASK_SECONDS)]
+
+
+def _packed(
+    runs: Sequence[WantedRun], lasts: Callable[[WantedRun], float], most: int, most_seconds: float
+) -> list[list[WantedRun]]:
+    """Neighbours together, up to `most` runs and as long as what they take stays within `most_seconds`."""
     packs: list[list[WantedRun]] = []
     seconds = 0.0
     for run in runs:
-        lasts = estimated_seconds(run)
-        fits = packs and len(packs[-1]) < most and packs[-1][0].model == run.model
-        if fits and seconds + lasts <= TASK_SECONDS:
+        if packs and len(packs[-1]) < most and seconds + lasts(run) <= most_seconds:
             packs[-1].append(run)
-            seconds += lasts
+            seconds += lasts(run)
         else:
             packs.append([run])
-            seconds = lasts
+            seconds = lasts(run)
     return packs
 
 

@@ -5,8 +5,6 @@ processes can be.
 """
 
 import argparse
-import datetime
-import json
 import shutil
 import sys
 import tempfile
@@ -15,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT
 from tests.faults.random_faults import RANDOM_KINDS
 from tests.faults.trials import KINDS, Trial, comparison, launch
+from tests.slow.results import table, today, write_result
 
 
 def main(arguments: list[str]) -> int:
@@ -65,11 +63,7 @@ def _row(
 
 
 def _write(rows: list[dict[str, Any]], seed: int) -> None:
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    folder = ROOT / "docs" / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"faults-{date}.json"
-    path.write_text(json.dumps({"date": date, "first_seed": seed, "rows": rows}, indent=1) + "\n")
+    date = today()
     columns = ("trials", "good", "disturbed_at_work", "runs_lost", "runs_repeated", "comparisons_equal", "seconds")
     lines = [
         f"# Faults at random moments, {date}",
@@ -78,12 +72,9 @@ def _write(rows: list[dict[str, Any]], seed: int) -> None:
         "disturbed, launched again and compared, digit for digit, with a study that was not disturbed. Good: all that",
         "must hold held. Disturbed at work: how often the disturbance hit a launch that had not ended.",
         "",
-        "| fault | " + " | ".join(column.replace("_", " ") for column in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-        *(f"| {row['fault']} | " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows),
+        *table("fault", columns, rows),
     ]
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print(f"results: {path}")
+    write_result("faults", {"date": date, "first_seed": seed, "rows": rows}, lines)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ study that was not disturbed. A seed draws all moments of its trial, as far as p
 """
 
 import argparse
-import datetime
 import json
 import random
 import subprocess
@@ -19,6 +18,7 @@ from tests.conftest import ROOT, run_cli
 from tests.execute.test_local import copy_inputs, results_on
 from tests.faults.trials import kill, wait_until_gone
 from tests.reference.test_group_studies import STUDY, losses, ranks_of
+from tests.slow.results import table, today, write_result
 
 KINDS = {"SIGKILL a worker": (False, True), "SIGKILL the driver": (True, False), "SIGKILL both": (True, True)}
 _LAST_SECONDS = 10.0  # by when a kill comes that is to hit any part of a group's life
@@ -77,10 +77,7 @@ def _trial(seed: int, victims: tuple[bool, bool], place: Path, study: Path) -> d
         driver.wait(600)
         if not wait_until_gone(ranks):
             trial["problems"].append("a rank lived on")
-        now = results_on(storage)
-        trial["runs_lost"] += len(before.keys() - now.keys())
-        trial["runs_repeated"] += sum(now[run] != times for run, times in before.items() if run in now)
-        before = now
+        before = _count(trial, before, results_on(storage))
     done = run_cli("run", study, "--storage", storage, "--local", timeout=600)
     if done.returncode:
         trial["problems"].append(f"exit status {done.returncode}: {done.stderr[-300:]}")
@@ -108,12 +105,19 @@ def _in_run(storage: Path) -> bool:
     return any(not (run / "result.json").exists() for run in begun)
 
 
+def _count(
+    trial: dict[str, Any], before: dict[str, tuple[int, int]], now: dict[str, tuple[int, int]]
+) -> dict[str, tuple[int, int]]:
+    """Count in `trial` which results that were there `before` are lost or made again `now`; returns `now`."""
+    trial["runs_lost"] += len(before.keys() - now.keys())
+    trial["runs_repeated"] += sum(now[run] != times for run, times in before.items() if run in now)
+    return now
+
+
 def _compared(
     trial: dict[str, Any], storage: Path, undisturbed: Path, before: dict[str, tuple[int, int]]
 ) -> dict[str, Any]:
-    after = results_on(storage)
-    trial["runs_lost"] += len(before.keys() - after.keys())
-    trial["runs_repeated"] += sum(after[run] != times for run, times in before.items() if run in after)
+    _count(trial, before, results_on(storage))
     made, expected = losses(storage), losses(undisturbed)
     if made.keys() != expected.keys():
         trial["problems"].append(f"{len(made)} of {len(expected)} runs are done")
@@ -129,9 +133,7 @@ def _compared(
 
 
 def _write(rows: list[dict[str, Any]], seed: int) -> None:
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    path = ROOT / "docs" / "results" / f"group-faults-{date}.json"
-    path.write_text(json.dumps({"date": date, "first_seed": seed, "rows": rows}, indent=1) + "\n")
+    date = today()
     lines = [
         f"# Groups of workers killed at random moments, {date}",
         "",
@@ -140,12 +142,9 @@ def _write(rows: list[dict[str, Any]], seed: int) -> None:
         "times, launched again until it ends, and its losses (final and all of the curves) are compared with those of",
         "a study that was not disturbed. Largest difference: relative, over all of a row's losses.",
         "",
-        "| fault | " + " | ".join(column.replace("_", " ") for column in COLUMNS) + " |",
-        "|---" * (len(COLUMNS) + 1) + "|",
-        *(f"| {row['fault']} | " + " | ".join(str(row[column]) for column in COLUMNS) + " |" for row in rows),
+        *table("fault", COLUMNS, rows),
     ]
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print(f"results: {path}")
+    write_result("group-faults", {"date": date, "first_seed": seed, "rows": rows}, lines)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Leaves docs/results/memory-<date>.json and .md. A worker's growth is measured be
 """
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 
 from tests.conftest import ROOT
 from tests.reference.conftest import free_port
+from tests.slow.results import today, write_result
 from tests.train.peak_memory import WORKERS, grown_and_estimated
 
 LOWEST, HIGHEST = 0.6, 1.15  # of the estimate over what is measured; the CPU's allocator holds fragments beside
@@ -82,12 +82,10 @@ def _by_workers(case: dict[str, Any], seconds: float = 600) -> tuple[int, dict[s
 
 
 def _write(rows: list[dict[str, Any]]) -> None:
-    today = datetime.date.today().isoformat()
-    path = ROOT / "docs" / "results" / f"memory-{today}"
+    date = today()
     bounds = {"lowest": LOWEST, "highest": HIGHEST}
-    path.with_suffix(".json").write_text(json.dumps({"date": today, "bounds": bounds, "rows": rows}, indent=1) + "\n")
     lines = [
-        f"# Memory, estimated and measured: {today}",
+        f"# Memory, estimated and measured: {date}",
         "",
         f"Made by `python -m tests.slow memory` on CPUs. Measured: by how much a process, or the worker that grew "
         f"most, grew at most beyond a tiny training before. Good: the estimate is {LOWEST} to {HIGHEST} times that; "
@@ -101,8 +99,7 @@ def _write(rows: list[dict[str, Any]]) -> None:
             for row in rows
         ),
     ]
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print(f"wrote {path}.md")
+    write_result("memory", {"date": date, "bounds": bounds, "rows": rows}, lines)
 
 
 if __name__ == "__main__":

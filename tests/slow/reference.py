@@ -4,7 +4,6 @@ Differences go to docs/results/reference-<date>.json and .md.
 """
 
 import argparse
-import datetime
 import itertools
 import json
 import sys
@@ -16,9 +15,10 @@ from typing import Any
 from raystudy.artifacts.shards import open_tokens, open_view
 from raystudy.train.evaluation import ValidationDocuments
 from raystudy.train.run import Means, train
-from tests.conftest import ROOT, make_shards
+from tests.conftest import make_shards
 from tests.reference.cases import ALL_FAMILIES, PRECISIONS, STAGES, STEPS, a_family, told
 from tests.reference.conftest import run_ranks
+from tests.slow.results import today, write_result
 
 # Most that a loss of the curve and the last validation loss may differ in FP32, relatively.
 FP32 = (1e-4, 1e-4)
@@ -82,11 +82,7 @@ def judged(row: dict[str, Any], itself: list[dict[str, Any]] | None) -> dict[str
 
 
 def _write(rows: list[dict[str, Any]], seconds: float) -> None:
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    folder = ROOT / "docs" / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"reference-{date}.json"
-    path.write_text(json.dumps({"date": date, "steps": STEPS, "rows": rows}, indent=1) + "\n")
+    date = today()
     good = sum(row["good"] for row in rows)
     lines = [
         f"# DeepSpeed against train/, {date}",
@@ -110,8 +106,7 @@ def _write(rows: list[dict[str, Any]], seconds: float) -> None:
             for row in rows
         ),
     ]
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print(f"wrote {path} and its .md")
+    write_result("reference", {"date": date, "steps": STEPS, "rows": rows}, lines)
 
 
 if __name__ == "__main__":
