@@ -81,7 +81,7 @@ def read_json(path: StoragePath) -> Any:
     return None if content is None else parse_json(content, path)
 
 
-def parse_json(content: bytes, path: StoragePath) -> Any:
+def parse_json(content: bytes, path: object) -> Any:
     """The JSON value in the `content` of the file at `path`; raises StorageError where it is torn or is not JSON."""
     try:
         return json.loads(content)
