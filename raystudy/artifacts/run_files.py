@@ -5,7 +5,7 @@ as that very object; else from the compacted files; else from the storage, many 
 """
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -142,6 +142,19 @@ class RunFiles:
                     self.fetch(names)
                     copies = {name: self._copy(name) for name in names if self._is_held(name)}
                     write_compacted(folder, kind, copies, {file: held[file] for file in replaced})
+
+    def differing(self, copies: Mapping[str, Copy]) -> list[str]:
+        """The copies of objects that are there with the identity copied from, and hold something else.
+
+        Raises:
+            UnreadableError: the storage cannot be read.
+        """
+        if isinstance(self._runs, Path):
+            return []
+        listed, runs = remote_files.below(self._runs), self._runs
+        names = [name for name, copy in copies.items() if name in listed and listed[name].identity == copy.identity]
+        contents = zip(names, remote_files.read_many([runs / name for name in names]), strict=True)
+        return [name for name, content in contents if content is not None and content != copies[name].content]
 
     def _copy(self, name: str) -> Copy:
         held = self._held[name]

@@ -204,7 +204,7 @@ class StudyResults:
 
 
 def load(path: str | Path) -> StudyResults:
-    """Load a study from its folder or URI (`STORAGE/studies/NAME`) or by name, from RAYSTUDY_STORAGE or the default storage.
+    """Load a study from its folder or URI (`STORAGE/studies/NAME`), or by name (RAYSTUDY_STORAGE, default storage).
 
     Raises:
         StorageError: there is no such study.
