@@ -7,14 +7,13 @@ summed log-probability in nats and the number of characters. Metrics follow from
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raystudy.artifacts.damage import look, set_aside
 from raystudy.artifacts.evaluations import lacking_answers, plain_readout, reading_of
-from raystudy.artifacts.files import read_json, write_json
+from raystudy.artifacts.files import StoragePath, json_files, read_json, write_json
 from raystudy.artifacts.records import RunLedger
 from raystudy.artifacts.results import Record
 from raystudy.errors import StorageError, UnreadableError
@@ -30,18 +29,18 @@ def answers_digest(items: str, reading: Reading) -> str:
     return digest({"items": items, "step": reading.step, "readout": plain_readout(reading.readout)})
 
 
-def answers_path(folder: Path, items: str, reading: Reading) -> Path:
+def answers_path(folder: StoragePath, items: str, reading: Reading) -> StoragePath:
     """Where a run whose folder is `folder` keeps its answers."""
     return folder / "tasks" / f"{answers_digest(items, reading)}.json"
 
 
-def write_answers(folder: Path, answers: Mapping[str, Any]) -> None:
+def write_answers(folder: StoragePath, answers: Mapping[str, Any]) -> None:
     """Write one task's answers (run_id, items, step, readout, right, log_probability, characters)."""
     path = answers_path(folder, answers["items"], reading_of(answers))
     write_json(path, {"format": ANSWERS_FORMAT, **answers})
 
 
-def read_answers(folder: Path, run_id: str, items: str, reading: Reading) -> dict[str, Any] | None:
+def read_answers(folder: StoragePath, run_id: str, items: str, reading: Reading) -> dict[str, Any] | None:
     """The answers of a reading of `run_id` to `items`, or None.
 
     Raises:
@@ -140,7 +139,7 @@ def _answered(ledger: RunLedger, run_id: str, tasks: Sequence[str], reading: Rea
 def read_all_answers(ledger: RunLedger, run_id: str) -> list[dict[str, Any]]:
     """All answers of a run; torn or foreign ones are told and left out."""
     found = []
-    for path in sorted((ledger.folder(run_id) / "tasks").glob("*.json")):
+    for path in json_files(ledger.folder(run_id) / "tasks"):
         try:
             value = read_json(path)
             problem = answers_problem(value, run_id)
