@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts import sealed
-from raystudy.artifacts.files import NO_ROOM, StoragePath, download, is_local, read_bytes, size_of, writing_name
+from raystudy.artifacts.files import NO_ROOM, StoragePath, download, read_bytes, size_of, writing_name
 from raystudy.artifacts.node_room import (
     cache_folder,
     locked,
@@ -55,7 +55,7 @@ def on_this_node(folder: StoragePath, verify: bool = True) -> Path:
         NodeFullError: this node has no room for it.
         UnreadableError: the storage cannot be read.
     """
-    if is_local(folder):
+    if isinstance(folder, Path):
         return folder
     here = place_here(folder)
     with locked(here):
@@ -83,7 +83,7 @@ def _mend(folder: StoragePath, here: Path) -> None:
 def write_sealed(folder: StoragePath, contents: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
     """As `sealed.write_sealed`; what goes to a remote storage is kept on this node too, where there is room."""
     sealed.write_sealed(folder, contents, manifest)
-    if is_local(folder):
+    if isinstance(folder, Path):
         return
     here = place_here(folder)
     with contextlib.suppress(NodeFullError, UnwritableError, DamagedError), locked(here):  # else told when it is read
@@ -99,7 +99,7 @@ def fetched(path: StoragePath) -> Iterator[Path | None]:
         NodeFullError: this node has no room for it.
         UnreadableError: the storage cannot be read.
     """
-    if is_local(path):
+    if isinstance(path, Path):
         yield path if path.exists() else None
         return
     copy = cache_folder() / "files" / writing_name()

@@ -17,7 +17,6 @@ from typing import Any
 from raystudy.artifacts.files import (
     StoragePath,
     exists,
-    is_local,
     read_bytes,
     storage_errors,
     sync_folder,
@@ -53,7 +52,7 @@ def write_sealed(folder: StoragePath, contents: Mapping[str, bytes], manifest: M
         return
     files = {name: sha256(content) for name, content in contents.items()}
     sealed = json.dumps({**manifest, "files": files}, indent=1, allow_nan=False).encode()
-    if is_local(folder):
+    if isinstance(folder, Path):
         _write_local(folder, {**contents, MANIFEST: sealed})
         return
     # There are no folders to rename. Without its manifest, which comes last, nothing there counts; of writers at once
@@ -94,7 +93,7 @@ def _rename_unless_there(temporary: Path, folder: Path) -> None:
 
 def is_sealed(folder: StoragePath) -> bool:
     """Whether the folder is there, whole or damaged; on a remote storage its manifest is what makes one."""
-    return folder.is_dir() if is_local(folder) else exists(folder / MANIFEST)
+    return folder.is_dir() if isinstance(folder, Path) else exists(folder / MANIFEST)
 
 
 def open_sealed(folder: StoragePath, verify: bool = True) -> dict[str, Any]:
@@ -143,7 +142,7 @@ def verify_again(folder: StoragePath) -> None:
 
 
 def _name_of(folder: StoragePath) -> str:
-    return str(folder.resolve() if is_local(folder) else folder)
+    return str(folder.resolve() if isinstance(folder, Path) else folder)
 
 
 def _compare(folder: StoragePath, name: str, expected: str) -> None:
@@ -159,7 +158,7 @@ def _compare(folder: StoragePath, name: str, expected: str) -> None:
 
 def _checksum(file: StoragePath) -> str | None:
     """SHA-256 of a file; None where there is none."""
-    if is_local(file):
+    if isinstance(file, Path):
         try:
             return sha256_of(file)
         except (FileNotFoundError, NotADirectoryError):

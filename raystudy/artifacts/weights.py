@@ -53,9 +53,7 @@ def _write(path: StoragePath, arrays: Arrays, most_bytes: int) -> bool:
     return True
 
 
-def read_weights(
-    run_folder: StoragePath, step: int, readout: Readout | None = None
-) -> OwnArrays | None:
+def read_weights(run_folder: StoragePath, step: int, readout: Readout | None = None) -> OwnArrays | None:
     """The kept weights, or None when there are none.
 
     Raises:

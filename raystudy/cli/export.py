@@ -1,12 +1,11 @@
 """Write a study's records to one Parquet file, to be published or carried to another storage."""
 
 import argparse
-import json
 from pathlib import Path
 
 from raystudy import __version__
 from raystudy.artifacts.downstream import read_all_answers
-from raystudy.artifacts.files import read_json
+from raystudy.artifacts.files import read_bytes, read_json
 from raystudy.artifacts.parquet import Export, ExportedRun, write_export
 from raystudy.artifacts.storage import folder_name
 from raystudy.artifacts.study_lock import lock_path
@@ -57,10 +56,10 @@ def collect(results: StudyResults) -> Export:
         evaluations, attempts = ledger.read_evaluations(run_id), ledger.read_attempts(run_id)
         answers, curve = read_all_answers(ledger, run_id), ledger.read_curve(run_id)
         runs.append(ExportedRun(wanted.run, record, evaluations, curve, attempts, answers, about))
-    text = results.folder.path / "study.yaml"
+    text = read_bytes(results.folder.path / "study.yaml") or b""
     return Export(
-        study=dict(masked_study(json.loads((results.folder.path / "study.json").read_bytes()))),
-        text=masked_text(text.read_text(encoding="utf-8")) if text.exists() else "",
+        study=dict(masked_study(read_json(results.folder.path / "study.json"))),
+        text=masked_text(text.decode()),
         lock=read_json(lock_path(results.folder.path)),
         frozen=read_json(results.folder.path / "frozen.json"),
         runs=runs,
