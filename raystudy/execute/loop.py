@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.damage import set_torn_json_aside
 from raystudy.artifacts.leftovers import remove_leftovers
-from raystudy.artifacts.storage import Storage, StudyFolder
+from raystudy.artifacts.storage import Storage, StudyFolder, open_storage
 from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.command_tasks import make_command_tasks, split_commands
@@ -250,7 +249,7 @@ class _Driver:
                 self.progress.say(f"failed: {run}: {report.cause}")
                 self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
                 if report.damaged:
-                    mend_data(Path(report.damaged), self.loaded, self.storage, self._frozen, self.progress)
+                    mend_data(open_storage(report.damaged).root, self.loaded, self.storage, self._frozen, self.progress)
                     mend_tasks(self.loaded.spec, self.storage, self._inputs, self.progress)
             else:
                 self.launch.num_made += 1
