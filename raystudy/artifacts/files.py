@@ -37,7 +37,8 @@ def is_remote(path: StoragePath) -> "TypeGuard[UPath]":
 def write_bytes(path: StoragePath, content: bytes, *, exclusive: bool = False, durable: bool = True) -> bool:
     """Write `content` so that a reader sees the whole file or none.
 
-    With `exclusive` the first writer wins (POSIX link; conditional PUT); False is returned when another was first.
+    With `exclusive` the first writer wins (POSIX link; conditional PUT); False is returned when another was first. On
+    a remote storage, where the answer to one's own PUT may be lost, an object of this very content counts as one's own.
     Where a file need not survive a crash of the machine before the next durable one in its folder does,
     `durable=False` saves time; an object is durable once it is written.
 

@@ -108,18 +108,14 @@ def write(path: "UPath", content: bytes, *, exclusive: bool) -> bool:
 
 
 def _create(path: "UPath", create: Callable[[], None], is_ours: Callable[[], bool]) -> bool:
-    """Create exclusively; an answer that was lost is told from another writer's object by its content."""
-    tries = 0
+    """Create exclusively. An answer that was lost is told from another writer's object by its content.
 
-    def attempt() -> None:
-        nonlocal tries
-        tries += 1
-        create()
-
+    Below us aiohttp, too, sends a call again whose connection was closed, so that even the first refusal may be ours.
+    """
     try:
-        persistently(path, attempt, writes=True)
+        persistently(path, create, writes=True)
     except FileExistsError:
-        return tries > 1 and is_ours()
+        return is_ours()
     return True
 
 

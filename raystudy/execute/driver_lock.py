@@ -26,6 +26,7 @@ import re
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -79,8 +80,9 @@ def hold_study(
         UnreadableError: the folder or its holder's file cannot be read, so that nobody can say who holds it.
     """
     chosen = timing or (Timing() if isinstance(folder, Path) else REMOTE_TIMING)
-    path, is_clean = _take(folder, wait, say, chosen)
-    heart = _Heart(path, folder.name, chosen)
+    token = uuid.uuid4().hex
+    path, is_clean = _take(folder, wait, say, chosen, token)
+    heart = _Heart(path, folder.name, chosen, token)
     heart.start()
     state = "stopped"
     try:
@@ -112,7 +114,9 @@ def find_holder(folder: StoragePath) -> str | None:
     return None if process is not None and process.is_gone() else str(process or "a driver that cannot be read")
 
 
-def _take(folder: StoragePath, wait: bool, say: Callable[[str], None], timing: Timing) -> tuple[StoragePath, bool]:
+def _take(
+    folder: StoragePath, wait: bool, say: Callable[[str], None], timing: Timing, token: str
+) -> tuple[StoragePath, bool]:
     seen: tuple[int, bytes] | None = None
     since = last = timing.clock()
     has_told = False
@@ -120,7 +124,7 @@ def _take(folder: StoragePath, wait: bool, say: Callable[[str], None], timing: T
         before = timing.clock()  # taken before the look, so that a pause in between proves nothing
         newest = _newest(folder / "driver")
         if newest is None or newest.state != "json":
-            taken = _create(folder, (newest.number if newest else 0) + 1)
+            taken = _create(folder, (newest.number if newest else 0) + 1, token)
         else:
             content = _content(newest.path)
             now = timing.clock()
@@ -133,7 +137,7 @@ def _take(folder: StoragePath, wait: bool, say: Callable[[str], None], timing: T
             is_gone = process is not None and process.is_gone()
             if is_gone or before - since >= timing.stale_seconds:
                 say(f"{folder.name}: taking over from {process or 'a driver'}, which is gone")
-                taken = _create(folder, newest.number + 1)
+                taken = _create(folder, newest.number + 1, token)
             else:
                 _refuse_or_tell(folder.name, process, wait, timing, None if has_told else say)
                 has_told = True
@@ -156,10 +160,11 @@ def _refuse_or_tell(
         say(f"waiting: {holder} holds {name}")
 
 
-def _create(folder: StoragePath, number: int) -> StoragePath | None:
+def _create(folder: StoragePath, number: int, token: str) -> StoragePath | None:
     """Holding number `number`, or None when another was faster."""
     path = folder / "driver" / f"{number}.json"
-    if not write_json(path, _describe(0), exclusive=True):
+    # The token tells this holding from one that another thread of this process tries for: see `write_bytes`.
+    if not write_json(path, _describe(0, token), exclusive=True):
         return None
     # A local listing can miss a file that is being renamed, as a holding is that ends; but not twice.
     looks = (_newest(folder / "driver") for _ in range(2 if isinstance(folder, Path) else 1))
@@ -175,9 +180,9 @@ def _create(folder: StoragePath, number: int) -> StoragePath | None:
     return path
 
 
-def _describe(counter: int) -> dict[str, Any]:
+def _describe(counter: int, token: str) -> dict[str, Any]:
     """What a holding's file says; of the same length whatever the counter, so that it can be written in place."""
-    return {**asdict(this_process()), "counter": f"{counter:012d}"}
+    return {**asdict(this_process()), "token": token, "counter": f"{counter:012d}"}
 
 
 def _newest(folder: StoragePath) -> _Holding | None:
@@ -194,6 +199,7 @@ def _process(content: bytes) -> ProcessIdentity | None:
     try:
         value = json.loads(content)
         del value["counter"]
+        value.pop("token", None)
         process = ProcessIdentity(**value)
         return process if isinstance(process.pid, int) and process.pid > 0 else None
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -203,7 +209,8 @@ def _process(content: bytes) -> ProcessIdentity | None:
 class _Heart:
     """Raises the counter of a holding until it is lost or ended; `lost` then says how."""
 
-    def __init__(self, path: StoragePath, name: str, timing: Timing) -> None:
+    def __init__(self, path: StoragePath, name: str, timing: Timing, token: str) -> None:
+        self._token = token
         self._path, self._name, self._timing = path, name, timing
         self._number = int(path.stem)
         self._counter = 0
@@ -257,7 +264,7 @@ class _Heart:
                 write_bytes(self._path, self._content())
 
     def _content(self) -> bytes:
-        return (json.dumps(_describe(self._counter), indent=1, ensure_ascii=False) + "\n").encode()
+        return (json.dumps(_describe(self._counter, self._token), indent=1, ensure_ascii=False) + "\n").encode()
 
     def _lose(self, why: str) -> None:
         self.lost = (
