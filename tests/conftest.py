@@ -13,7 +13,7 @@ import pytest
 from raystudy.artifacts.shard_writer import SourceDraft, write_tokens, write_view
 from raystudy.artifacts.shards import Selected, open_tokens
 
-pytest_plugins = ["tests.ray_cluster", "tests.skips"]
+pytest_plugins = ["tests.object_store", "tests.ray_cluster", "tests.skips"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a script: what tests interrupt, and their processes, must hear of it all the same.

@@ -12,12 +12,15 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import pytest
 
 BUCKET = "studies"
 # Dummy credentials; the secret is one that a test can look for in everything that was written.
@@ -99,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._pass_on(body, is_lost=faults.generator.random() < faults.lost_answers)
 
-    do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
+    do_PUT = do_POST = do_DELETE = do_HEAD = do_GET  # noqa: N815 (http.server looks for these names)
 
     def _pass_on(self, body: bytes, *, is_lost: bool) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
@@ -180,3 +183,27 @@ def _make_bucket(port: int, server: "subprocess.Popen[bytes]") -> None:
                 return
         time.sleep(0.1)
     raise AssertionError("moto's server does not answer")
+
+
+@pytest.fixture(scope="session")
+def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """One S3 server for all tests that need one."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3(s3_process: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The server without faults, and this process's environment so that it is reached."""
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": s3_process.url}.items():
+        monkeypatch.setenv(name, value)
+    s3_process.faults.heal()
+    yield s3_process
+    s3_process.faults.heal()
+
+
+@pytest.fixture
+def s3_uri(request: pytest.FixtureRequest) -> str:
+    """A prefix of its own on the server."""
+    request.getfixturevalue("s3")
+    return f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}"

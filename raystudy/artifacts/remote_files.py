@@ -5,6 +5,7 @@ many writers one wins, by the store's own decision. Retries lie in `remote_retri
 """
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,9 +40,12 @@ class Found:
 def options_of(protocol: str) -> dict[str, Any]:
     """How fsspec opens a storage of this kind: without caches of listings, and without tries of its own."""
     if protocol == "s3":
-        # botocore takes region, endpoint and credentials from the environment, its files or the machine's role.
+        # botocore takes region and credentials from the environment, its files or the machine's role. It would take the
+        # endpoint too; given here, it tells two storages of one process apart.
         config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
-        return {"use_listings_cache": False, "config_kwargs": {**config, "max_pool_connections": 2 * CONCURRENCY}}
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        at = {"endpoint_url": endpoint} if endpoint else {}
+        return {"use_listings_cache": False, "config_kwargs": {**config, "max_pool_connections": 2 * CONCURRENCY}, **at}
     return {"use_listings_cache": False} if protocol == "gs" else {}
 
 
@@ -112,11 +116,10 @@ def _create(path: "UPath", create: Callable[[], None], is_ours: Callable[[], boo
 
     Below us aiohttp, too, sends a call again whose connection was closed, so that even the first refusal may be ours.
     """
-    try:
+    with suppress(FileExistsError):
         persistently(path, create, writes=True)
-    except FileExistsError:
-        return is_ours()
-    return True
+        return True
+    return is_ours()
 
 
 def upload(local: Path, path: "UPath", *, exclusive: bool) -> bool:

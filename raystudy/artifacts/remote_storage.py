@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "memory": ("fsspec", "")}
 _URI = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://(?P<bucket>[^/]*)(?P<prefix>.*)", re.DOTALL)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
-_PREFIX = re.compile(r"(/[A-Za-z0-9 ._=,+-]+)*/*")
+_PREFIX = re.compile(r"(/+[A-Za-z0-9 ._=,+-]+)*/*")
 _FIRST_PATIENCE_SECONDS = 20.0  # an endpoint that was mistyped should be told of soon
 
 
