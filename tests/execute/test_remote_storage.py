@@ -22,10 +22,15 @@ from raystudy.execute.workplace import _documents, _view
 from raystudy.specs.load import load_study
 from raystudy.study.results import StudyResults
 from raystudy.train.checkpoint import Checkpoints
-from tests.execute.test_budgets import the_study
+from tests.execute.test_budgets import SHORT, the_study
 from tests.execute.test_trained_again import OFTEN
 from tests.faults.trials import without_seconds
 
+PROTOCOLS = f"""
+  early: {SHORT}, at_steps: [5]}}
+  smoothed: {SHORT}, readout: {{kind: ema, half_life: 3}}}}
+  decayed: {SHORT}, branch: {{at: 10, steps: 4}}}}
+"""
 MORE = """
   near: {kind: gradient-alignment, model: proxy, batches: 2, seeds: [0], at: {protocol: truth}}
   likeness: {kind: likeness, order: 1}
@@ -76,7 +81,11 @@ def dying(monkeypatch) -> list[int]:
 def test_a_study_on_a_remote_storage_gives_the_numbers_of_a_local_one_whatever_node_goes_on(
     tmp_path, monkeypatch, dying
 ):
-    path, local, remote = the_study(tmp_path), Storage(tmp_path / "storage"), open_storage("memory://study/whole")
+    path, local, remote = (
+        the_study(tmp_path, PROTOCOLS),
+        Storage(tmp_path / "storage"),
+        open_storage("memory://study/whole"),
+    )
     on_a_fresh_node(monkeypatch, tmp_path / "first")
     assert launch(path, local).is_complete
     text = path.read_text()
