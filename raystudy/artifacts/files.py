@@ -64,6 +64,19 @@ def read_bytes(path: StoragePath) -> bytes | None:
     return local_files.read(path) if isinstance(path, Path) else remote_files.read(path)
 
 
+def read_range(path: StoragePath, start: int, end: int) -> bytes:
+    """Bytes `start` .. `end` - 1 of the file at `path`, fewer where it ends before.
+
+    Raises:
+        OSError, UnreadableError: there is no such file, or it cannot be read.
+    """
+    if not isinstance(path, Path):
+        return remote_files.read_range(path, start, end)
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(end - start)
+
+
 def read_many(paths: Sequence[StoragePath]) -> list[bytes | None]:
     """The contents of many files of one storage, in their order, of a remote one many at a time; as `read_bytes`."""
     remote = [path for path in paths if is_remote(path)]
@@ -81,7 +94,7 @@ def read_json(path: StoragePath) -> Any:
     return None if content is None else parse_json(content, path)
 
 
-def parse_json(content: bytes, path: StoragePath) -> Any:
+def parse_json(content: bytes, path: object) -> Any:
     """The JSON value in the `content` of the file at `path`; raises StorageError where it is torn or is not JSON."""
     try:
         return json.loads(content)

@@ -66,6 +66,15 @@ def read(path: "UPath") -> bytes | None:
         return None
 
 
+def read_range(path: "UPath", start: int, end: int) -> bytes:
+    """Bytes `start` .. `end` - 1 of an object; raises FileNotFoundError or UnreadableError."""
+    return persistently(
+        path,
+        lambda: bytes(filesystem(path).cat_file(path.path, start=start, end=end)) if end > start else b"",
+        writes=False,
+    )
+
+
 def read_many(paths: "Iterable[UPath]") -> list[bytes | None]:
     """The contents of many objects, in their order, many at a time; raises UnreadableError."""
     return at_once(read, paths)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from raystudy import __version__
 from raystudy.artifacts.downstream import read_all_answers
-from raystudy.artifacts.files import read_bytes, read_json
+from raystudy.artifacts.files import read_json
 from raystudy.artifacts.parquet import Export, ExportedRun, write_export
 from raystudy.artifacts.storage import folder_name
 from raystudy.artifacts.study_lock import lock_path
@@ -48,18 +48,20 @@ def call(options: argparse.Namespace) -> int:
 def collect(results: StudyResults) -> Export:
     """The study's records with all that lies beside them, read from storage, without values of `engine.environment`."""
     ledger, runs = results.storage.runs, []
-    for run_id, wanted in sorted(make_wave(results.state).wanted.items()):
-        record = ledger.read(run_id)
-        if record is None:
-            continue
-        about = {"recipe": wanted.recipe, "model": wanted.model, "lr": wanted.lr, "seed": wanted.seed}
-        evaluations, attempts = ledger.read_evaluations(run_id), ledger.read_attempts(run_id)
-        answers, curve = read_all_answers(ledger, run_id), ledger.read_curve(run_id)
-        runs.append(ExportedRun(wanted.run, record, evaluations, curve, attempts, answers, about))
-    text = read_bytes(results.folder.path / "study.yaml") or b""
+    wanted_runs = sorted(make_wave(results.state).wanted.items())
+    with ledger.files.together(len(wanted_runs), results.folder.compacted):
+        ledger.files.fetch_all(run_id for run_id, _ in wanted_runs)
+        for run_id, wanted in wanted_runs:
+            record = ledger.read(run_id)
+            if record is None:
+                continue
+            about = {"recipe": wanted.recipe, "model": wanted.model, "lr": wanted.lr, "seed": wanted.seed}
+            evaluations, attempts = ledger.read_evaluations(run_id), ledger.read_attempts(run_id)
+            answers, curve = read_all_answers(ledger, run_id), ledger.read_curve(run_id)
+            runs.append(ExportedRun(wanted.run, record, evaluations, curve, attempts, answers, about))
     return Export(
         study=dict(masked_study(read_json(results.folder.path / "study.json"))),
-        text=masked_text(text.decode()),
+        text=masked_text(text) if (text := results.folder.read_text()) else "",
         lock=read_json(lock_path(results.folder.path)),
         frozen=read_json(results.folder.path / "frozen.json"),
         runs=runs,

@@ -122,6 +122,7 @@ def run_study(
             with make_executor() as executor:
                 state = driver.run_waves(state, executor)
             _clean_up(storage, folder, driver.wave(state))
+        driver.compact(state)
         return driver.finish(state)
 
 
@@ -206,12 +207,18 @@ class _Driver:
             self.progress.start(f"wave {number}", len(chosen), sum(run.flops for run in chosen))
             failed = self._execute(chosen, executor)
             state = self.read()
+            self.compact(state)
             for run in chosen:
                 if run not in failed and not state.is_done(run):
                     failed.append(run)
                     self.launch.causes[str(run)] = UNSEEN
             failures.update(run.run_id for run in failed)
         return state
+
+    def compact(self, state: StudyState) -> None:
+        """Copy the records of a remote storage into few files, for whoever reads them from afar."""
+        with suppress(StorageError):  # a courtesy: without them every record is read by itself
+            self.storage.runs.files.compact(make_wave(state).wanted, self.folder.compacted)
 
     def _may_try(self, run: WantedRun, failures: Counter[str]) -> bool:
         return run.run_id not in self._final and failures[run.run_id] < MAX_FAILURES
