@@ -11,6 +11,7 @@ from typing import Any
 
 from raystudy.artifacts.damage import set_torn_json_aside
 from raystudy.artifacts.leftovers import remove_leftovers
+from raystudy.artifacts.node_cache import take_fetched
 from raystudy.artifacts.storage import Storage, StudyFolder, open_storage
 from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
@@ -175,6 +176,8 @@ class _Driver:
             tell_changes(data, before, after, self._slots, self.progress)
         self._frozen = data.freeze(chosen)
         self._inputs = with_leaks(data.now, study, self.storage, self.progress)
+        for line in take_fetched():
+            self.progress.say(line)
         if self._frozen != frozen:
             self.folder.write_frozen(self._frozen.as_plain())
         self.folder.write_study(self.loaded, asdict(self._inputs))

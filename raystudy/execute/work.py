@@ -14,6 +14,7 @@ from typing import Any, Literal
 from raystudy import __version__
 from raystudy.artifacts.downstream import join_answers
 from raystudy.artifacts.files import NO_ROOM, unwritable
+from raystudy.artifacts.node_cache import take_fetched
 from raystudy.artifacts.results import Record
 from raystudy.artifacts.storage import open_storage
 from raystudy.errors import DamagedError, NodeFullError, RaystudyError, UnwritableError
@@ -81,7 +82,8 @@ class RunReport:
 
     `seconds`: the time it took on its device now; `is_made`: the run was made in them, from start to end.
     `is_unwritable`: the storage cannot be written, so that trying on is of no use. `damaged`: the path of shards that
-    are not what was written, which the driver makes anew. `note`: what a person should know of a run that ended well.
+    are not what was written, which the driver makes anew. `note`: what a person should know of a run
+    that ended well, or of what its node fetched for it.
     `is_final`: it has been tried as often as it may be in one launch.
     """
 
@@ -113,7 +115,9 @@ def do_task(task: Task) -> list[RunReport]:
         _report_command(task, run, ask) for run, ask in zip(specs, asked, strict=True) if isinstance(run, CommandRun)
     ]
     reports += _report_probes(task, [run for run in specs if isinstance(run, TextProbe)])
-    return [*reports, *_report_features(task, [r for r in specs if isinstance(r, FeaturesRun | FeaturesProbe)])]
+    reports += _report_features(task, [r for r in specs if isinstance(r, FeaturesRun | FeaturesProbe)])
+    notes = take_fetched()
+    return [replace(reports[0], note="; ".join(filter(None, (reports[0].note, *notes)))), *reports[1:]]
 
 
 def reports_of(task: Task) -> Generator[RunReport, None, None]:

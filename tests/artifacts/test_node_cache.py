@@ -188,7 +188,7 @@ def test_above_the_limit_what_was_not_used_for_longest_goes_and_what_is_in_use_s
         on_this_node(first)
 
 
-def test_a_single_file_is_here_while_it_is_read_and_a_local_one_is_read_where_it_lies(remote, cache, tmp_path):
+def test_a_single_file_is_here_while_it_is_read_and_a_local_one_is_read_where_it_lies(remote, tmp_path):
     file = folders_of(remote)[0] / "manifest.json"
     with fetched(file) as here:
         assert here.read_bytes() == file.read_bytes()
