@@ -82,8 +82,7 @@ class RunReport:
 
     `seconds`: the time it took on its device now; `is_made`: the run was made in them, from start to end.
     `is_unwritable`: the storage cannot be written, so that trying on is of no use. `damaged`: the path of shards that
-    are not what was written, which the driver makes anew. `note`: what a person should know of a run
-    that ended well, or of what its node fetched for it.
+    are not what was written, which the driver makes anew. `note`: what a person should know of a run that ended well.
     `is_final`: it has been tried as often as it may be in one launch.
     """
 
