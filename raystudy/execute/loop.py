@@ -11,8 +11,9 @@ from typing import Any
 
 from raystudy.artifacts.damage import set_torn_json_aside
 from raystudy.artifacts.leftovers import remove_leftovers
+from raystudy.artifacts.node_cache import take_fetched
 from raystudy.artifacts.storage import Storage, StudyFolder, open_storage
-from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
+from raystudy.errors import BudgetError, DamagedError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.command_tasks import make_command_tasks, split_commands
 from raystudy.execute.downstream_inputs import mend_tasks
@@ -174,10 +175,24 @@ class _Driver:
                 raise new_shards_refused(data, before, after, self._slots)
             tell_changes(data, before, after, self._slots, self.progress)
         self._frozen = data.freeze(chosen)
-        self._inputs = with_leaks(data.now, study, self.storage, self.progress)
+        self._inputs = self._with_leaks(data.now)
+        for line in take_fetched():
+            self.progress.say(line)
         if self._frozen != frozen:
             self.folder.write_frozen(self._frozen.as_plain())
         self.folder.write_study(self.loaded, asdict(self._inputs))
+
+    def _with_leaks(self, inputs: StudyInputs) -> StudyInputs:
+        """The inputs with what is leaked; shards that are found damaged on the way here are built anew."""
+        met: set[str] = set()
+        while True:
+            try:
+                return with_leaks(inputs, self.loaded.spec, self.storage, self.progress)
+            except DamagedError as error:
+                if str(error.path) in met:
+                    raise
+                met.add(str(error.path))
+                mend_data(error.path, self.loaded, self.storage, self._frozen, self.progress)
 
     def read(self) -> StudyState:
         """The state as the records say now; what rules it resolves is frozen before anything rests on it."""

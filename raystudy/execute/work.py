@@ -14,6 +14,7 @@ from typing import Any, Literal
 from raystudy import __version__
 from raystudy.artifacts.downstream import join_answers
 from raystudy.artifacts.files import NO_ROOM, unwritable
+from raystudy.artifacts.node_cache import take_fetched
 from raystudy.artifacts.results import Record
 from raystudy.artifacts.storage import open_storage
 from raystudy.errors import DamagedError, NodeFullError, RaystudyError, UnwritableError
@@ -113,7 +114,9 @@ def do_task(task: Task) -> list[RunReport]:
         _report_command(task, run, ask) for run, ask in zip(specs, asked, strict=True) if isinstance(run, CommandRun)
     ]
     reports += _report_probes(task, [run for run in specs if isinstance(run, TextProbe)])
-    return [*reports, *_report_features(task, [r for r in specs if isinstance(r, FeaturesRun | FeaturesProbe)])]
+    reports += _report_features(task, [r for r in specs if isinstance(r, FeaturesRun | FeaturesProbe)])
+    notes = take_fetched()
+    return [replace(reports[0], note="; ".join(filter(None, (reports[0].note, *notes)))), *reports[1:]]
 
 
 def reports_of(task: Task) -> Generator[RunReport, None, None]:

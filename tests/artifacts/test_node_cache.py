@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from raystudy.artifacts import node_cache, sealed
 from raystudy.artifacts.node_cache import fetched, on_this_node, place_here, take_fetched
 from raystudy.artifacts.shards import open_tokens, open_view, shard_folder
 from raystudy.errors import DamagedError, SpecError
-from tests.conftest import make_shards
+from tests.conftest import ROOT, make_shards
 
 fork = multiprocessing.get_context("fork")
 
@@ -188,7 +190,56 @@ def test_above_the_limit_what_was_not_used_for_longest_goes_and_what_is_in_use_s
         on_this_node(first)
 
 
-def test_a_single_file_is_here_while_it_is_read_and_a_local_one_is_read_where_it_lies(remote, cache, tmp_path):
+SMALL_DISK = """
+import os, shutil, sys
+from collections import namedtuple
+from pathlib import Path
+from upath import UPath
+from raystudy.artifacts import node_room
+from raystudy.artifacts.node_cache import fetched, on_this_node
+from raystudy.errors import NodeFullError
+
+def told(ask):
+    try:
+        ask()
+    except NodeFullError as error:
+        print(error)
+    files = [path for path in Path(os.environ["RAYSTUDY_CACHE"]).rglob("*") if path.is_file()]
+    assert not [path for path in files if path.stat().st_size], files
+
+folder = UPath(sys.argv[1])
+told(lambda: on_this_node(folder))
+real = shutil.disk_usage
+node_room.shutil = namedtuple("Lying", "disk_usage rmtree")(lambda path: real("/"), shutil.rmtree)  # others write too
+told(lambda: on_this_node(folder))
+told(lambda: fetched(folder / "tokens.bin").__enter__())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
+def test_a_full_disk_is_told_with_folder_bytes_and_way_out_and_nothing_half_stays(remote, tmp_path):
+    folder = next(
+        f for f in folders_of(remote) if (f / "tokens.bin").exists() and (f / "tokens.bin").stat().st_size > 4096
+    )
+    small = tmp_path / "small"
+    small.mkdir()
+    (tmp_path / "code.py").write_text(SMALL_DISK)
+    words = f"mount -t tmpfs -o size=4k tmpfs {small}; exec {sys.executable} {tmp_path / 'code.py'} {folder}"
+    environment = {**os.environ, "RAYSTUDY_CACHE": str(small), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["unshare", "-m", "sh", "-ec", words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    before, during, single = done.stdout.splitlines()
+    for line in (before, during, single):
+        assert line.startswith("the cache of a node must have room for")
+        assert str(small) in line
+        assert "set RAYSTUDY_CACHE to a folder on a larger disk; finished runs are kept" in line
+    assert f"room for {size:,} bytes" in before
+    assert "4,096 bytes free" in before
+    assert "No space left on device" in during
+
+
+def test_a_single_file_is_here_while_it_is_read_and_a_local_one_is_read_where_it_lies(remote, tmp_path):
     file = folders_of(remote)[0] / "manifest.json"
     with fetched(file) as here:
         assert here.read_bytes() == file.read_bytes()
