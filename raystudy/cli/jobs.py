@@ -6,7 +6,8 @@ from pathlib import Path
 
 from raystudy.cli.options import add_address, print_table
 from raystudy.distribute.jobs.job import Job, find_job
-from raystudy.distribute.jobs.server import JobServer, NoSuchJobError, open_job_server
+from raystudy.distribute.jobs.server import JobServer, open_job_server
+from raystudy.distribute.jobs.server_errors import NoSuchJobError
 from raystudy.specs.load import is_file, load_study
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from raystudy.distribute.jobs.job import Job
-from raystudy.distribute.jobs.server import LostError
+from raystudy.distribute.jobs.server_errors import LostError
 
 _POLL_SECONDS = 1.0
 _LOST_SECONDS = 600.0  # a laptop that wakes up, a head that restarts

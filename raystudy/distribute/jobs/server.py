@@ -8,8 +8,6 @@ import asyncio
 import http.client
 import json
 import os
-import re
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -20,30 +18,20 @@ from urllib.parse import urlsplit
 
 from raystudy.distribute.connection import import_ray
 from raystudy.distribute.jobs.job import Job
-from raystudy.errors import MissingPackageError, RaystudyError, SpecError
+from raystudy.distribute.jobs.server_errors import (
+    CONNECT_SECONDS,
+    JobServerError,
+    no_server,
+    told_errors,
+    unreachable,
+)
+from raystudy.errors import MissingPackageError, SpecError
 from raystudy.execute.packages import supported_versions
 
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-_CONNECT_SECONDS, _ANSWER_SECONDS = 10.0, 120.0
+_ANSWER_SECONDS = 120.0
 _QUIET_SECONDS = 60.0  # a log socket that says nothing for so long is opened anew: it may be cut without a word
 _AGENT_SECONDS = 30.0  # a head that has just started has no agent yet
-_STATUS = re.compile(r"status code (\d+)")
-
-
-class JobServerError(RaystudyError):
-    """The job server cannot be used: not there, not one, no token, or it refuses what is asked."""
-
-
-class LostError(JobServerError):
-    """The job server does not answer now; it may again."""
-
-
-class JobExistsError(JobServerError):
-    """A job of this id is there already."""
-
-
-class NoSuchJobError(JobServerError):
-    """There is no job of this id."""
 
 
 def job_address(option: str | None) -> str:
@@ -185,11 +173,11 @@ def open_job_server(address: str | None) -> JobServer:
 def _make_client(url: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    class Client(JobSubmissionClient):
+    class Client(JobSubmissionClient):  # type: ignore[misc]
         """Ray's client, with a limit on every request."""
 
         def _do_request(self, *arguments: Any, **options: Any) -> Any:
-            options.setdefault("timeout", (_CONNECT_SECONDS, _ANSWER_SECONDS))
+            options.setdefault("timeout", (CONNECT_SECONDS, _ANSWER_SECONDS))
             return super()._do_request(*arguments, **options)
 
     try:
@@ -202,7 +190,7 @@ def _make_client(url: str) -> Any:
 def _need_job_client() -> None:
     try:
         import aiohttp  # noqa: F401
-        import requests  # type: ignore[import-untyped]  # noqa: F401
+        import requests  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
             f"Ray's job client needs ray[default] ({error}). Install raystudy[cluster]"
@@ -239,107 +227,15 @@ def _version_notes(version: str) -> tuple[str, ...]:
 def _look(url: str) -> str:
     """Ray's version there, empty where a token is wanted first; raises JobServerError where it is no job server."""
     try:
-        with urllib.request.urlopen(f"{url}/api/version", timeout=_CONNECT_SECONDS) as answer:
+        with urllib.request.urlopen(f"{url}/api/version", timeout=CONNECT_SECONDS) as answer:
             return str(json.load(answer)["ray_version"])
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             return ""
-        raise _no_server(url, f"answers with HTTP {error.code}") from error
+        raise no_server(url, f"answers with HTTP {error.code}") from error
     except (http.client.HTTPException, ConnectionResetError) as error:
-        raise _no_server(url, "does not speak HTTP") from error
+        raise no_server(url, "does not speak HTTP") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise _no_server(url, "answers, but not as Ray does") from error
+        raise no_server(url, "answers, but not as Ray does") from error
     except (urllib.error.URLError, TimeoutError, OSError) as error:
-        raise _unreachable(url, error) from error
-
-
-def _no_server(url: str, how: str) -> JobServerError:
-    return JobServerError(
-        f"a job server of Ray must answer at {url}, but what is there {how}. Give the dashboard's port (8265 unless "
-        f"set by --dashboard-port), not the cluster's own (6379, --port)"
-    )
-
-
-def _unreachable(url: str, error: BaseException) -> LostError:
-    reason = getattr(error, "reason", error)
-    why = str(reason) or type(reason).__name__
-    if isinstance(reason, ConnectionRefusedError):
-        why = "nothing listens at that port"
-    elif isinstance(reason, socket.gaierror):
-        why = "there is no such host"
-    elif isinstance(reason, TimeoutError):
-        why = f"nothing answered within {_CONNECT_SECONDS:.0f} s"
-    return LostError(
-        f"a job server must answer at {url}, but {why}. Check --address and that the cluster runs; a dashboard on the "
-        f"head's loopback is reached through `ssh -L 8265:127.0.0.1:8265 HEAD` and --address http://127.0.0.1:8265"
-    )
-
-
-_TOKEN = (
-    "Set RAY_AUTH_MODE=token in this shell, and RAY_AUTH_TOKEN_PATH=/path/to/token or RAY_AUTH_TOKEN=... to the "
-    "cluster's token (on its head it is ~/.ray/auth_token unless set)"
-)
-
-
-@contextmanager
-def told_errors(url: str, job_id: str = "") -> Iterator[None]:
-    """Turn what Ray's client raises into one message.
-
-    Raises:
-        JobServerError: with what to do.
-    """
-    import requests
-    from ray.exceptions import AuthenticationError
-
-    try:
-        yield
-    except RaystudyError:
-        raise
-    except AuthenticationError as error:
-        raise JobServerError(_token_words(url, str(error))) from error
-    except (requests.exceptions.RequestException, ConnectionError, TimeoutError) as error:
-        raise _unreachable(url, _cause(error)) from error
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise _refusal(url, job_id, str(error)) from error
-
-
-def _token_words(url: str, said: str) -> str:
-    if "invalid" in said.lower() or "forbidden" in said.lower():
-        return f"{url} must be given its own token, but refuses this one (HTTP 403). {_TOKEN}"
-    return f"{url} wants a token and got none (HTTP 401). {_TOKEN}"
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The system's own error behind those of libraries; the error itself where there is none."""
-    waiting, seen = [error], set()
-    while waiting:
-        found = waiting.pop(0)
-        if id(found) in seen:
-            continue
-        seen.add(id(found))
-        if isinstance(found, ConnectionRefusedError | socket.gaierror | TimeoutError):
-            return found
-        behind = (*found.args, getattr(found, "reason", None), found.__cause__, found.__context__)
-        waiting += [other for other in behind if isinstance(other, BaseException)]
-    return error
-
-
-def _refusal(url: str, job_id: str, said: str) -> JobServerError:
-    status = _STATUS.search(said)
-    last = next((line for line in reversed(said.strip().splitlines()) if line.strip()), "no reason given").strip()
-    lowered = said.lower()
-    if "already exists" in lowered:
-        return JobExistsError(f"{url} has a job {job_id} already")
-    if "does not exist" in lowered and job_id:
-        return NoSuchJobError(f"{url} must have a job {job_id}, but has none. `raystudy jobs` lists those it has")
-    if "no available agent" in lowered:
-        return JobServerError(
-            f"no available agent to start a job at {url}: the head has just started, or another cluster on its "
-            f"machine holds the port of its agent. Wait, or start it with --dashboard-agent-listen-port"
-        )
-    if (status and status[1] == "413") or "maximum request body size" in lowered:
-        return JobServerError(
-            f"{url} takes no upload of this size (100 MiB). Put sources on storage that all nodes see and name them "
-            f"by absolute path"
-        )
-    return JobServerError(f"{url} refuses: {last}")
+        raise unreachable(url, error) from error

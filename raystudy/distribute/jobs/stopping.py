@@ -6,7 +6,7 @@ from typing import Protocol
 
 from raystudy.artifacts.storage import Storage
 from raystudy.distribute.jobs.job import Job
-from raystudy.distribute.jobs.server import JobServerError
+from raystudy.distribute.jobs.server_errors import JobServerError
 from raystudy.distribute.jobs.submission import STOP_SECONDS
 from raystudy.errors import RaystudyError
 from raystudy.execute.driver_lock import find_holder

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from raystudy.artifacts.storage import Storage
 from raystudy.distribute.jobs.job import CONTENT_KEY, Job, attempts
-from raystudy.distribute.jobs.server import JobExistsError
+from raystudy.distribute.jobs.server_errors import JobExistsError
 from raystudy.distribute.jobs.submission import Submission
 from raystudy.errors import RaystudyError, StorageError, UnreadableError
 from raystudy.study.results import StudyResults
