@@ -53,7 +53,7 @@ def ray_cluster() -> Iterator[dict[str, str]]:
     environment = {**private_environment(folder), "RAY_ADDRESS": f"127.0.0.1:{port}"}
     environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{jobs}"
     head = ["--head", "--port", str(port), "--include-dashboard", "true", "--dashboard-host", "127.0.0.1"]
-    head += ["--dashboard-port", str(jobs), "--disable-usage-stats", "--temp-dir", str(folder)]
+    head += ["--dashboard-port", str(jobs), "--disable-usage-stats"]
     nodes = [_start("head", head, folder, environment)]
     try:
         _wait_for(lambda: _listens(port), nodes, folder)
@@ -70,7 +70,17 @@ def _start(name: str, arguments: list[str], folder: Path, environment: dict[str,
     """`ray start` of one node on loopback, which ends with this process's signal."""
     # Jobs are started by the node's agent, whose fixed default port another cluster on this machine may hold.
     arguments = [*arguments, "--node-ip-address", "127.0.0.1", "--dashboard-agent-listen-port", str(free_port())]
-    arguments += ["--num-cpus", "1", "--object-store-memory", "100000000", "--block"]
+    # A temporary folder of its own: in one for both each node would unpack a job's files over the other's.
+    (folder / name[0]).mkdir()  # one letter: the paths of sockets below it are limited
+    arguments += [
+        "--num-cpus",
+        "1",
+        "--object-store-memory",
+        "100000000",
+        "--block",
+        "--temp-dir",
+        str(folder / name[0]),
+    ]
     without_address = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
     with (folder / f"{name}.log").open("w") as log:
         return subprocess.Popen(
