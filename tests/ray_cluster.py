@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def own_ray() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[dict[str, str]]:
+    """The session's running cluster: the environment that reaches it."""
+    with running_cluster() as environment:
+        yield environment
+
+
+@contextmanager
+def running_cluster() -> Iterator[dict[str, str]]:
     """A running cluster of two nodes with a logical CPU each, job server on loopback; the environment to reach it."""
     folder = Path(tempfile.mkdtemp(prefix="rs-"))
     port, jobs = free_port(), free_port()

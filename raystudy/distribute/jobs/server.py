@@ -68,6 +68,7 @@ class JobServer:
 
     def __init__(self, client: Any, url: str, notes: tuple[str, ...] = (), ray_version: str = "") -> None:
         self._client, self.url, self.notes, self.ray_version = client, url, notes, ray_version
+        self.wants_token = False
 
     def submit(self, entrypoint: str, job_id: str, **options: Any) -> None:
         """Submit; the working folder in `runtime_env` is uploaded first.
@@ -166,8 +167,10 @@ def open_job_server(address: str | None) -> JobServer:
     version = _look(url)
     with told_errors(url), _address_wins():
         client = _make_client(url)
-    version = version or str(getattr(client, "_server_ray_version", "") or "")
-    return JobServer(client, url, _version_notes(version), version)
+    known = version or str(getattr(client, "_server_ray_version", "") or "")
+    server = JobServer(client, url, _version_notes(known), known)
+    server.wants_token = not version
+    return server
 
 
 def _make_client(url: str) -> Any:
