@@ -53,7 +53,8 @@ class Parcel:
         if why and is_named:
             raise SpecError(f"{what} must be a file that may travel, but {file} {why}. Give the text another place")
         if why:
-            self.left_out.append(f"{place} ({why})")
+            told = f"{place} ({why})"
+            self.left_out += [] if told in self.left_out else [told]
             return
         self._put(place, file)
 

@@ -7,6 +7,7 @@ server that says nothing; here `--address` wins and every request has a limit.
 import asyncio
 import http.client
 import json
+import logging
 import os
 import time
 import urllib.error
@@ -28,6 +29,12 @@ from raystudy.distribute.jobs.server_errors import (
 from raystudy.errors import MissingPackageError, SpecError
 from raystudy.execute.packages import supported_versions
 
+# They say at INFO what we say ourselves: uploads, and that a log socket has closed.
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _ANSWER_SECONDS = 120.0
 _QUIET_SECONDS = 60.0  # a log socket that says nothing for so long is opened anew: it may be cut without a word
@@ -175,6 +182,9 @@ def open_job_server(address: str | None) -> JobServer:
 
 def _make_client(url: str) -> Any:
     from ray.job_submission import JobSubmissionClient
+
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
         """Ray's client, with a limit on every request."""

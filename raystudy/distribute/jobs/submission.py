@@ -86,11 +86,9 @@ class Submission:
         for option, value in self.driver.options.items():
             text = json.dumps(value) if isinstance(value, dict) else f"{value:g}"
             line += [f"--{option.replace('_', '-')}", text]
-        variables = json.dumps({"env_vars": ENVIRONMENT})[:-2]
-        runtime_env = shlex.quote(variables)
-        for name in self.forwarded:
-            runtime_env += f"""', "{name}": "'"${name}"'"'"""
-        runtime_env += "'}}'"
+        # Single quotes all over, but around a forwarded variable, which the shell that runs the line fills in.
+        runtime_env = "'" + json.dumps({"env_vars": ENVIRONMENT})[:-2]
+        runtime_env += "".join(f""", "{name}": "'"${name}"'\"""" for name in self.forwarded) + "}}'"
         return f"{shlex.join(line)} --runtime-env-json {runtime_env} -- {self.entrypoint}"
 
 
