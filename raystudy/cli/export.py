@@ -16,7 +16,6 @@ from raystudy.errors import SpecError
 from raystudy.specs.masked import masked_study, masked_text
 from raystudy.specs.protocol import TableProtocol
 from raystudy.study.results import StudyResults
-from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave
 
 
@@ -49,8 +48,15 @@ def call(options: argparse.Namespace) -> int:
 
 def collect(results: StudyResults) -> Export:
     """The study's records with all that lies beside them, read from storage, without values of `engine.environment`."""
-    wanted = sorted(make_wave(results.state).wanted.items())
-    runs = [run for _, each in wanted if (run := read_run(results, each)) is not None]
+    ledger, runs = results.storage.runs, []
+    for run_id, wanted in sorted(make_wave(results.state).wanted.items()):
+        record = ledger.read(run_id)
+        if record is None:
+            continue
+        about = {"recipe": wanted.recipe, "model": wanted.model, "lr": wanted.lr, "seed": wanted.seed}
+        evaluations, attempts = ledger.read_evaluations(run_id), ledger.read_attempts(run_id)
+        answers, curve = read_all_answers(ledger, run_id), ledger.read_curve(run_id)
+        runs.append(ExportedRun(wanted.run, record, evaluations, curve, attempts, answers, about))
     text = results.folder.path / "study.yaml"
     return Export(
         study=dict(masked_study(json.loads((results.folder.path / "study.json").read_bytes()))),
@@ -59,15 +65,3 @@ def collect(results: StudyResults) -> Export:
         frozen=read_json(results.folder.path / "frozen.json"),
         runs=runs,
     )
-
-
-def read_run(results: StudyResults, wanted: WantedRun) -> ExportedRun | None:
-    """One record with all that lies beside it but weights; None where the run has none."""
-    ledger, run_id = results.storage.runs, wanted.run_id
-    record = ledger.read(run_id)
-    if record is None:
-        return None
-    about = {"recipe": wanted.recipe, "model": wanted.model, "lr": wanted.lr, "seed": wanted.seed}
-    evaluations, attempts = ledger.read_evaluations(run_id), ledger.read_attempts(run_id)
-    answers, curve = read_all_answers(ledger, run_id), ledger.read_curve(run_id)
-    return ExportedRun(wanted.run, record, evaluations, curve, attempts, answers, about)

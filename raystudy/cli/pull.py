@@ -1,13 +1,15 @@
 """Copy a study's records, evaluations and comparison to a folder here, which is then a storage of its own."""
 
 import argparse
+import shlex
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 
-from raystudy.artifacts.files import names_in, read_bytes, read_json, write_bytes, write_json
+from raystudy.artifacts.files import read_bytes, read_json, write_bytes, write_json
+from raystudy.artifacts.parquet import ExportedRun
 from raystudy.artifacts.storage import Storage, StudyFolder, locate_storage, open_storage
-from raystudy.cli.export import read_run
+from raystudy.cli.export import collect
 from raystudy.cli.import_records import import_run
 from raystudy.cli.options import add_storage, add_study, tell_damage
 from raystudy.errors import DataError, SpecError
@@ -15,10 +17,8 @@ from raystudy.execute.driver_lock import hold_study
 from raystudy.specs.base import canonical_json
 from raystudy.specs.load import is_file, load_study
 from raystudy.study.results import StudyResults
-from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave
 
-_READERS = 16  # at once: on a remote storage each file is a round trip
 # study.json last: with it the folder is a study. What a driver writes for itself stays behind.
 _OF_THE_STUDY = ("frozen.json", "lock.json", "study.yaml", "comparison.json", "report.html", "study.json")
 _MARK = "pulled.json"  # says where a study folder was copied from; a launch here never writes it
@@ -40,16 +40,16 @@ def call(options: argparse.Namespace) -> int:
         raise SpecError(f"DEST must be another folder than the storage, but both are {source.root}")
     results = StudyResults(source, source.study(name))
     target.prepare()
+    target.runs.mends = True
     folder = target.study(name)
     with hold_study(folder.path, wait=False, say=print):
         _check_folder(folder, results)
-        wanted = list(make_wave(results.state).wanted.values())
-        with ThreadPoolExecutor(_READERS) as pool:
-            told = list(pool.map(lambda run: _pull_run(results, target, run), wanted))
+        told = {run.record.run_id: _put_run(target, run) for run in collect(results).runs}
         _pull_study(results.folder, folder, str(source.root))
     _check_readable(target, name, results)
     tell_damage(source)
-    return _tell(options.dest, name, wanted, told)
+    _tell(options.dest, name, told, len(make_wave(results.state).wanted) - len(told))
+    return 0
 
 
 def _source(options: argparse.Namespace) -> tuple[Storage, str]:
@@ -71,26 +71,11 @@ def _check_folder(folder: StudyFolder, results: StudyResults) -> None:
         )
 
 
-def _pull_run(results: StudyResults, target: Storage, wanted: WantedRun) -> str:
-    """Copy one record with what lies beside it, its result last; "new", "there", "differs" or "missing"."""
-    if _has_all(results.storage, target, wanted.run_id):
-        return "there"
-    run = read_run(results, wanted)
-    if run is None:
-        return "missing"
+def _put_run(target: Storage, run: ExportedRun) -> str:
+    """Write one record with what lies beside it, its result last; "new", "there" or "differs"."""
     told = import_run(target.runs, run)
-    copied = target.runs.read(wanted.run_id)
+    copied = target.runs.read(run.record.run_id)
     return told if copied is not None and copied.result == run.record.result else "differs"
-
-
-def _has_all(source: Storage, target: Storage, run_id: str) -> bool:
-    if target.runs.read(run_id) is None:
-        return False
-    parts = ("eval", "tasks")
-    return all(
-        set(names_in(source.runs.folder(run_id) / part)) <= set(names_in(target.runs.folder(run_id) / part))
-        for part in parts
-    )
 
 
 def _pull_study(source: StudyFolder, target: StudyFolder, location: str) -> None:
@@ -110,14 +95,11 @@ def _check_readable(target: Storage, name: str, results: StudyResults) -> None:
         raise DataError(f"every record must have come over, but {len(lacking)} have not: {shown}. Pull again")
 
 
-def _tell(dest: str, name: str, wanted: list[WantedRun], told: list[str]) -> int:
-    count = Counter(told)
-    print(
-        f"{dest}: {count['new']} records of {name!r} copied, {count['there']} were there, "
-        f"{count['missing']} are missing"
-    )
-    differing = [run.run_id for run, word in zip(wanted, told, strict=True) if word == "differs"]
+def _tell(dest: str, name: str, told: Mapping[str, str], num_missing: int) -> None:
+    count = Counter(told.values())
+    print(f"{dest}: {count['new']} records of {name!r} copied, {count['there']} were there, {num_missing} are missing")
+    differing = [run_id for run_id, word in told.items() if word == "differs"]
     if differing:
         print(f"{len(differing)} records in {dest} hold another result and stay: {', '.join(differing[:_MOST_NAMED])}")
-    print(f"look at it: raystudy compare {name!r} --storage {dest}   (shards and weights stay where they are)")
-    return 0
+    print(f"look at it: raystudy compare {shlex.quote(name)} --storage {shlex.quote(dest)}")
+    print("shards and weights stay where they are: a new validation set or recipe needs them")
