@@ -12,6 +12,7 @@ import pytest
 from raystudy.artifacts.storage import Storage
 from raystudy.distribute.jobs.following import follow
 from raystudy.distribute.jobs.job import CONTENT_KEY, STUDY_KEY, Job, find_job, id_prefix
+from raystudy.distribute.jobs.moved import changed_fields
 from raystudy.distribute.jobs.server import job_address, open_job_server
 from raystudy.distribute.jobs.server_errors import JobExistsError, JobServerError, LostError
 from raystudy.distribute.jobs.stopping import ledger_words, stop_job
@@ -19,6 +20,8 @@ from raystudy.distribute.jobs.submission import Submission, check_forwarded
 from raystudy.distribute.jobs.submitting import decide, is_complete_on, submit
 from raystudy.errors import SpecError
 from raystudy.execute.driver_lock import hold_study
+from raystudy.specs.load import load_study
+from tests.distribute.test_parcel import project
 
 PREFIX = "raystudy-demo-0123abcd"
 
@@ -138,6 +141,18 @@ def test_stopping_waits_for_the_end_and_says_whether_a_driver_still_holds_the_st
         assert "is still named as its driver" in ledger_words(storage, "demo")
     assert "the ledger is clean" in ledger_words(storage, "demo")
     assert "--storage URI" in ledger_words(None, "demo")
+
+
+def test_a_study_that_a_job_has_run_is_the_file_here_whatever_folder_it_ran_in(tmp_path):
+    ray = tmp_path / "session_x" / "runtime_resources" / "working_dir_files" / "_ray_pkg_0a1b"
+    here, there = (load_study(project(folder)).spec for folder in (tmp_path / "laptop", ray))
+    assert here != there
+    assert changed_fields(there, here, set()) == []
+    assert changed_fields(here, there, set()) == ["recipes", "validation", "protocols"]
+    other = load_study(project(tmp_path / "laptop", web="net")).spec
+    assert "recipes" in changed_fields(there, other, set())
+    scattered = here.model_copy(update={"validation": load_study(project(tmp_path / "elsewhere")).spec.validation})
+    assert changed_fields(there, scattered, {"protocols"}) == ["validation"]
 
 
 def test_completeness_is_read_from_the_storage_where_it_can_be(tiny_storage, tmp_path):
