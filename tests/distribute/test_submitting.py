@@ -2,7 +2,10 @@
 
 import http.server
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -78,6 +81,13 @@ def test_a_log_is_told_once_and_whole_however_often_the_socket_closes_early():
     away, now = FakeJobServer([LostError("away")]), iter(range(0, 10_000, 100))
     with pytest.raises(LostError):
         follow(away, "x", told.append, said.append, clock=now.__next__, pause=lambda _: None)
+
+
+def test_a_job_that_waits_for_a_place_says_so_once():
+    waits, times = a_job(status="PENDING", message="waiting for resources"), iter(range(0, 1000, 20))
+    server, said = FakeJobServer([waits, waits, waits, waits, a_job(status="SUCCEEDED")]), []
+    follow(server, "x", print, said.append, clock=times.__next__, pause=lambda _: None)
+    assert said == ["x has not started: waiting for resources"]
 
 
 @pytest.mark.parametrize(
@@ -235,17 +245,28 @@ def test_what_is_no_job_server_is_told_from_one_that_is_not_there(web_server, mo
             (500, "Traceback\n  x\nValueError: Job with submission_id i already exists. Use another"),
             "has a job i already",
         ),
+        ((500, "No available agent to submit job, please try again later."), "--dashboard-agent-listen-port"),
         ((413, "Maximum request body size 104857600 exceeded"), "absolute path"),
         ((500, "Traceback\n  x\nOSError: what was wrong"), "refuses: OSError: what was wrong"),
     ],
 )
 def test_what_a_job_server_refuses_is_one_line_with_what_to_do(web_server, monkeypatch, answer, said):
     monkeypatch.setattr(Answers, "answer", (200, '{"ray_version": "2.60.0", "version": "4"}'))
+    monkeypatch.setattr("raystudy.distribute.jobs.server._AGENT_SECONDS", 0)
     server = open_job_server(web_server)
     monkeypatch.setattr(Answers, "answer", answer)
     with pytest.raises(JobServerError, match=said) as raised:
         server.submit("true", "i")
     assert "Traceback" not in str(raised.value)
+
+
+def test_a_token_that_is_not_found_here_is_told(web_server, tmp_path):
+    """In a process of its own, since Ray's client looks for a token once."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}
+    command = [sys.executable, "-m", "raystudy", "jobs", "--address", web_server]
+    Answers.answer = (200, '{"ray_version": "2.60.0", "version": "4"}')
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "a token must be found here" in done.stderr) == (1, True), done.stderr
 
 
 def test_only_variables_that_are_set_here_go_along(monkeypatch):

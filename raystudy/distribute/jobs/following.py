@@ -12,6 +12,7 @@ from raystudy.distribute.jobs.job import Job
 from raystudy.distribute.jobs.server_errors import LostError
 
 _POLL_SECONDS = 1.0
+_PENDING_SECONDS = 30.0  # longer than a job's environment takes: it waits for a node or a resource
 _LOST_SECONDS = 600.0  # a laptop that wakes up, a head that restarts
 
 
@@ -41,6 +42,7 @@ def follow(
     """
     printer = _Printer(write)
     lost_since: float | None = None
+    began, has_told = clock(), False
     while True:
         try:
             printer.follow(server.tail(job_id))
@@ -49,6 +51,9 @@ def follow(
                 printer.follow(iter([server.logs(job_id)]))
                 return job
             lost_since = None
+            if job.status == "PENDING" and job.message and not has_told and clock() - began > _PENDING_SECONDS:
+                has_told = True
+                say(f"{job_id} has not started: {job.message}")
         except LostError:
             now = clock()
             if lost_since is None:

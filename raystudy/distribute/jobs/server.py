@@ -36,7 +36,7 @@ _TALKATIVE = (
     "ray._private.runtime_env.packaging",
 )
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-_ANSWER_SECONDS = 120.0
+_ANSWER_SECONDS, _UPLOAD_SECONDS = 120.0, 1800.0
 _QUIET_SECONDS = 60.0  # a log socket that says nothing for so long is opened anew: it may be cut without a word
 _AGENT_SECONDS = 30.0  # a head that has just started has no agent yet
 
@@ -190,7 +190,9 @@ def _make_client(url: str) -> Any:
         """Ray's client, with a limit on every request."""
 
         def _do_request(self, *arguments: Any, **options: Any) -> Any:
-            options.setdefault("timeout", (CONNECT_SECONDS, _ANSWER_SECONDS))
+            # The first limit holds for all of an upload too, which a slow line makes long.
+            is_upload = options.get("data") is not None
+            options.setdefault("timeout", (_UPLOAD_SECONDS if is_upload else CONNECT_SECONDS, _ANSWER_SECONDS))
             return super()._do_request(*arguments, **options)
 
     try:

@@ -80,9 +80,12 @@ def told_errors(url: str, job_id: str = "") -> Iterator[None]:
 
 
 def _token_words(url: str, said: str) -> str:
-    if "invalid" in said.lower() or "forbidden" in said.lower():
+    """By how Ray's client begins what it says: HTTP 401, HTTP 403, or a token that it cannot find here."""
+    if said.startswith("Authentication failed"):
         return f"{url} must be given its own token, but refuses this one (HTTP 403). {_TOKEN}"
-    return f"{url} wants a token and got none (HTTP 401). {_TOKEN}"
+    if said.startswith("Authentication required"):
+        return f"{url} wants a token and got none (HTTP 401). {_TOKEN}"
+    return f"a token must be found here where RAY_AUTH_MODE=token, but none was. {_TOKEN}"
 
 
 def _cause(error: BaseException) -> BaseException:
