@@ -57,8 +57,7 @@ def call(options: argparse.Namespace) -> int:
     server = open_job_server(options.address)
     for note in server.notes:
         print(f"note: {note}")
-    resolved = _without_root(loaded.spec.model_dump(mode="json"), f"{root}/")
-    prefix = id_prefix(loaded.spec.name, resolved, str(storage.root))
+    prefix = id_prefix(loaded.spec, root, str(storage.root))
     content = content_digest(parcel.files)
     decision = decide(prefix, server.jobs(), content, lambda: is_complete_on(storage, loaded.spec.name))
     if decision.action == "start":
@@ -84,15 +83,6 @@ def _shared_storage(options: argparse.Namespace, loaded: LoadedStudy) -> Storage
     if not storage.is_absolute:
         raise NotSharedError("a job's working folder is a copy that goes with the job")
     return storage
-
-
-def _without_root(value: object, root: str) -> object:
-    """The resolved study without the place where its folder lies here, so that every machine names the same job."""
-    if isinstance(value, dict):
-        return {key: _without_root(item, root) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_root(item, root) for item in value]
-    return f"{value}/".removeprefix(root) if isinstance(value, str) and f"{value}/".startswith(root) else value
 
 
 def _tell_parcel(parcel: Parcel) -> None:

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -98,12 +99,15 @@ def test_only_a_job_that_succeeded_ends_its_follower_with_0(status, exit_code, e
     assert a_job(status=status, exit_code=exit_code).exit_status == expected
 
 
-def test_an_id_is_that_of_the_study_and_the_storage_and_names_its_attempts():
-    prefix = id_prefix("my study/ü", {"a": 1}, "s3://b/x")
-    assert prefix == id_prefix("my study/ü", {"a": 1}, "s3://b/x")
-    assert prefix not in {id_prefix("my study/ü", {"a": 2}, "s3://b/x"), id_prefix("my study/ü", {"a": 1}, "s3://b")}
-    assert prefix.isascii()
-    assert "/" not in prefix
+def test_an_id_is_that_of_the_study_and_the_storage_and_names_its_attempts(tmp_path):
+    here = load_study(project(tmp_path / "here"), ["name=my ünïque study"]).spec
+    prefix = id_prefix(here, tmp_path / "here", "s3://b/x")
+    assert re.fullmatch(r"raystudy-my-n-que-study-[0-9a-f]{12}-[0-9a-f]{8}", prefix)
+    elsewhere = load_study(project(tmp_path / "elsewhere"), ["name=my ünïque study"]).spec
+    assert prefix == id_prefix(elsewhere, tmp_path / "elsewhere", "s3://b/x")
+    more = load_study(project(tmp_path / "here"), ["name=my ünïque study", "comparison.seed=5"]).spec
+    others = {id_prefix(more, tmp_path / "here", "s3://b/x"), id_prefix(here, tmp_path / "here", "s3://b")}
+    assert len(others | {prefix}) == 3
     old, new = a_job(2, "FAILED", started=5.0), a_job(10, started=9.0, metadata={STUDY_KEY: "my study"})
     other = Job("raysubmit_x", "RUNNING", "python -m raystudy run a.yaml", started=99.0)
     jobs = [other, new, old, Job("demo", "RUNNING", "python train.py")]

@@ -3,9 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from raystudy.artifacts.storage import folder_name
 from raystudy.specs.base import digest
+from raystudy.specs.study import StudySpec
 
 STUDY_KEY, STORAGE_KEY, CONTENT_KEY = "raystudy_study", "raystudy_storage", "raystudy_content"  # of a job's metadata
 _OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
@@ -58,13 +61,22 @@ class Job:
         return int(self.exit_code or 1) if self.status == "FAILED" and is_telling else 1
 
 
-def id_prefix(study: str, resolved: object, storage: str) -> str:
+def id_prefix(study: StudySpec, root: Path, storage: str) -> str:
     """What the ids of all attempts at this study, as it stands, on this storage begin with.
 
-    The study's folder name and 8 hexadecimal digits of the digest of the resolved study and the storage, so that the
-    same submission has the same id on every machine and another one never has.
+    The study's folder name and 8 hexadecimal digits of the digest of the resolved study and the storage. Where the
+    working folder `root` lies here is not in it: the same submission has the same id on every machine.
     """
-    return f"raystudy-{folder_name(study)}-{digest([resolved, storage])[:8]}"
+    resolved = _without(study.model_dump(mode="json"), f"{root}/")
+    return f"raystudy-{folder_name(study.name)}-{digest([resolved, storage])[:8]}"
+
+
+def _without(value: Any, root: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(item, root) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without(item, root) for item in value]
+    return f"{value}/".removeprefix(root) if isinstance(value, str) and f"{value}/".startswith(root) else value
 
 
 def attempts(prefix: str, jobs: Iterable[Job]) -> list[Job]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from raystudy.artifacts.files import names_in
 from raystudy.artifacts.storage import Storage
 from raystudy.distribute.jobs.job import Job
 from raystudy.distribute.jobs.server_errors import JobServerError
@@ -57,7 +58,7 @@ def ledger_words(storage: Storage | None, study: str) -> str:
         return "its storage is not known here: `raystudy status STUDY --storage URI` tells whether a driver holds it"
     try:
         folder = storage.study(study).path
-        if not folder.exists():
+        if not names_in(folder):
             return f"{storage.root} cannot be looked at from here, or the study had not begun there"
         holder = find_holder(folder)
     except (RaystudyError, OSError) as error:
