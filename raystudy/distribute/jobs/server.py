@@ -123,9 +123,7 @@ class JobServer:
                     return  # asking for the job's status tells what is the matter
                 yield str(chunk)
         finally:
-            with suppress(Exception):
-                loop.run_until_complete(chunks.aclose())
-            loop.close()
+            _end_loop(loop, chunks)
 
     def stop(self, job_id: str) -> bool:
         """Ask a job to end; False where it was not running."""
@@ -146,6 +144,18 @@ class JobServer:
     def _told(self, job_id: str = "") -> Iterator[None]:
         with told_errors(self.url, job_id):
             yield
+
+
+def _end_loop(loop: asyncio.AbstractEventLoop, chunks: Any) -> None:
+    """Close the socket and what waits for it, also where Ctrl-C came in the middle."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    with suppress(Exception):
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    with suppress(Exception):
+        loop.run_until_complete(chunks.aclose())
+    loop.close()
 
 
 def _job(details: Any) -> Job:
