@@ -36,7 +36,7 @@ need_head() {
     local end=$((SECONDS + patience))
     until (exec 3<>"/dev/tcp/$1/$port") 2>/dev/null; do
         ((SECONDS < end)) || fail "the head must answer at $1:$port within $patience s, but does not. See its log"
-        sleep 1
+        sleep 0.2
     done
 }
 
