@@ -48,7 +48,9 @@ def check_name(name: str) -> str:
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
         raise ValueError("a name must not hold control characters or line breaks")
     if _BIDI_CONTROLS & set(name):
-        raise ValueError("a name must not hold characters that turn the direction of text (U+202A to U+202E, U+2066 to U+2069)")
+        raise ValueError(
+            "a name must not hold characters that turn the direction of text (U+202A to U+202E, U+2066 to U+2069)"
+        )
     if "/" in name or "\\" in name or ".." in name:
         raise ValueError("a name must not hold '/', '\\' or '..'")
     return name

@@ -1,9 +1,9 @@
 """Own checks of the fields that the KubeRay templates use.
 
 Source: the CRDs and the operator's validation of KubeRay v1.7.0 (commit feeaf72): helm-chart/kuberay-operator/crds/
-ray.io_rayjobs.yaml and ray.io_rayclusters.yaml for names and types, ray-operator/controllers/ray/utils/validation.go for the
-rules. The registries ship neither. On 2026-11-25 the three files were held by hand against these CRDs with no field
-allowed that they do not name: no problem. Kueue: kueue.sigs.k8s.io/docs/tasks/run/rayjobs.
+ray.io_rayjobs.yaml and ray.io_rayclusters.yaml for names and types, ray-operator/controllers/ray/utils/validation.go
+for the rules. No package on the registries ships them. On 2026-11-25 the three files were held by hand against these
+CRDs, with no field allowed that they do not name: no problem. Kueue: kueue.sigs.k8s.io/docs/tasks/run/rayjobs.
 """
 
 from typing import Any
@@ -73,7 +73,9 @@ def field_problems(data: Any, fields: Any, place: str) -> list[str]:
     """Fields of `data` that `fields` does not name, or that are of another type."""
     if isinstance(fields, dict) and isinstance(data, dict):
         unknown = [f"{place}.{key} is no field of it" for key in data if key not in fields]
-        known = [found for key in data if key in fields for found in field_problems(data[key], fields[key], f"{place}.{key}")]
+        known = [
+            found for key in data if key in fields for found in field_problems(data[key], fields[key], f"{place}.{key}")
+        ]
         return unknown + known
     if isinstance(fields, list) and isinstance(data, list):
         return [found for item in data for found in field_problems(item, fields[0], f"{place}[]")]
@@ -129,7 +131,9 @@ def _cluster_problems(spec: dict[str, Any]) -> list[str]:
         "the head must not be evicted": annotations.get("cluster-autoscaler.kubernetes.io/safe-to-evict") == "false",
         "the head must be on demand": not {"nodeSelector", "tolerations"} & set(head["template"]["spec"]),
         "autoscaling must be v2": not spec["enableInTreeAutoscaling"] or scaling.get("version") == "v2",
-        "there must be a group with GPUs": any("nvidia.com/gpu" in _container(group)["resources"]["limits"] for group in groups),
+        "there must be a group with GPUs": any(
+            "nvidia.com/gpu" in _container(group)["resources"]["limits"] for group in groups
+        ),
     }
     found = [rule for rule, holds in rules.items() if not holds]
     for group in groups:

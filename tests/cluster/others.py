@@ -29,15 +29,20 @@ def ray_schema() -> dict[str, Any]:
 
 
 def vm_problems(text: str) -> list[str]:
-    """Of a file for `ray up`. Source of fields: ray-schema.json in the ray package; of rules: `validate_config` beside it."""
+    """Of a file for `ray up`. Fields: ray-schema.json in the ray package; rules: `validate_config` beside it."""
     data = plain_yaml(text)
-    found = [f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(ray_schema()).iter_errors(data)]
+    found = [
+        f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(ray_schema()).iter_errors(data)
+    ]
     if found:
         return found
     types, head_type = data["available_node_types"], data["head_node_type"]
     workers = [value for name, value in types.items() if name != head_type]
     starts = {which: " ".join(data[f"{which}_start_ray_commands"]) for which in ("head", "worker")}
-    spot = {"aws": ("InstanceMarketOptions", {"MarketType": "spot"}), "gcp": ("scheduling", {"provisioningModel": "SPOT"})}
+    spot = {
+        "aws": ("InstanceMarketOptions", {"MarketType": "spot"}),
+        "gcp": ("scheduling", {"provisioningModel": "SPOT"}),
+    }
     key, value = spot[data["provider"]["type"]]
     return _failing(
         {
@@ -45,7 +50,8 @@ def vm_problems(text: str) -> list[str]:
             "the head must be on demand": key not in types[head_type]["node_config"],
             "workers must be spot": all(value.items() <= w["node_config"].get(key, {}).items() for w in workers),
             "workers must be labelled spot": all(w.get("labels") == {"ray.io/market-type": "spot"} for w in workers),
-            "workers must go when idle": all(w["min_workers"] == 0 for w in workers) and data["idle_timeout_minutes"] <= 30,
+            "workers must go when idle": all(w["min_workers"] == 0 for w in workers)
+            and data["idle_timeout_minutes"] <= 30,
             "workers must be at most max_workers": sum(w["max_workers"] for w in workers) <= data["max_workers"],
             "the token must go to all nodes": data["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"},
             "the token must be on": all("export RAY_AUTH_MODE=token" in start for start in starts.values()),
@@ -61,7 +67,7 @@ def vm_problems(text: str) -> list[str]:
     )
 
 
-# github.com/compose-spec/compose-spec, schema/compose-spec.json (commit 170098b); held against it by hand on 2026-11-25.
+# github.com/compose-spec/compose-spec, schema/compose-spec.json (commit 170098b); held against it by hand, 2026-11-25.
 _SERVICE = {
     "image": str,
     "shm_size": str,
@@ -100,7 +106,8 @@ def compose_problems(text: str) -> list[str]:
         {
             "ports must be published on loopback alone": all(port.startswith("127.0.0.1:") for port in ports),
             "there must be three nodes": 1 + services["worker"]["deploy"]["replicas"] == 3,
-            "nodes must be started by the script": nodes == {"head": [NODE_SCRIPT, "head"], "worker": [NODE_SCRIPT, "worker", "head"]},
+            "nodes must be started by the script": nodes
+            == {"head": [NODE_SCRIPT, "head"], "worker": [NODE_SCRIPT, "worker", "head"]},
             "the head must hold no runs": services["head"]["environment"].get("RAYSTUDY_CPUS") == "0",
             "the token must be on": all(s["environment"].get("RAY_AUTH_MODE") == "token" for s in services.values()),
             "the token must be a secret": token == {"file": "./token"}
@@ -118,7 +125,7 @@ def compose_problems(text: str) -> list[str]:
     ) + shell_problems(services["study"]["command"][-1], "the study's command")
 
 
-# sky/utils/schemas.py of skypilot 0.14.1 (460 MB with what it needs: too much for CI); held against it by hand on 2026-11-25.
+# sky/utils/schemas.py of skypilot 0.14.1 (460 MB in all: too much for CI); held against it by hand, 2026-11-25.
 _TASK = {
     "name": str,
     "workdir": str,
@@ -176,7 +183,7 @@ _SBATCH = {
 
 
 def sbatch_problems(text: str) -> list[str]:
-    """Of a batch script for Slurm, which reads #SBATCH lines up to the first other line only (sbatch(1), older versions)."""
+    """Of a batch script for Slurm, which may read #SBATCH lines up to the first other line only (sbatch(1), 15.08)."""
     lines = text.splitlines()
     read = [line for line in lines if line.startswith("#SBATCH")]
     found = [] if lines[1 : 1 + len(read)] == read else ["#SBATCH lines must follow the first line, without a gap"]
@@ -197,7 +204,9 @@ def sbatch_problems(text: str) -> list[str]:
                 "Ray's files must lie apart for each job": "RAYSTUDY_TEMP=/tmp/rs-$SLURM_JOB_ID" in code,
                 "ports must differ between jobs": "20000 + SLURM_JOB_ID % 10000" in code,
                 "nodes must be started by the script": code.count(NODE_SCRIPT) == 3,
-                "a name must be one word of the shell": not re.search(r'(?<!["\w={-])\$(?:STUDY|STORAGE|private)\b', code),
+                "a name must be one word of the shell": not re.search(
+                    r'(?<!["\w={-])\$(?:STUDY|STORAGE|private)\b', code
+                ),
             }
         )
     )
@@ -207,7 +216,9 @@ def docker_instructions(text: str) -> list[tuple[str, str]]:
     """(instruction, arguments) in order, comments left out and lines joined. docs.docker.com/reference/dockerfile."""
     kept = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     joined = re.sub(r"\\\n\s*", " ", kept)
-    return [(word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.splitlines()) if word]
+    return [
+        (word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.splitlines()) if word
+    ]
 
 
 def docker_problems(text: str) -> list[str]:
@@ -225,15 +236,23 @@ def docker_problems(text: str) -> list[str]:
     return bad + _failing(
         {
             "it must end as a user who is not root": bool(users) and users[-1].split(":")[0] not in ("root", "0"),
-            "packages must be installed by that user": all(place > last_user for place, rest in runs if "pip install" in rest),
+            "packages must be installed by that user": all(
+                place > last_user for place, rest in runs if "pip install" in rest
+            ),
             "packages must be pinned": all("-c constraints.txt" in rest for _, rest in runs if "pip install" in rest)
             and any("pip install" in rest for _, rest in runs),
-            "nothing may be fetched by address": not any(re.search(r"\b(?:curl|wget) +\S*://|git clone", rest) for _, rest in runs),
-            "no secret may be an argument or a setting": not re.search(r"(?i)(?:password|secret|auth_token)\w*", settings),
+            "nothing may be fetched by address": not any(
+                re.search(r"\b(?:curl|wget) +\S*://|git clone", rest) for _, rest in runs
+            ),
+            "no secret may be an argument or a setting": not re.search(
+                r"(?i)(?:password|secret|auth_token)\w*", settings
+            ),
             "the token must be on": "RAY_AUTH_MODE=token" in settings,
             "CPU and CUDA must be one argument": "ARG DEVICE=cuda" in text and "whl/cpu" in text,
             "the base image must be Python 3.11": "ARG PYTHON=3.11" in text and "FROM python:${PYTHON}-slim" in text,
-            "what is copied must be there and be sent": all((ROOT / part).exists() and f"!{part}" in ignored for part in copied)
+            "what is copied must be there and be sent": all(
+                (ROOT / part).exists() and f"!{part}" in ignored for part in copied
+            )
             and ignored[1] == "*",
             "torch must be pinned": "torch" in PINS,
         }

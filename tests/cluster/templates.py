@@ -1,8 +1,8 @@
 """What holds of every template below cluster/: found by glob, each with the check of its kind.
 
-A check takes the file's text and gives what is wrong, so that a test can plant a mistake and see it named. The checks of each
-tool's own fields lie beside this file; here is what all share: a token, no secret, one version of Ray, nothing exposed, and
-the line that a cluster is for.
+A check takes the file's text and gives what is wrong, so that a test can plant a mistake and see it named. The checks
+of each tool's own fields lie beside this file; here is what all share: a token, no secret, one version of Ray, nothing
+exposed, and the line that a cluster is for.
 """
 
 import re
@@ -50,7 +50,9 @@ def shared_problems(name: str, text: str) -> list[str]:
     for version in re.findall(r"(?:\bray|rayVersion: \")(\d+\.\d+\.\d+)", text):
         if version != RAY:
             found.append(f"Ray must be {RAY} as in constraints.txt, but is {version}")
-    if re.findall(r"0\.0\.0\.0|\[::\]|--dashboard-host[= ]::", code_of(text)) != ["0.0.0.0"] * NAMED_WILDCARDS.get(name, 0):
+    if re.findall(r"0\.0\.0\.0|\[::\]|--dashboard-host[= ]::", code_of(text)) != ["0.0.0.0"] * NAMED_WILDCARDS.get(
+        name, 0
+    ):
         found.append("something listens on every address")
     if re.search(r"(?i)\bRAY_AUTH_MODE\b\W*disabled|mode: disabled", text):
         found.append("the token is turned off")

@@ -46,7 +46,11 @@ while True:
 """,
     "python": """#!/bin/bash
 echo "python $* at ${RAY_ADDRESS:-}" >> "$NOTES/calls"
-if [[ $1 == - ]]; then cat > "$NOTES/waited"; until [[ -s $NOTES/head && -s $NOTES/worker ]]; do sleep 0.02; done; exit; fi
+if [[ $1 == - ]]; then
+    cat > "$NOTES/waited"
+    until [[ -s $NOTES/head && -s $NOTES/worker ]]; do sleep 0.02; done
+    exit
+fi
 stat -c %a "$RAY_AUTH_TOKEN_PATH" >> "$NOTES/calls"
 if [[ -z ${ENDS:-} ]]; then
     trap 'exit 143' TERM
@@ -75,7 +79,7 @@ def slurm(tmp_path):
     for name, text in FAKES.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
-    (tmp_path / "bin" / "activate").write_text(f'PATH={tmp_path}/bin:$PATH\n')
+    (tmp_path / "bin" / "activate").write_text(f"PATH={tmp_path}/bin:$PATH\n")
     job = free_job()
     started: list[subprocess.Popen[str]] = []
 
@@ -131,7 +135,8 @@ def test_a_batch_script_starts_a_cluster_with_a_token_of_its_own_and_ends_as_the
     assert [words["words"][words["words"].index("--num-cpus") + 1] for words in (head, worker)] == ["3", "4"]
     assert worker["words"][1:3] == ["--address", f"127.0.0.1:{port}"]
     calls = (notes / "calls").read_text()
-    assert f"python -m raystudy run a study; touch planted.yaml --storage /st $(touch planted)/raystudy at 127.0.0.1:{port}" in calls
+    line = "python -m raystudy run a study; touch planted.yaml --storage /st $(touch planted)/raystudy"
+    assert f"{line} at 127.0.0.1:{port}" in calls
     assert "\n600\n" in calls, "the token's file is for this user alone"
     assert "requeue" not in calls.replace("--requeue", "")
     assert list((tmp_path / "home").iterdir()) == [], "the token is gone with the job"
@@ -140,8 +145,12 @@ def test_a_batch_script_starts_a_cluster_with_a_token_of_its_own_and_ends_as_the
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize(("sent", "again", "requeued"), [("USR1", "1", True), ("USR1", "0", False), ("TERM", "1", False)])
-def test_near_the_walltime_the_driver_is_stopped_and_the_job_goes_on_in_a_new_one(slurm, sent, again, requeued, tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "again", "requeued"), [("USR1", "1", True), ("USR1", "0", False), ("TERM", "1", False)]
+)
+def test_near_the_walltime_the_driver_is_stopped_and_the_job_goes_on_in_a_new_one(
+    slurm, sent, again, requeued, tmp_path
+):
     batch, notes = slurm(REQUEUE=again)
     until(notes / "training", batch)
     batch.send_signal(getattr(signal, f"SIG{sent}"))
@@ -171,7 +180,9 @@ def test_near_the_walltime_the_driver_is_stopped_and_the_job_goes_on_in_a_new_on
 )
 def test_a_node_that_cannot_start_says_why(words, settings, expected):
     command = ["bash", CLUSTER / "ray-node.sh", *words]
-    done = subprocess.run(command, env={"PATH": os.environ["PATH"], **settings}, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        command, env={"PATH": os.environ["PATH"], **settings}, capture_output=True, text=True, timeout=20
+    )
     assert done.returncode == 2
     assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
