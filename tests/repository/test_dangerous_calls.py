@@ -1,4 +1,4 @@
-"""What the package never does, by its syntax trees: unpickle, make objects of YAML, run text, ask a shell, bind wide."""
+"""What the package never does: unpickle, make objects of YAML, run text, ask a shell, listen beyond loopback."""
 
 import ast
 
