@@ -37,6 +37,7 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tests/check_file_lengths.py
+	$(BIN)/python tests/audit.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
