@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def own_ray() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[dict[str, str]]:
+    """The session's running cluster: the environment that reaches it."""
+    with running_cluster() as environment:
+        yield environment
+
+
+@contextmanager
+def running_cluster() -> Iterator[dict[str, str]]:
     """A running cluster of two logical CPUs, its job server on loopback; gives the environment that reaches it."""
     folder = Path(tempfile.mkdtemp(prefix="rs-"))
     port, jobs = free_port(), free_port()
