@@ -30,7 +30,7 @@ from tests.slow.results import table, today, write_result
 
 WHERE = ("--local", "Ray")
 VICTIMS = ("a worker", "the driver", "both", "all at once")  # both: the driver and one worker
-_LAST_SECONDS = 10.0  # by when a kill comes that is to hit any part of a group's life
+_LAST_SECONDS = 5.0  # by when a kill comes that is to hit any part of a group's life
 _LEAST_DIFFERENCE = 1e-6
 COLUMNS = ("trials", "good", "kills", "resumed_runs", "runs_lost", "runs_repeated", "largest_difference", "seconds")
 _SUMS = ("kills", "resumed_runs", "runs_lost", "runs_repeated")
