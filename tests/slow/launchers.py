@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> int:
     lines = [
         f"# Ranks started by launchers, {date}",
         "",
-        "`python -m tests.slow launchers`: all runs of the larger model of a study (two DeepSpeed workers, ZeRO 2, FP32,",
-        "CPU), by `raystudy run --local` and with each launcher. Largest difference: relative, of all losses.",
+        "`python -m tests.slow launchers`: all runs of the larger model of a study (two DeepSpeed workers, ZeRO 2,",
+        "FP32, CPU), by `raystudy run --local` and with each launcher. Largest difference: relative, of all losses.",
         "",
         *table("launcher", COLUMNS, rows),
     ]
