@@ -12,6 +12,7 @@ from typing import Any
 from raystudy.artifacts.damage import set_torn_json_aside
 from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.node_cache import take_fetched
+from raystudy.artifacts.remote_retries import patience
 from raystudy.artifacts.storage import Storage, StudyFolder, open_storage
 from raystudy.errors import BudgetError, DamagedError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
@@ -36,6 +37,7 @@ from raystudy.study.state import StudyInputs, StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import Wave, make_wave, waiting_lines
 
+_COURTESY_SECONDS = 2.0
 MAX_FAILURES = 3  # of one run in one launch, unless its report says that it has been tried often enough
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
@@ -129,7 +131,8 @@ def run_study(
 
 def _keeper(folder: StudyFolder) -> Callable[[dict[str, Any]], None]:
     def keep(state: dict[str, Any]) -> None:
-        with suppress(StorageError):  # a courtesy: what must be safe says so when it is written
+        # A courtesy, for which nothing waits: what must be safe says so when it is written.
+        with suppress(StorageError), patience(_COURTESY_SECONDS):
             folder.write_progress(state)
 
     return keep
