@@ -134,6 +134,8 @@ def test_what_goes_wrong_on_the_cluster_is_one_message_with_the_first_cause_and_
     assert "needs 3 workers x 0.9 CPU = 2.7 CPU" in capsys.readouterr().err
     assert asked(storage, "--address", ADDRESS, "--local") == 2
     assert "--local and --address exclude each other" in capsys.readouterr().err
+    assert main(["parity", str(TINY), "--storage", "memory://bucket/x", "--address", ADDRESS, *DEEPSPEED]) == 3
+    assert "in a folder that all nodes see, but the storage is memory://bucket/x" in capsys.readouterr().err
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     monkeypatch.chdir(storage.parent)
     assert asked(Path("storage")) == 3
