@@ -20,7 +20,7 @@ from raystudy.specs.load import load_study
 from raystudy.specs.memory_fit import gib
 from raystudy.specs.reading import Reading
 from raystudy.specs.run import CommandRun, ProbeRun
-from raystudy.study.memory import ModelMemory, enough_line, model_memories
+from raystudy.study.memory import ModelMemory, enough_line, model_memories, weights_line
 from raystudy.study.plan import Plan, lacking_evaluations, lacking_readings, make_plan
 from raystudy.study.repeats import repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
@@ -119,6 +119,8 @@ def _memory_lines(state: StudyState, memory: ModelMemory) -> list[str]:
     if memory.out_of_memory:
         fit = would_fit(state.study, memory.model, state.inputs.vocabulary)
         lines.append(f"{memory.out_of_memory} runs ended out of memory. {fit}")
+    told = weights_line(memory)
+    lines += [told] if told else []
     alone = memory_of_worker(engine.model_copy(update={"workers": 1}))
     return [*lines, enough_line(memory, alone.num_bytes, alone.source)]
 
