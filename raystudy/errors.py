@@ -33,6 +33,10 @@ class UnwritableError(StorageError):
     """The storage cannot be written now: full, over quota, read-only, no rights. No other run would fare better."""
 
 
+class NodeFullError(StorageError):
+    """This node's own disk has no room for the data that a run reads; another node may have."""
+
+
 class DataError(RaystudyError):
     """A source of text, a shard or a results table that cannot be used."""
 
