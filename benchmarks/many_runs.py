@@ -110,7 +110,7 @@ def measure(num_runs: int, seconds: float, scratch: Path) -> dict[str, Any]:
     memory = DriverMemory(progress)
     memory.start()
     started = time.perf_counter()
-    executor = TuneExecutor(None, loaded.spec.resources, work=stub_work(seconds))
+    executor = TuneExecutor(None, loaded.spec.all_resources, work=stub_work(seconds))
     done: Launch = run_study(loaded, Storage(scratch / "storage"), lambda: executor, progress)
     wall = time.perf_counter() - started
     memory.ended.set()

@@ -92,7 +92,7 @@ class Attempts:
                 self._note(f"{cause.words}; begun again from its newest checkpoint")
         elif cause.kind == "out-of-memory":
             self._out_of_memory(run, cause, seconds)
-        elif cause.kind == "refused" or (cause.words, cause.step) in self._errors:
+        elif cause.kind in ("refused", "node-full") or (cause.words, cause.step) in self._errors:
             self._give_up(run, cause, seconds, all_left=cause.is_unwritable or not cause.run_id)
         else:
             self._errors += [(cause.words, cause.step)] if cause.kind == "program" else []

@@ -104,7 +104,7 @@ def notes_on(storage: Path) -> list[dict[str, object]]:
 def main() -> None:
     storage, happenings = Path(sys.argv[1]), sys.argv[2:]
     tasks = [a_group_task(storage, happens) for happens in happenings]
-    with TuneExecutor(None, Resources(), group_work=train_together) as executor:
+    with TuneExecutor(None, [Resources()], group_work=train_together) as executor:
         print(json.dumps({"at": time.time()}), flush=True)
         for report in executor.run(tasks):
             print(json.dumps({**asdict(report), "at": time.time()}), flush=True)

@@ -135,7 +135,7 @@ def blocks(monkeypatch) -> list[tuple[int, list[Task]]]:
 def test_each_shape_has_a_tuner_of_its_own_the_largest_first(tmp_path, blocks):
     plain = [Task((a_run("0" * 32, seed=seed).model_dump_json(),), str(tmp_path), {}) for seed in range(3)]
     one, two = a_group_task(tmp_path, "one", workers=1), a_group_task(tmp_path, "two")
-    with TuneExecutor(None, Resources()) as executor:
+    with TuneExecutor(None, [Resources()]) as executor:
         assert list(executor.run([plain[0], one, plain[1], two, plain[2]])) == []
     assert blocks == [(2, [two]), (1, [one]), (0, plain)]
 
@@ -143,7 +143,7 @@ def test_each_shape_has_a_tuner_of_its_own_the_largest_first(tmp_path, blocks):
 def test_nothing_is_started_where_one_task_can_never_have_its_workers(tmp_path, blocks):
     fits, never = a_group_task(tmp_path, "fits"), a_group_task(tmp_path, "never", workers=3)
     with (
-        TuneExecutor(None, Resources()) as executor,
+        TuneExecutor(None, [Resources()]) as executor,
         pytest.raises(SpecError, match=r"needs 3 workers x 0.9 CPU = 2.7 CPU .* but it has 2 CPU"),
     ):
         list(executor.run([fits, never]))
