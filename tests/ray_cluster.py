@@ -46,7 +46,10 @@ def own_ray() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[dict[str, str]]:
-    """A running cluster of two logical CPUs, its job server on loopback; gives the environment that reaches it."""
+    """A running cluster of two logical CPUs and four GPUs that are not there; gives the environment that reaches it.
+
+    Its job server is on loopback.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rs-"))
     port, jobs = free_port(), free_port()
     environment = {**private_environment(folder), "RAY_ADDRESS": f"127.0.0.1:{port}"}
@@ -55,7 +58,17 @@ def ray_cluster() -> Iterator[dict[str, str]]:
     arguments += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(jobs), "--disable-usage-stats"]
     # Jobs are started by the node's agent, whose fixed default port another cluster on this machine may hold.
     arguments += ["--dashboard-agent-listen-port", str(free_port())]
-    arguments += ["--num-cpus", "2", "--object-store-memory", "100000000", "--temp-dir", str(folder), "--block"]
+    arguments += [
+        "--num-cpus",
+        "2",
+        "--num-gpus",
+        "4",
+        "--object-store-memory",
+        "100000000",
+        "--temp-dir",
+        str(folder),
+        "--block",
+    ]
     without_address = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
     log = (folder / "start.log").open("w")
     head = subprocess.Popen(

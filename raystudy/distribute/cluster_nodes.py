@@ -13,7 +13,7 @@ NODE_LABEL = "ray.io/node-id"  # a label that Ray gives each node
 def present_nodes(ray: Any, without: Collection[str] = ()) -> list[Node]:
     """The nodes that are alive, less those of these ids."""
     return [
-        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        Node(node.get("Resources", {}).get("CPU", 0.0), node.get("Resources", {}).get("GPU", 0.0))
         for node in ray.nodes()
         if node["Alive"] and node.get("NodeID") not in without
     ]

@@ -19,9 +19,7 @@ from raystudy.execute.work import Task
 TRIAL_CPUS = 0.01
 _MOST_GROUPS = 200  # at once
 _MOST_TASKS = 10_000  # of one process, at once
-_MOST_TO_GROW = (
-    16  # groups asked for at once beyond those that fit on the nodes that are there, and what is beside them
-)
+_MOST_TO_GROW = 16  # groups, and tasks beside groups, asked for at once beyond those that fit on the nodes there are
 _MOST_ALONE_TO_GROW = 200  # the same of tasks of one process where no groups wait
 _LARGEST_NODE = 4096.0  # CPUs that are looked at: of types of nodes that say no limit
 _ROUNDING = 1e-6  # Ray counts resources in ten-thousandths
@@ -79,8 +77,8 @@ def shares(left: Sequence[tuple[Shape, int]], cluster: Cluster) -> dict[Shape, i
     for shape, number in left:
         groups = any(other.workers for other, _ in taken)
         to_grow = _MOST_TO_GROW if groups or shape.workers else _MOST_ALONE_TO_GROW
-        rooms = (_room(shape, number, taken, nodes) for nodes in (cluster.possible, cluster.present))
-        room = _grown(*rooms, to_grow)
+        possible, present = (_room(shape, number, taken, nodes) for nodes in (cluster.possible, cluster.present))
+        room = _grown(possible, present, to_grow)
         taken.append((shape, min(number, max(room, 0 if any(n for _, n in taken) else 1))))
     return dict(taken)
 

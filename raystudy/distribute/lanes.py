@@ -22,6 +22,7 @@ class Lane:
         self.shape, self.number = shape, number
         self.tasks = {task.task_id: task for task in tasks}
         self.waiting = deque(tasks)
+        self.has_begun = False  # to take
         self.taken: list[str] = []  # ids
         self.trials: set[str] = set()  # at work, as Tune names them
 
@@ -57,23 +58,32 @@ class Lanes:
         with self._lock:
             self._allowed = Counter(at_once)
 
-    def new(self) -> list[Lane]:
-        """Lanes to start now: of each shape that may have more at work, waits, and has no lane that still takes."""
+    def new(self) -> Lane | None:
+        """A lane to start now: of a shape that may have more at work, waits, and has no lane that still takes.
+
+        None too while the Tuner of the last one is still being set up: two that are at once disturb each other.
+        """
         with self._lock:
-            found = []
+            if not all(lane.has_begun for lane in self._open):
+                return None
             for shape, queue in self._queues.items():
                 is_fed = any(lane.shape == shape and lane.waiting for lane in self._open)
                 if queue and not is_fed and self._live[shape] < self._allowed[shape]:
                     most = max(_MOST_TRIALS, _TRIALS_PER_PLACE * self._allowed[shape])
-                    tasks = [queue.popleft() for _ in range(min(most, len(queue)))]
-                    found.append(Lane(shape, self._number, tasks))
+                    lane = Lane(shape, self._number, [queue.popleft() for _ in range(min(most, len(queue)))])
+                    self._open.append(lane)
                     self._number += 1
-            self._open += found
-            return found
+                    return lane
+            return None
 
     def take(self, lane: Lane, trial: str) -> Task | None:
-        """The next task of a lane for the trial so named; None: not now. Raises StopIteration when there is none left."""
+        """The next task of a lane for the trial so named; None: not now.
+
+        Raises:
+            StopIteration: it has none left.
+        """
         with self._lock:
+            lane.has_begun = True
             if not lane.waiting:
                 raise StopIteration
             if self._live[lane.shape] >= self._allowed[lane.shape]:

@@ -164,7 +164,8 @@ class TuneExecutor:
             if time.monotonic() - self._looked >= _LOOK_SECONDS:
                 self._look()
             lanes.allow(shares(lanes.left(), self._cluster))
-            for lane in lanes.new():
+            lane = lanes.new()
+            if lane is not None:
                 self._start(lanes, lane, events)
             yield from self._next(lanes, events, ends)
 

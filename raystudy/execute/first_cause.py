@@ -29,9 +29,10 @@ _NETWORK_ERRORS = ("DistNetworkError", "DistStoreError")
 class Cause:
     """What ended a group. `kind`:
 
-    lost: a worker ended without a word; preempted: by SIGTERM from outside; hang: no step was made for too long;
-    program: an exception; refused: an error that a person must mend, which no new attempt does; node-full: the disk of
-    this node, which `node` names where that is known; out-of-memory; consequence: another worker was gone. `rows`: how many sequences a rank computed at once then; 0: not known.
+    lost: a worker ended without a word; preempted: by SIGTERM from outside, or with its node; hang: no step was made
+    for too long; program: an exception; refused: an error that a person must mend, which no new attempt does;
+    node-full: the disk of a node, which `node` names where that is known; out-of-memory; consequence: another worker
+    was gone. `rows`: how many sequences a rank computed at once then; 0: not known.
     """
 
     kind: Kind

@@ -1,4 +1,4 @@
-"""Runs that were cut short by no failure of their own: a node went, or has no room. They are made again, but not for ever.
+"""Runs that were cut short by no failure of their own: a node went, or has no room. They are made again, with a limit.
 
 Counted apart from failures; the records of such runs tell how often (`num_preemptions`).
 """

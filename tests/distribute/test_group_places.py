@@ -1,12 +1,13 @@
 """Where groups of workers fit: how many at once, what is refused with its sum. No Ray."""
 
+import itertools
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 from raystudy.distribute import cluster_nodes
-from raystudy.distribute.group_places import Node, check_fits, num_at_once, num_groups
+from raystudy.distribute.group_places import Cluster, Node, check_fits, num_at_once, num_groups, shares
 from raystudy.errors import SpecError
 from raystudy.execute.shapes import Shape
 from tests.distribute.group_work import a_group_task
@@ -61,10 +62,51 @@ def test_a_request_that_can_never_be_met_is_refused_with_the_sum_and_the_way_out
 
 def test_a_cluster_that_may_grow_is_asked_for_more_than_is_there_but_not_for_everything_at_once():
     shape = Shape(4, 0, 0.9)
-    assert num_at_once(shape, [Node(1.0)], [Node(4.0, count=3)]) == 3
-    assert num_at_once(shape, [Node(4.0)] * 2, [Node(4.0, count=1000)]) == 18
-    assert num_at_once(shape, [Node(4.0)], [Node(4.0)]) == 1
-    assert num_at_once(shape, [], []) == 1  # nodes that have gone since the request was checked may come back
+    assert num_at_once(shape, Cluster([Node(1.0)], [Node(4.0, count=3)])) == 3
+    assert num_at_once(shape, Cluster([Node(4.0)] * 2, [Node(4.0, count=1000)])) == 18
+    assert num_at_once(shape, Cluster([Node(4.0)], [Node(4.0)])) == 1
+    assert num_at_once(shape, Cluster([], [])) == 1  # nodes that have gone since the check may come back
+    single = Shape(0, 0, 1.0)
+    none_yet = Cluster([], [Node(16.0, count=100)], may_grow=True)
+    assert shares([(single, 5000)], none_yet) == {single: 200}, "what is asked for at once"
+    assert shares([(shape, 50), (single, 5000)], none_yet) == {shape: 16, single: 16}
+
+
+GROUP, WHOLE, SHARE, SINGLE = Shape(2, 0, 0.9), Shape(0, 1, 0.1), Shape(0, 0.25, 0.1), Shape(0, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("left", "nodes", "at_once"),
+    [
+        ([(GROUP, 1), (SINGLE, 100)], [Node(8.0)], [1, 6]),  # the last reference run: proxies use the rest
+        ([(GROUP, 9), (SINGLE, 100)], [Node(8.0)], [4, 0]),  # while enough of them wait they use all
+        ([(GROUP, 1), (SINGLE, 100)], TWO_CPUS, [1, 0]),
+        ([(SINGLE, 100)], TWO_CPUS, [2]),
+        ([(GROUP, 1), (Shape(0, 0, 0.1), 100)], TWO_CPUS, [1, 1]),
+        (
+            [(Shape(1, 0, 3.0), 1), (SINGLE, 100)],
+            [Node(4.0), Node(4.0)],
+            [1, 1],
+        ),  # a second might spoil both
+        ([(WHOLE, 2), (SHARE, 100)], [Node(2.0, 4.0)], [2, 8]),  # Ray fills a shared GPU before it begins another
+        ([(WHOLE, 9), (SHARE, 100)], [Node(2.0, 4.0)], [4, 0]),
+        ([(Shape(0, 0.4, 0.1), 100)], [Node(2.0, 4.0)], [8]),  # two on each: shares do not add up over GPUs
+    ],
+)
+def test_smaller_tasks_have_what_larger_ones_surely_leave(left, nodes, at_once):
+    assert list(shares(left, Cluster(nodes, nodes)).values()) == at_once
+
+
+def test_what_may_go_on_beside_groups_never_keeps_them_from_their_places_wherever_it_lies():
+    """All ways to lay the pieces on two nodes, tried one by one."""
+    for cpus, piece in itertools.product((2.0, 3.5, 6.0), (0.3, 0.7, 1.0, 2.0)):
+        single = Shape(0, 0, piece)
+        found = shares([(GROUP, 1), (single, 50)], Cluster([Node(cpus)] * 2, [Node(cpus)] * 2))[single]
+        for here in range(found + 1):
+            pieces = (here, found - here)
+            if all(count * piece <= cpus for count in pieces):
+                free = [cpus - count * piece - 0.01 for count in pieces]
+                assert sum(int(left / 0.9 + 1e-6) for left in free) >= 2 or found == 0, (cpus, piece, pieces)
 
 
 def the_cluster(monkeypatch, *types: tuple[dict[str, int], int]) -> SimpleNamespace:
