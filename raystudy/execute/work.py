@@ -255,8 +255,8 @@ def _is_measured(run: Run, record: Record, task: Task, asked: Asked) -> bool:
 
 
 def about_task(task: Task, packages: Mapping[str, str], run_id: str = "") -> dict[str, Any]:
-    """What is in the provenance of every record that the task leaves; with `run_id` of that run's alone."""
-    num_preemptions = task.preemptions.get(run_id or task.task_id, 0) if task.preemptions else 0
+    """What is in the provenance of every record that the task leaves; of a run with `run_id` how often it was lost."""
+    num_preemptions = task.preemptions.get(run_id, 0)
     return {
         "raystudy": __version__,
         "packages": {"python": platform.python_version(), **packages},

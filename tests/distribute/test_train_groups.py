@@ -101,7 +101,7 @@ def test_killed_drivers_and_workers_cost_no_result_repeat_no_step_and_one_rank_s
 
 
 def _check_times(reports: list[dict[str, Any]], results: dict[str, int], beside: str) -> None:
-    """A task beside the group does not wait for it; each run of the group is told of when it ends, not when all have."""
+    """A task beside the group does not wait for it; each run of the group is told of when it ends."""
     at = {report["run_id"]: report["at"] for report in reports}
     assert at.pop(beside) < min(at.values())
     for run_id, written in results.items():
