@@ -18,14 +18,14 @@ demo: .venv/ready
 	@$(BIN)/raystudy report $(STUDY) --storage $(STORAGE)
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Checks that take minutes; each leaves a dated result in docs/results. SLOW="NAME ..." chooses.
 slow: .venv/ready
 	$(BIN)/python -m tests.slow $(SLOW)
 
 chaos: .venv/ready
-	$(BIN)/python -m tests.slow faults
+	$(BIN)/python -m tests.slow faults group_faults
 
 # Checks that need a CUDA device (and a build of torch for it); leaves a dated result in docs/results.
 gpu: .venv/ready
@@ -37,6 +37,7 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tests/check_file_lengths.py
+	$(BIN)/python tests/audit.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

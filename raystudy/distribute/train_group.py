@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,6 +20,8 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from raystudy.artifacts.files import StoragePath
+from raystudy.artifacts.storage import open_storage
 from raystudy.distribute.cluster_nodes import NODE_LABEL, cluster_of
 from raystudy.distribute.group_folder import (
     leave_report,
@@ -101,7 +102,7 @@ def _may_move_on(cause: Cause, task: Task, full: set[str]) -> bool:
 class _Trying:
     """What comes of a run of Ray Train while it goes on, by the files that rank 0 leaves in `folder`."""
 
-    def __init__(self, folder: Path, attempts: Attempts, tell: Callable[[RunReport], None]) -> None:
+    def __init__(self, folder: StoragePath, attempts: Attempts, tell: Callable[[RunReport], None]) -> None:
         self.folder, self.attempts, self._tell = folder, attempts, tell
         self._num_told = len(attempts.reports)
 
@@ -137,37 +138,70 @@ def _folder_of_ray() -> Iterator[str]:
 
 def _run(task: Task, name: str, trying: _Trying, work: GroupWork, avoid: Collection[str]) -> Cause | None:
     """One run of Ray Train; None if it went to its end."""
-    engine = DeepSpeedEngine.model_validate_json(task.group)
+    returned, cause = fit_group(task, name, trying.folder, work, avoid=avoid, until=trying.until)
     attempts = trying.attempts
-    with _folder_of_ray() as of_ray:
-        config = {"task": json.dumps(asdict(task)), "folder": str(trying.folder), "work": work}
-        fit = _Fit(_trainer(engine, config, name, of_ray, avoid))
-        fit.start()
-        trying.until(fit)
-    if fit.unknown is not None:
-        raise fit.unknown
-    for report in json.loads(fit.returned) if fit.returned else ():
+    for report in json.loads(returned) if returned else ():
         attempts.made(RunReport(**report))
     if attempts.left is None:
         return None
     for report in failed_reports(attempts.left, ""):  # those with a record, should their reports be lost
         if report.status != "failed":
             attempts.made(report)
+    return cause
+
+
+def fit_group(
+    task: Task,
+    name: str,
+    folder: StoragePath,
+    work: GroupWork,
+    *,
+    avoid: Collection[str] = (),
+    until: Callable[[threading.Thread], None] = threading.Thread.join,
+) -> tuple[str | None, Cause | None]:
+    """One run of Ray Train, all of whose workers call `work`; they leave beats and causes in `folder`, which all see.
+
+    Args:
+        task: what all workers get.
+        name: never used before.
+        folder: on a storage that all nodes see.
+        work: as `execute.rank.make_on_rank`.
+        avoid: ids of nodes to place no workers on.
+        until: waits for the thread in which Ray Train runs.
+
+    Returns:
+        What rank 0 returned; the first cause, where the workers did not all end well.
+    """
+    engine = DeepSpeedEngine.model_validate_json(task.group)
+    with _folder_of_ray() as of_ray:
+        config = {"task": json.dumps(asdict(task)), "folder": str(folder), "work": work}
+        fit = _Fit(_trainer(engine, config, name, of_ray, avoid))
+        fit.start()
+        until(fit)
+    if fit.unknown is not None:
+        raise fit.unknown
+    if fit.is_well:
+        return fit.returned, None
     told = fit.refusal
     with suppress(StorageError):
-        told = told or first_cause(newest_start(trying.folder))
+        told = told or first_cause(newest_start(folder))
     lost = next((rank for rank, error in sorted(fit.errors.items()) if settled(ray, error)), None)
     if lost is not None:
-        return Cause("preempted", f"the node of worker {lost} of {engine.workers} was lost", lost)
-    return group_cause(told, fit.errors, engine.workers)
+        return None, Cause("preempted", f"the node of worker {lost} of {engine.workers} was lost", lost)
+    return None, group_cause(told, fit.errors, engine.workers)
 
 
 class _Fit(threading.Thread):
-    """A run of Ray Train. `returned`: by rank 0; `errors`: of ranks; `refusal`: the workers could not be started."""
+    """A run of Ray Train in a thread.
+
+    `is_well`: it ended well; `returned`: by rank 0; `errors`: of ranks; `refusal`: the workers could not be started;
+    `unknown`: an error that is none of Ray Train's.
+    """
 
     def __init__(self, trainer: DataParallelTrainer) -> None:
         super().__init__(daemon=True)
         self._trainer = trainer
+        self.is_well = False
         self.returned: str | None = None
         self.errors: dict[int, BaseException] = {}
         self.refusal: Cause | None = None
@@ -177,6 +211,7 @@ class _Fit(threading.Thread):
         """To its end."""
         try:
             self.returned = getattr(self._trainer.fit(), "return_value", None)
+            self.is_well = True
         except TrainingFailedError as error:
             self.errors = dict(getattr(error, "worker_failures", {}))
             failure = getattr(error, "controller_failure", None)
@@ -224,10 +259,8 @@ def on_worker(config: dict[str, Any]) -> str | None:
     """
     from raystudy.reference.world import join
 
-    task, folder = Task(**json.loads(config["task"])), Path(config["folder"])
+    task, folder = Task(**json.loads(config["task"])), open_storage(config["folder"]).root
     here = folder / start_name()
-    with suppress(OSError):  # a folder that cannot be written: the work itself will say so
-        here.mkdir(exist_ok=True)
     engine, meeting = DeepSpeedEngine.model_validate_json(task.group), take_place()
     rank, size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
 

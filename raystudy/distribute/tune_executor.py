@@ -25,6 +25,7 @@ from raystudy.distribute.ends import Ends
 from raystudy.distribute.group_places import TRIAL_CPUS, Cluster, check_fits, num_at_once, num_groups, shares
 from raystudy.distribute.lanes import Lane, Lanes
 from raystudy.distribute.shared_storage import NotSharedError
+from raystudy.execute.first_cause import needs_mending
 from raystudy.execute.gpus import check_gpus
 from raystudy.execute.shapes import Shape, by_shape, shape_of_engine
 from raystudy.execute.utilisation import Devices
@@ -72,7 +73,10 @@ def run_group_trial(
         reports = train_group(task, attempts[task.task_id], work, tell=tell, avoid=avoid)
     except Exception as error:  # of this trial, which no attempt at the runs met: an unwritable storage, no ray[train]
         known = failed_reports(task, "")
-        reports = [failed_report(r.run_id, error) if r.status == "failed" else r for r in known]
+        is_final = needs_mending(error)
+        reports = [
+            replace(failed_report(r.run_id, error), is_final=is_final) if r.status == "failed" else r for r in known
+        ]
     return _told(reports)
 
 

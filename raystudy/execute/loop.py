@@ -6,20 +6,21 @@ The truth is on storage: a launch after a crash, an extension, a study that shar
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 from raystudy.artifacts.damage import set_torn_json_aside
 from raystudy.artifacts.leftovers import remove_leftovers
-from raystudy.artifacts.storage import Storage, StudyFolder
-from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
+from raystudy.artifacts.node_cache import take_fetched
+from raystudy.artifacts.storage import Storage, StudyFolder, open_storage
+from raystudy.errors import DamagedError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.command_tasks import make_command_tasks, split_commands
 from raystudy.execute.downstream_inputs import mend_tasks
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.frozen_data import build_data, mend_data
 from raystudy.execute.inputs import sizes_of_sources
+from raystudy.execute.launched import Launch as Launch
 from raystudy.execute.leak_check import with_leaks
 from raystudy.execute.local import Executor, num_cores
 from raystudy.execute.losses import Losses
@@ -42,46 +43,6 @@ MAX_FAILURES = 3  # of one run in one launch, unless its report says that it has
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
 )
-
-
-@dataclass
-class Launch:
-    """How a launch went. `causes` holds the last cause of every run that stayed without a result.
-
-    `budget`: the budget at which it stopped, in words; empty where it went on to the end. `num_left`: wanted runs
-    that it left. `num_preemptions`: how often a run was cut short by the loss of its node, which is no failure.
-    `device_time_used`: the share of device time that runs used, in words.
-    """
-
-    name: str
-    num_wanted: int = 0
-    num_done_before: int = 0
-    num_made: int = 0
-    num_left: int = 0
-    num_preemptions: int = 0
-    device_time_used: str = ""
-    budget: str = ""
-    causes: dict[str, str] = field(default_factory=dict)
-    waiting: list[str] = field(default_factory=list)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every wanted run has its result."""
-        return not self.causes and not self.waiting and not self.budget
-
-    def raise_if_incomplete(self) -> None:
-        """Raises BudgetError with how many runs are left, or IncompleteError that names what is missing and why."""
-        if self.budget:
-            raise BudgetError(
-                f"stopped at the budget of this launch ({self.budget}): {self.num_left} wanted runs of {self.name!r} "
-                f"are left. Finished runs are kept; run the study again to go on"
-            )
-        if not self.is_complete:
-            lines = [f"  {run}: {cause}" for run, cause in self.causes.items()] + [f"  {w}" for w in self.waiting]
-            raise IncompleteError(
-                f"all wanted runs of {self.name!r} must have a result, but these have none. "
-                f"Run the study again to try them again\n" + "\n".join(lines)
-            )
 
 
 def run_study(
@@ -128,6 +89,7 @@ def run_study(
             with make_executor() as executor:
                 state = driver.run_waves(state, executor)
             _clean_up(storage, folder, driver.wave(state))
+        driver.compact(state)
         return driver.finish(state)
 
 
@@ -182,10 +144,24 @@ class _Driver:
                 raise new_shards_refused(data, before, after, self._slots)
             tell_changes(data, before, after, self._slots, self.progress)
         self._frozen = data.freeze(chosen)
-        self._inputs = with_leaks(data.now, study, self.storage, self.progress)
+        self._inputs = self._with_leaks(data.now)
+        for line in take_fetched():
+            self.progress.say(line)
         if self._frozen != frozen:
             self.folder.write_frozen(self._frozen.as_plain())
         self.folder.write_study(self.loaded, asdict(self._inputs))
+
+    def _with_leaks(self, inputs: StudyInputs) -> StudyInputs:
+        """The inputs with what is leaked; shards that are found damaged on the way here are built anew."""
+        met: set[str] = set()
+        while True:
+            try:
+                return with_leaks(inputs, self.loaded.spec, self.storage, self.progress)
+            except DamagedError as error:
+                if str(error.path) in met:
+                    raise
+                met.add(str(error.path))
+                mend_data(error.path, self.loaded, self.storage, self._frozen, self.progress)
 
     def read(self) -> StudyState:
         """The state as the records say now; what rules it resolves is frozen before anything rests on it."""
@@ -216,6 +192,7 @@ class _Driver:
             self.progress.start(f"wave {number}", len(chosen), sum(run.flops for run in chosen))
             failed = self._execute(chosen, executor)
             state = self.read()
+            self.compact(state)
             for run in chosen:
                 if run not in failed and run.run_id not in self._losses.of_wave and not state.is_done(run):
                     failed.append(run)
@@ -225,6 +202,11 @@ class _Driver:
         self.launch.device_time_used = self._utilisation.words()
         self.launch.num_preemptions = self._losses.num_preemptions
         return state
+
+    def compact(self, state: StudyState) -> None:
+        """Copy the records of a remote storage into few files, for whoever reads them from afar."""
+        with suppress(StorageError):  # a courtesy: without them every record is read by itself
+            self.storage.runs.files.compact(make_wave(state).wanted, self.folder.compacted)
 
     def _may_try(self, run: WantedRun, failures: Counter[str]) -> bool:
         return run.run_id not in self._final and failures[run.run_id] < MAX_FAILURES
@@ -259,7 +241,7 @@ class _Driver:
                 self.progress.say(f"failed: {run}: {report.cause}")
                 self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
                 if report.damaged:
-                    mend_data(Path(report.damaged), self.loaded, self.storage, self._frozen, self.progress)
+                    mend_data(open_storage(report.damaged).root, self.loaded, self.storage, self._frozen, self.progress)
                     mend_tasks(self.loaded.spec, self.storage, self._inputs, self.progress)
             else:
                 self.launch.num_made += 1

@@ -105,7 +105,7 @@ def notes_on(storage: Path) -> list[dict[str, object]]:
 def a_task_beside(storage: Path) -> Task:
     """A task of one process that finds room beside a group of two workers on two CPUs."""
     run = a_run(BESIDE.encode().hex().ljust(32, "0"), steps=STEPS)
-    return Task((run.model_dump_json(),), str(storage), {}, recipe=BESIDE, model="m", cpus=0.1)
+    return Task((run.model_dump_json(),), str(storage), {}, recipe=BESIDE, model="m", cpus=0.05)
 
 
 def report_at_once(task: Task) -> list[RunReport]:
