@@ -77,7 +77,9 @@ def running_cluster() -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(name: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+def _start(
+    name: str, arguments: list[str], folder: Path, environment: dict[str, str], cpus: int = 1
+) -> "subprocess.Popen[bytes]":
     """`ray start` of one node on loopback, which ends with this process's signal."""
     # Jobs are started by the node's agent, whose fixed default port another cluster on this machine may hold.
     arguments = [*arguments, "--node-ip-address", "127.0.0.1", "--dashboard-agent-listen-port", str(free_port())]
@@ -85,7 +87,7 @@ def _start(name: str, arguments: list[str], folder: Path, environment: dict[str,
     (folder / name[0]).mkdir()  # one letter: the paths of sockets below it are limited
     arguments += [
         "--num-cpus",
-        "1",
+        str(cpus),
         "--object-store-memory",
         "100000000",
         "--block",
