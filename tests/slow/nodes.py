@@ -1,4 +1,4 @@
-"""Nodes that come and go in the middle of a wave: a late one is used, a killed one costs no run a try, a full one is left.
+"""Nodes that come and go in the middle of a wave: a late one is used, a killed one costs no try, a full one is left.
 
 A cluster of its own: a head without CPUs, where the driver is, and nodes of two CPUs. The work is a STUB, named so: it
 notes its node and sleeps. Leaves docs/results/nodes-<date>.json and .md.
