@@ -13,7 +13,6 @@ from itertools import pairwise
 
 from raystudy.errors import SpecError
 from raystudy.execute.shapes import Shape
-from raystudy.execute.work import Task
 
 # What the trial asks for that starts the workers of a group and waits for them.
 TRIAL_CPUS = 0.01
@@ -157,7 +156,7 @@ def _whole_gpus(pieces: int, share: float) -> float:
     return math.ceil(pieces / math.floor(1 / share + _ROUNDING)) if 0 < share < 1 else pieces * share
 
 
-def check_fits(shape: Shape, task: Task, nodes: Sequence[Node], *, may_grow: bool = False) -> None:
+def check_fits(shape: Shape, model: str, nodes: Sequence[Node], *, may_grow: bool = False) -> None:
     """See that the cluster can ever hold one task of this shape.
 
     Raises:
@@ -178,7 +177,7 @@ def check_fits(shape: Shape, task: Task, nodes: Sequence[Node], *, may_grow: boo
     way_out = "engine.workers or engine.cpus_per_worker of the model" if shape.workers else "cpus_per_run, gpus_per_run"
     room = f": room for {places:g} such workers, as each must fit on one node" if shape.workers else " in all"
     raise SpecError(
-        f"the cluster must be able to hold the {who} of model {task.model!r}, which needs {' and '.join(asked)}"
+        f"the cluster must be able to hold the {who} of model {model!r}, which needs {' and '.join(asked)}"
         f"{beside}, but it {'grows to at most' if may_grow else 'has'} {' and '.join(has)}"
         f"{room}. Lower {way_out}, or go to a larger cluster"
     )

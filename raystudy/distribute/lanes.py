@@ -32,6 +32,7 @@ class Lanes:
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._queues = {shape: deque(alike) for shape, alike in by_shape(tasks)}
+        self._models = {shape: alike[0].model for shape, alike in by_shape(tasks)}
         self._allowed: Counter[Shape] = Counter()
         self._live: Counter[Shape] = Counter()
         self._open: list[Lane] = []
@@ -46,6 +47,10 @@ class Lanes:
                 waiting[lane.shape] += len(lane.waiting)
             counts = [(shape, waiting[shape] + self._live[shape]) for shape in self._queues]
         return [(shape, count) for shape, count in counts if count]
+
+    def model_of(self, shape: Shape) -> str:
+        """The model of a task of this shape."""
+        return self._models[shape]
 
     @property
     def is_done(self) -> bool:

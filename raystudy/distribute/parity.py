@@ -75,7 +75,7 @@ def _answer(ray: Any, question: Question, progress: Progress) -> "Parity":
 
     task = question.task()
     nodes, may_grow = possible_nodes(ray)
-    check_fits(shape_of_engine(question.engine), task, nodes, may_grow=may_grow)
+    check_fits(shape_of_engine(question.engine), task.model, nodes, may_grow=may_grow)
     with _seen_by_all(question.storage) as folder:
         _in_worker(ray, question.engine, make_first_side, question, folder)
         tell_workers(question, progress)

@@ -40,6 +40,7 @@ Work = Callable[[Task], list[RunReport]]
 GroupWork = Callable[[Task, Callable[[RunReport], None]], list[RunReport]]
 
 _LOOK_SECONDS = 1.0  # between looks at what nodes there are
+_PATIENCE_SECONDS = 1800.0  # for nodes to come back, when all have gone that could hold what is left
 
 
 def run_trial(config: dict[str, Any], tasks: dict[str, str], work: Work) -> dict[str, Any]:
@@ -114,6 +115,8 @@ class TuneExecutor:
         self._is_storage_shared = is_storage_shared
         self._open = ExitStack()
         self._full_nodes: set[str] = set()
+        self._had_room: set[Shape] = set()
+        self._had_nodes = time.monotonic()
         self._num_waves = 0
 
     def __enter__(self) -> Self:
@@ -160,14 +163,17 @@ class TuneExecutor:
             MissingPackageError: a task needs Ray Train, which is not installed.
         """
         self._look()
+        self._had_nodes = time.monotonic()
         self._check(by_shape(tasks))
         events: Events = queue.Queue()
         lanes, ends = Lanes(tasks), Ends(self._ray, tasks)
         self._num_waves += 1
+        lanes.allow(shares(lanes.left(), self._cluster))
         while not lanes.is_done or ends.has_deaths:
             if time.monotonic() - self._looked >= _LOOK_SECONDS:
                 self._look()
-            lanes.allow(shares(lanes.left(), self._cluster))
+                lanes.allow(shares(lanes.left(), self._cluster))
+                self._check_patience(lanes)
             lane = lanes.new()
             if lane is not None:
                 self._start(lanes, lane, events)
@@ -202,10 +208,25 @@ class TuneExecutor:
         return replace(report, is_unwritable=not has_other)
 
     def _check(self, shapes: Sequence[tuple[Shape, list[Task]]]) -> None:
+        """Of shapes that had room before, the nodes may come back that have gone since."""
         for shape, tasks in shapes:
             if shape.workers:
                 need_train()
-            check_fits(shape, tasks[0], self._cluster.possible, may_grow=self._cluster.may_grow)
+            if shape not in self._had_room:
+                check_fits(shape, tasks[0].model, self._cluster.possible, may_grow=self._cluster.may_grow)
+        self._had_room |= {shape for shape, _ in shapes}
+
+    def _check_patience(self, lanes: Lanes) -> None:
+        """Give up once no node has been there for long that could hold any task that is left.
+
+        Raises:
+            SpecError: with what is asked for and what is there.
+        """
+        left = [shape for shape, _ in lanes.left()]
+        if not left or any(num_groups(shape, self._cluster.possible) for shape in left):
+            self._had_nodes = time.monotonic()
+        elif time.monotonic() - self._had_nodes > _PATIENCE_SECONDS:
+            check_fits(left[0], lanes.model_of(left[0]), self._cluster.possible, may_grow=self._cluster.may_grow)
 
     def _start(self, lanes: Lanes, lane: Lane, events: "Events") -> None:
         import_ray()

@@ -78,7 +78,7 @@ class Task:
     @property
     def task_id(self) -> str:
         """A name for queues and trials: that of the first member."""
-        return self.specs()[0].run_id
+        return read_run(self.runs[0]).run_id
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from raystudy.distribute import cluster_nodes
 from raystudy.distribute.group_places import Cluster, Node, check_fits, num_at_once, num_groups, shares
 from raystudy.errors import SpecError
 from raystudy.execute.shapes import Shape
-from tests.distribute.group_work import a_group_task
 
 TWO_CPUS = [Node(2.0)]
 
@@ -46,18 +45,19 @@ def test_trials_never_take_the_place_of_the_workers_that_they_wait_for():
         assert num_groups(Shape(2, 0, 0.9), [node]) == groups
 
 
-def test_a_request_that_can_never_be_met_is_refused_with_the_sum_and_the_way_out(tmp_path):
-    task = a_group_task(tmp_path, "plain", workers=4)
+def test_a_request_that_can_never_be_met_is_refused_with_the_sum_and_the_way_out():
     with pytest.raises(SpecError) as refused:
-        check_fits(Shape(4, 0, 0.9), task, TWO_CPUS)
+        check_fits(Shape(4, 0, 0.9), "m", TWO_CPUS)
     assert "model 'm', which needs 4 workers x 0.9 CPU = 3.6 CPU" in str(refused.value)
     assert "but it has 2 CPU: room for 2 such workers" in str(refused.value)
     assert "Lower engine.workers" in str(refused.value)
     with pytest.raises(SpecError, match=r"2 x 1 GPU = 2 GPU .* but it has 16 CPU and 1 GPU"):
-        check_fits(Shape(2, 1, 0.9), task, [Node(16.0, 1.0)])
+        check_fits(Shape(2, 1, 0.9), "m", [Node(16.0, 1.0)])
     with pytest.raises(SpecError, match="but it grows to at most 3 CPU"):
-        check_fits(Shape(4, 0, 0.9), task, [Node(1.0, count=3)], may_grow=True)
-    check_fits(Shape(4, 0, 0.9), task, [Node(4.0)])
+        check_fits(Shape(4, 0, 0.9), "m", [Node(1.0, count=3)], may_grow=True)
+    check_fits(Shape(4, 0, 0.9), "m", [Node(4.0)])
+    with pytest.raises(SpecError, match=r"one run of model 'm', which needs 8 CPU and 1 GPU on one node, but"):
+        check_fits(Shape(0, 1, 8.0), "m", [Node(4.0, 4.0), Node(16.0)])
 
 
 def test_a_cluster_that_may_grow_is_asked_for_more_than_is_there_but_not_for_everything_at_once():
@@ -130,7 +130,7 @@ def test_with_an_autoscaler_the_nodes_that_it_may_start_count(monkeypatch):
     nodes, may_grow = cluster_nodes.possible_nodes(the_cluster(monkeypatch, ({"CPU": 4}, -1)))
     assert may_grow
     assert num_groups(Shape(64, 0, 0.9), nodes) > 0
-    check_fits(Shape(64, 0, 0.9), SimpleNamespace(model="m"), nodes)
+    check_fits(Shape(64, 0, 0.9), "m", nodes)
 
 
 def test_an_autoscaler_that_may_start_no_more_than_is_there_changes_nothing(monkeypatch):

@@ -177,6 +177,21 @@ def test_nothing_is_started_where_one_task_can_never_have_its_workers(tmp_path, 
     assert blocks == []
 
 
+def test_nodes_that_have_gone_are_waited_for_and_not_for_ever(tmp_path, blocks, monkeypatch):
+    task = Task((a_run("0" * 32).model_dump_json(),), str(tmp_path), {}, model="m")
+    nodes = [[{"Alive": True, "Resources": {"CPU": 2.0}}]]
+    monkeypatch.setattr(Cluster, "nodes", lambda _: nodes[0])
+    with TuneExecutor(None, [Resources()]) as executor:
+        assert len(list(executor.run([task]))) == 1
+        nodes[0] = []
+        monkeypatch.setattr(TuneExecutor, "_start", lambda *_: None)  # a Tuner whose trials never find a place
+        monkeypatch.setattr(tune_executor, "_PATIENCE_SECONDS", 1.0)
+        started = time.monotonic()
+        with pytest.raises(SpecError, match="one run of model 'm', which needs 1 CPU on one node, but it has 0 CPU"):
+            list(executor.run([task]))
+        assert time.monotonic() - started >= 1.0
+
+
 def test_a_trial_that_finds_the_storage_full_says_so_of_every_run_and_does_not_die(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
