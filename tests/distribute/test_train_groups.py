@@ -177,7 +177,8 @@ def test_nothing_is_started_where_one_task_can_never_have_its_workers(tmp_path, 
     assert blocks == []
 
 
-def test_nodes_that_have_gone_are_waited_for_and_not_for_ever(tmp_path, blocks, monkeypatch):
+@pytest.mark.usefixtures("blocks")
+def test_nodes_that_have_gone_are_waited_for_and_not_for_ever(tmp_path, monkeypatch):
     task = Task((a_run("0" * 32).model_dump_json(),), str(tmp_path), {}, model="m")
     nodes = [[{"Alive": True, "Resources": {"CPU": 2.0}}]]
     monkeypatch.setattr(Cluster, "nodes", lambda _: nodes[0])
