@@ -51,5 +51,9 @@ def call(options: argparse.Namespace) -> int:
         print(f"{done.name}: all {done.num_wanted} wanted runs are done; nothing to do")
     else:
         print(f"{done.name}: {done.num_made} runs made, {done.num_done_before} were done, {done.num_wanted} wanted")
+    if done.num_preemptions:
+        print(f"{done.name}: nodes were lost {done.num_preemptions} times in the middle of a run, which was made again")
+    if done.device_time_used:
+        print(f"{done.name}: {done.device_time_used}")
     done.raise_if_incomplete()
     return 0

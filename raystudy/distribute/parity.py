@@ -82,7 +82,7 @@ def _answer(ray: Any, question: Question, progress: Progress) -> "Parity":
 
     task = question.task()
     nodes, may_grow = possible_nodes(ray)
-    check_fits(shape_of_engine(question.engine), task, nodes, may_grow=may_grow)
+    check_fits(shape_of_engine(question.engine), task.model, nodes, may_grow=may_grow)
     root = question.storage.root
     assert isinstance(root, Path)  # see `answering`
     with _seen_by_all(root) as folder:

@@ -41,7 +41,8 @@ class Budget:
 class Spending:
     """What a launch has spent of its budget. `num_at_once`: how many runs go on at the same time.
 
-    `engines`: of those models, by name, whose runs several workers train together.
+    `engines`: of those models, by name, whose runs several workers train together; `own`: the resources of those whose
+    runs do not take `resources`.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class Spending:
         resources: Resources,
         num_at_once: int,
         engines: Mapping[str, DeepSpeedEngine] | None = None,
+        own: Mapping[str, Resources] | None = None,
     ) -> None:
-        self._budget, self._engines = budget, engines or {}
-        self._devices = resources.num_devices
+        self._budget, self._engines, self._own = budget, engines or {}, own or {}
+        self._resources = resources
         self._num_at_once = num_at_once
         self.num_started = 0
         self.device_seconds = 0.0
@@ -96,7 +98,7 @@ class Spending:
     def _devices_of(self, run: WantedRun) -> float:
         """The devices that the run holds."""
         engine = self._engines.get(run.model) if isinstance(run.run, TrainRun) else None
-        return self._devices if engine is None else engine.num_devices
+        return self._own.get(run.model, self._resources).num_devices if engine is None else engine.num_devices
 
     def _timed(self, run: WantedRun, state: StudyState) -> float | None:
         """Mean seconds of runs like `run`; None where there was none yet."""

@@ -67,12 +67,16 @@ def needs_of(study: StudySpec) -> Needs:
     engines = [model.engine for model in decoders if isinstance(model.engine, DeepSpeedEngine)]
     named = [engine for name in study.models if (engine := study.command_of(name)) is not None]
     commands = tuple(engine for place, engine in enumerate(named) if engine not in named[:place])
-    per_run = math.ceil(study.resources.gpus_per_run)
+    by_command = [math.ceil(study.resources_of(name).gpus_per_run) for name in study.models if study.command_of(name)]
     gpus = [engine.workers * engine.gpus_per_worker for engine in engines]
-    gpus += [per_run for model in decoders if isinstance(model.engine, TorchEngine)]
+    gpus += [
+        math.ceil(study.resources_of(name).gpus_per_run)
+        for name, model in study.models.items()
+        if isinstance(model, StudyDecoder) and isinstance(model.engine, TorchEngine)
+    ]
     cpus = [engine.workers * engine.cpus_per_worker for engine in engines]
     own = Needs(study.needs_torch, bool(engines), max(gpus, default=0), max(cpus, default=0.0))
-    return replace(own, command_gpus=per_run if commands else 0, commands=commands)
+    return replace(own, command_gpus=max(by_command, default=0), commands=commands)
 
 
 def examine(needs: Needs, storage: Storage | None = None) -> list[Finding]:

@@ -6,7 +6,7 @@ The truth is on storage: a launch after a crash, an extension, a study that shar
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from raystudy.artifacts.damage import set_torn_json_aside
@@ -14,19 +14,22 @@ from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.node_cache import take_fetched
 from raystudy.artifacts.remote_retries import patience
 from raystudy.artifacts.storage import Storage, StudyFolder, open_storage
-from raystudy.errors import BudgetError, DamagedError, IncompleteError, StorageError, UnwritableError
+from raystudy.errors import DamagedError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.command_tasks import make_command_tasks, split_commands
 from raystudy.execute.downstream_inputs import mend_tasks
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.frozen_data import build_data, mend_data
 from raystudy.execute.inputs import sizes_of_sources
+from raystudy.execute.launched import Launch as Launch
 from raystudy.execute.leak_check import with_leaks
 from raystudy.execute.local import Executor, num_cores
+from raystudy.execute.losses import Losses
 from raystudy.execute.out_of_memory import out_of_memory_words
 from raystudy.execute.progress import Progress
 from raystudy.execute.resolving import new_shards_refused, resolve_again, tell_changes
 from raystudy.execute.tasks import make_tasks
+from raystudy.execute.utilisation import Utilisation
 from raystudy.specs.load import LoadedStudy
 from raystudy.study.chosen import Chosen
 from raystudy.study.frozen import Frozen
@@ -42,43 +45,6 @@ MAX_FAILURES = 3  # of one run in one launch, unless its report says that it has
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
 )
-
-
-@dataclass
-class Launch:
-    """How a launch went. `causes` holds the last cause of every run that stayed without a result.
-
-    `budget`: the budget at which it stopped, in words; empty where it went on to the end. `num_left`: wanted runs
-    that it left.
-    """
-
-    name: str
-    num_wanted: int = 0
-    num_done_before: int = 0
-    num_made: int = 0
-    num_left: int = 0
-    budget: str = ""
-    causes: dict[str, str] = field(default_factory=dict)
-    waiting: list[str] = field(default_factory=list)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every wanted run has its result."""
-        return not self.causes and not self.waiting and not self.budget
-
-    def raise_if_incomplete(self) -> None:
-        """Raises BudgetError with how many runs are left, or IncompleteError that names what is missing and why."""
-        if self.budget:
-            raise BudgetError(
-                f"stopped at the budget of this launch ({self.budget}): {self.num_left} wanted runs of {self.name!r} "
-                f"are left. Finished runs are kept; run the study again to go on"
-            )
-        if not self.is_complete:
-            lines = [f"  {run}: {cause}" for run, cause in self.causes.items()] + [f"  {w}" for w in self.waiting]
-            raise IncompleteError(
-                f"all wanted runs of {self.name!r} must have a result, but these have none. "
-                f"Run the study again to try them again\n" + "\n".join(lines)
-            )
 
 
 def run_study(
@@ -159,7 +125,10 @@ class _Driver:
         self._chosen = chosen
         resources = loaded.spec.resources
         self._slots = num_cores() if resources.workers is None else max(resources.workers, 1)
-        self._spending = Spending(budget, resources, self._slots, loaded.spec.deepspeed_engines())
+        engines, own = loaded.spec.deepspeed_engines(), loaded.spec.own_resources
+        self._spending = Spending(budget, resources, self._slots, engines, own)
+        self._utilisation = Utilisation(loaded.spec)
+        self._losses = Losses(storage.runs, progress)
         self._frozen = Frozen()
         self._told: list[str] = []
         self._final: set[str] = set()  # failed runs that are not tried again
@@ -216,6 +185,7 @@ class _Driver:
         """Wave after wave; returns the last state."""
         failures: Counter[str] = Counter()
         number = 0
+        self._utilisation.has(executor.devices)
         while todo := [run for run in self.wave(state).todo if self._may_try(run, failures)]:
             chosen = self._spending.affordable(todo, state)
             if not chosen:
@@ -227,10 +197,13 @@ class _Driver:
             state = self.read()
             self.compact(state)
             for run in chosen:
-                if run not in failed and not state.is_done(run):
+                if run not in failed and run.run_id not in self._losses.of_wave and not state.is_done(run):
                     failed.append(run)
                     self.launch.causes[str(run)] = UNSEEN
             failures.update(run.run_id for run in failed)
+        self._utilisation.has(executor.devices)
+        self.launch.device_time_used = self._utilisation.words()
+        self.launch.num_preemptions = self._losses.num_preemptions
         return state
 
     def compact(self, state: StudyState) -> None:
@@ -247,22 +220,26 @@ class _Driver:
         downstream = {digest: name for name, digest in self._inputs.tasks.items()}
         study, root = self.loaded.spec, str(self.storage.root)
         commands, own = split_commands(todo)
-        means = (study.resources, downstream, study.deepspeed_engines(), executor.group_places)
+        means = (study.resources, downstream, study.deepspeed_engines(), executor.group_places, study.own_resources)
         tasks = make_tasks(own, root, validation, *means)
         tasks += make_command_tasks(commands, root, validation, study)
         by_id = {run.run_id: run for run in todo}
         failed = []
-        for report in executor.run(tasks):
+        for report in executor.run(self._losses.told(tasks)):
             run = by_id[report.run_id]
             self._spending.ended(run, report.seconds, is_made=report.is_made)
-            self.progress.ended(report.status, report.num_tokens, run.flops)
+            self._utilisation.has(executor.devices)
+            self._utilisation.ended(run, report.seconds)
+            self._losses.count(report)
+            self.progress.used(self._utilisation.shares, self._losses.num_preemptions)
+            self.progress.ended("lost" if report.loss else report.status, report.num_tokens, run.flops)
             if report.note:
                 self.progress.say(f"{run}: {report.note}")
             if report.is_unwritable:
                 raise UnwritableError(report.cause)
-            if report.status == "failed":
+            if report.status == "failed" and not self._losses.may_go_on(run, report):
                 failed.append(run)
-                self._final |= {run.run_id} if report.is_final else set()
+                self._final |= {run.run_id} if report.is_final or report.loss else set()
                 self.launch.causes[str(run)] = report.cause
                 self.progress.say(f"failed: {run}: {report.cause}")
                 self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})

@@ -22,7 +22,9 @@ class Progress:
         self._is_live = self._stream.isatty()
         self._keep: Callable[[dict[str, Any]], None] | None = None
         self._label = ""
-        self._total = self._finished = self._failed = self._tokens = 0
+        self._total = self._finished = self._failed = self._lost = self._tokens = 0
+        self._used: dict[str, float] = {}
+        self._num_preemptions = 0
         self._flops_total = self._flops_done = 0.0
         self._seconds_before = self._flops_before = 0.0  # of the launch's earlier waves
         self._started = self._told = self._kept = time.monotonic()
@@ -46,20 +48,26 @@ class Progress:
             self._seconds_before += now - self._started
             self._flops_before += self._flops_done
         self._label, self._total, self._flops_total = label, total, flops
-        self._finished = self._failed = self._tokens = 0
+        self._finished = self._failed = self._lost = self._tokens = 0
         self._flops_done = 0.0
         self._started = self._told = now
         self.say(f"{label}: {total} runs")
         self._keep_state(now)
 
+    def used(self, shares: dict[str, float], num_preemptions: int) -> None:
+        """So far runs have used these shares of the device time, by device, and were preempted so often."""
+        self._used, self._num_preemptions = shares, num_preemptions
+
     def ended(self, status: str, tokens: int, flops: float) -> None:
-        """A run has ended."""
-        self._finished += status != "failed"
+        """A run has ended; "lost" is one that is still to be made, by no failure of its own."""
+        self._lost += status == "lost"
+        self._finished += status not in ("failed", "lost")
         self._failed += status == "failed"
+        flops = 0.0 if status == "lost" else flops
         self._tokens += tokens
         self._flops_done += flops
         now = time.monotonic()
-        is_last = self._finished + self._failed == self._total
+        is_last = self._finished + self._failed + self._lost == self._total
         if is_last or now - self._told >= (_LIVE_SECONDS if self._is_live else _PLAIN_SECONDS):
             self._told = now
             self._tell(is_last)
@@ -73,7 +81,8 @@ class Progress:
         seconds = self._seconds_before + now - self._started
         speed = (self._flops_before + self._flops_done) / seconds if seconds > 0 else 0.0
         state = {"label": self._label, "total": self._total, "finished": self._finished, "failed": self._failed}
-        self._keep({**state, "flops_per_second": speed})
+        about = {"device_time_used": self._used, "num_preemptions": self._num_preemptions}
+        self._keep({**state, "flops_per_second": speed, **about})
 
     def _tell(self, is_last: bool) -> None:
         elapsed = max(time.monotonic() - self._started, 1e-9)
@@ -81,6 +90,8 @@ class Progress:
         parts = [f"{self._label}: {self._finished}/{self._total} runs"]
         if self._failed:
             parts.append(f"{self._failed} failed")
+        if self._lost:
+            parts.append(f"{self._lost} lost, to be made again")
         parts.append(f"{elapsed:.0f} s in all" if is_last else f"about {left:.0f} s left")
         parts.append(f"{self._tokens / elapsed:,.0f} tokens/s")
         line = " | ".join(parts)

@@ -67,7 +67,7 @@ def make_on_rank(task: Task, told: Callable[[RunReport], None] | None = None) ->
     reports: list[RunReport] = []
     for member, (run, asked) in enumerate(zip(task.specs(), task.asked_of(), strict=True)):
         if member == 1:  # these tell of the run that an attempt begins with
-            task = replace(task, notes=(), num_preemptions=0)
+            task = replace(task, notes=())
         assert isinstance(run, TrainRun)
         beat.begin_run(member)
         try:
@@ -101,7 +101,7 @@ class _Member:
         storage = open_storage(task.storage)
         storage.runs.mends = world.rank == 0
         about = {
-            **about_task(task, {"deepspeed": version("deepspeed")}),
+            **about_task(task, {"deepspeed": version("deepspeed")}, run.run_id),
             "engine": engine.model_dump(mode="json", exclude_defaults=True),
             "num_devices": world.size * engine.num_devices / engine.workers,
         }

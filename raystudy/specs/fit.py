@@ -65,6 +65,10 @@ def _engine(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Pro
         yield _problem(document, _place(study, name, "precision"), rule)
     if not isinstance(engine, DeepSpeedEngine):
         return
+    if study.models[name].resources is not None:
+        rule = f"what a run takes must be said once, but model {name!r} has an engine of workers and resources"
+        way_out = "Say it by engine.workers, engine.cpus_per_worker and engine.gpus_per_worker"
+        yield _problem(document, ("models", name, "resources"), rule, way_out)
     context, tokens = study.decoder(name).context, engine.micro_batch_tokens
     if isinstance(tokens, int) and tokens < context:
         rule = f"must hold one sequence of {context} tokens, but got {tokens}"

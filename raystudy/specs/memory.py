@@ -105,7 +105,7 @@ def training_of(study: StudySpec, name: str, vocabulary: int) -> Training:
     common = Training(model.shape, vocabulary, settings.precision, settings.optimizer, settings.batch_tokens)
     engine = model.engine
     if not isinstance(engine, DeepSpeedEngine):
-        return replace(common, device=study.resources.device, micro_batch_tokens=study.resources.micro_batch_tokens)
+        return replace(common, device=study.device_of(name), micro_batch_tokens=study.resources.micro_batch_tokens)
     zero = engine.config.get("zero_optimization", {})
     return replace(
         common,

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,8 +144,9 @@ def test_a_trainer_is_given_what_its_arguments_and_the_study_say(tmp_path):
 
 def test_a_trainer_sees_the_gpus_of_its_place_and_no_others(tmp_path):
     code = "import os, sys; open(sys.argv[1] + '/gpus', 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])"
-    with LocalExecutor(1, ["4,5"]) as executor:
-        list(executor.run([a_task(tmp_path, commission(command=(sys.executable, "-c", code, "{out}")))]))
+    task = a_task(tmp_path, commission(command=(sys.executable, "-c", code, "{out}")))
+    with LocalExecutor(1, ["4", "5"]) as executor:
+        list(executor.run([replace(task, gpus=2)]))
     assert (out_of(tmp_path) / "gpus").read_text() == "4,5"
 
 
