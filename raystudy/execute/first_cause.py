@@ -43,6 +43,11 @@ class Cause:
     rows: int = 0
 
 
+def needs_mending(error: BaseException) -> bool:
+    """Whether an error is one that a person must mend, which trying again does not; damaged shards are made anew."""
+    return isinstance(error, RaystudyError) and not isinstance(error, DamagedError)
+
+
 def cause_of(error: BaseException, rank: int, run_id: str, step: int, *, is_out_of_memory: bool) -> Cause:
     """The cause that an exception on `rank` is, at a step of a run."""
     about: dict[str, Any] = {"rank": rank, "run_id": run_id, "step": step}
