@@ -3,6 +3,8 @@
 `file://` stands for a remote storage that several processes see: it is read and written through fsspec as they are.
 """
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -237,6 +239,22 @@ def test_a_full_disk_is_told_with_folder_bytes_and_way_out_and_nothing_half_stay
     assert f"room for {size:,} bytes" in before
     assert "4,096 bytes free" in before
     assert "No space left on device" in during
+
+
+def test_without_locks_a_node_still_reads_what_is_whole_and_removes_nothing(remote, cache, monkeypatch):
+    first, second, _ = folders_of(remote)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    process = fork.Process(target=on_this_node, args=(first,))
+    process.start()
+    process.join(30)
+    monkeypatch.setenv("RAYSTUDY_CACHE_GB", "1e-6")
+    assert sealed.open_sealed(on_this_node(second))["files"]
+    assert place_here(first).exists(), "nobody can tell whether another process is at it"
+    assert not list(cache.rglob(".writing-*"))
 
 
 def test_a_single_file_is_here_while_it_is_read_and_a_local_one_is_read_where_it_lies(remote, tmp_path):
