@@ -11,7 +11,6 @@ here. A copy that some process may be reading is never removed. Knows nothing of
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import socket
@@ -95,13 +94,19 @@ def locked(here: Path) -> Iterator[None]:
         lock = os.open(_lock_path(here), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock, waits=True)
         except OSError as error:  # without locks several may fetch, and the first rename wins
             if error.errno not in _NO_LOCKS:
                 raise
         yield
     finally:
         os.close(lock)
+
+
+def _lock(file: int, *, waits: bool) -> None:
+    import fcntl  # not on every system; needed for remote storages alone
+
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
 
 
 def mark_used(here: Path) -> None:
@@ -171,7 +176,7 @@ def _remove_oldest(wanted: Path) -> bool:
         with contextlib.suppress(OSError):  # somebody is at it
             lock = os.open(_lock_path(copy), os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(lock, waits=False)
                 if not _is_used(copy):
                     remove(copy)
                     return True
