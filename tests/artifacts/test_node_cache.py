@@ -120,6 +120,7 @@ def test_a_fetcher_that_is_killed_blocks_nobody_and_leaves_nothing(remote, cache
     waiting.join(30)
     fetcher.join(30)
     assert waiting.exitcode == 0
+    on_this_node(folders_of(remote)[1])  # a fetch when the killed one is surely seen to be gone
     assert not list(cache.rglob(".writing-*"))
     assert sealed.open_sealed(on_this_node(folder))["files"]
 
