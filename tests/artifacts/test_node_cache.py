@@ -19,7 +19,9 @@ import pytest
 from upath import UPath
 
 from raystudy.artifacts import node_cache, sealed
+from raystudy.artifacts.files import write_bytes
 from raystudy.artifacts.node_cache import fetched, on_this_node, place_here, take_fetched
+from raystudy.artifacts.sealed import is_sealed
 from raystudy.artifacts.shards import open_tokens, open_view, shard_folder
 from raystudy.errors import DamagedError, SpecError
 from tests.conftest import ROOT, make_shards
@@ -76,6 +78,23 @@ def test_what_a_builder_writes_is_the_same_on_every_storage_and_is_not_fetched_a
     assert len(take_fetched()) == 2, "the view and the shard that it reads"
     windows = [v.sources[0].read_windows(np.arange(3), 16) for v in (view, local)]
     assert (windows[0] == windows[1]).all()
+
+
+def test_builders_at_once_leave_one_whole_folder_each_and_none_without_its_manifest(tmp_path, cache):
+    place = UPath(f"file://{tmp_path}/storage", auto_mkdir=True)
+    unsealed = place / "shards" / make_shards(tmp_path / "local")[1]
+    write_bytes(unsealed / "tokens.bin", b"a builder died before the manifest")
+    assert not is_sealed(unsealed)
+    builders = [fork.Process(target=make_shards, args=(place,)) for _ in range(4)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join(30)
+    assert [builder.exitcode for builder in builders] == [0] * 4
+    forget(cache)
+    assert {folder.name for folder in folders_of(place)} == {f.name for f in (tmp_path / "local/shards").iterdir()}
+    for folder in folders_of(place):
+        sealed.verify_again(folder)
 
 
 def test_of_processes_that_ask_at_once_one_fetches(remote, cache, tmp_path, monkeypatch):
