@@ -5,6 +5,7 @@ remembers: a fresh one of both is another node.
 """
 
 import io
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from raystudy.execute.downstream_work import open_items_once
 from raystudy.execute.local import InlineExecutor
 from raystudy.execute.loop import Launch, run_study
 from raystudy.execute.progress import Progress
+from raystudy.execute.work import Task, do_task
 from raystudy.execute.workplace import _documents, _view
 from raystudy.specs.load import load_study
 from raystudy.study.results import StudyResults
@@ -152,7 +154,12 @@ def test_a_fresh_node_goes_on_where_a_full_one_stops_and_mends_what_is_damaged(m
         patch.setattr(shutil, "disk_usage", lambda _: full)
         with pytest.raises(StorageError, match=r"the cache of a node must have room for .* has 10 bytes free") as told:
             launch(path, remote)
+        inputs = remote.study(load_study(path).spec.name).read_study()[1]
+        spec = json.dumps(next(iter(before.values()))["spec"])
+        (report,) = do_task(Task((spec,), str(remote.root), {inputs["validation"]["held"]: "held"}))
     assert told.value.exit_status == 3
+    assert (report.status, report.is_unwritable) == ("failed", True), "that of a worker stops a local launch"
+    assert "has 10 bytes free" in report.cause
     on_a_fresh_node(monkeypatch, tmp_path / "fresh")
     digest = flip_a_byte(remote, path, "a")
     assert launch(path, local).is_complete
