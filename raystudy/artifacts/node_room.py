@@ -12,6 +12,7 @@ here. A copy that some process may be reading is never removed. Knows nothing of
 import contextlib
 import errno
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -29,6 +30,7 @@ CACHE_GB = "RAYSTUDY_CACHE_GB"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
 _CANNOT_WRITE = NO_ROOM | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST}
 _STRANGER_SECONDS = 7 * 86_400.0  # for which a process of another container, which cannot be seen, counts as alive
+_STORAGE, _COPY = re.compile("[0-9a-f]{12}"), re.compile("[0-9a-f]{32}")
 _marked: set[tuple[Path, int]] = set()
 
 
@@ -157,7 +159,9 @@ def _limit_bytes() -> float | None:
 
 
 def _copies() -> list[Path]:
-    return [path.parent for path in cache_folder().glob(f"*/[!.]*/{MANIFEST}")]
+    """Every copy there is; what else lies in the cache, as trainers' work, is not ours to remove."""
+    found = (path.parent for path in cache_folder().glob(f"*/*/{MANIFEST}"))
+    return [copy for copy in found if _STORAGE.fullmatch(copy.parent.name) and _COPY.fullmatch(copy.name)]
 
 
 def _held_bytes() -> int:

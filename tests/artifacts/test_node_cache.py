@@ -204,7 +204,10 @@ def test_above_the_limit_what_was_not_used_for_longest_goes_and_what_is_in_use_s
         time.sleep(0.02)
     on_this_node(first)  # in use by this process, and later than the second
     monkeypatch.setenv("RAYSTUDY_CACHE_GB", "1e-6")
+    others = cache / "submitted" / second.name
+    shutil.copytree(place_here(second), others)
     on_this_node(third)
+    assert others.exists(), "what is no copy is left alone"
     assert [place_here(folder).exists() for folder in (first, second, third)] == [True, False, True]
     assert on_this_node(second).exists(), "what is in use may be more than the limit"
     assert all(place_here(folder).exists() for folder in (first, second, third))
