@@ -19,7 +19,7 @@ from raystudy.distribute.cluster_nodes import possible_nodes
 from raystudy.distribute.connection import connected, import_ray, need_train
 from raystudy.distribute.group_places import check_fits
 from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
-from raystudy.errors import RaystudyError
+from raystudy.errors import RaystudyError, StorageError
 from raystudy.execute.first_cause import Cause
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.parity import (
@@ -88,6 +88,11 @@ def _answer(ray: Any, question: Question, progress: Progress) -> "Parity":
 @contextmanager
 def _seen_by_all(storage: Storage) -> Iterator[Path]:
     """A folder of the storage; a launch removes it should this process be killed."""
+    if not isinstance(storage.root, Path):
+        raise StorageError(
+            f"the workers of a parity run must meet in a folder that all nodes see, but the storage is {storage.root}. "
+            f"Give a folder with --storage"
+        )
     folder = storage.root / "built" / writing_name()
     with storage_errors(folder):
         (folder / _ONE).mkdir(parents=True)

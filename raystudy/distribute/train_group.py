@@ -21,7 +21,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raystudy.artifacts.files import storage_errors, writing_name
-from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.storage import open_storage
 from raystudy.distribute.rank_backend import RankConfig, start_name, take_place
 from raystudy.distribute.rank_errors import RankError, group_cause
 from raystudy.errors import StorageError
@@ -62,7 +62,12 @@ def train_group(task: Task, number: int, work: GroupWork) -> list[RunReport]:
 @contextmanager
 def _meeting_place(task: Task) -> Iterator[Path]:
     """A folder that all ranks see, wherever they are; a launch removes it should its trial be killed."""
-    folder = Storage(Path(task.storage)).runs.folder(task.task_id) / writing_name()
+    folder = open_storage(task.storage).runs.folder(task.task_id) / writing_name()
+    if not isinstance(folder, Path):
+        raise StorageError(
+            "workers of a group on a cluster must meet in a folder that all nodes see, but the storage is "
+            f"{task.storage}. Give a folder with --storage, or train with --local"
+        )
     with storage_errors(folder):
         folder.mkdir(parents=True)
     try:

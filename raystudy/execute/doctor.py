@@ -93,7 +93,7 @@ def examine(needs: Needs, storage: Storage | None = None) -> list[Finding]:
         _machine(needs),
         *map(_trainer, needs.commands),
     ]
-    return [*findings, *(() if storage is None else _storage(storage.root))]
+    return [*findings, *(() if storage is None else _storage(storage))]
 
 
 def _python() -> Finding:
@@ -218,7 +218,16 @@ def _trainer(engine: CommandEngine) -> Finding:
     return Finding("trainer", "ok", f"{program} in {folder}")
 
 
-def _storage(root: Path) -> Iterable[Finding]:
+def _storage(storage: Storage) -> Iterable[Finding]:
+    root = storage.root
+    if not isinstance(root, Path):
+        try:
+            storage.prepare()
+        except RaystudyError as error:
+            yield Finding("storage", "problem", str(error), "See docs/storage.md")
+        else:
+            yield Finding("storage", "ok", f"{root} can be written, and the first of two writers wins")
+        return
     trouble = _unwritable(root, _not_exclusive)
     way_out = "Name another with --storage, or mend the rights there"
     if trouble:

@@ -133,7 +133,9 @@ class StudySpec(Spec):
     truth: Name
     comparison: ComparisonSettings = ComparisonSettings()
     resources: Resources = Resources()
-    storage: str | None = Field(default=None, description="a folder, relative to the study file")
+    storage: str | None = Field(
+        default=None, description="a folder, relative to the study file, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX"
+    )
 
     def decoder(self, name: str) -> StudyDecoder:
         """The decoder called `name`; the study's check has made sure that it is one."""

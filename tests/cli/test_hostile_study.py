@@ -205,9 +205,7 @@ QUOTED = json.dumps(WORDS, ensure_ascii=False)
     ],
     ids=range(12),
 )  # fmt: skip
-def test_yaml_that_would_make_objects_or_explode_is_refused_in_one_message(
-    text, expected, tmp_path, monkeypatch, verb
-):
+def test_yaml_that_would_make_objects_or_explode_is_refused_in_one_message(text, expected, tmp_path, monkeypatch, verb):
     monkeypatch.chdir(tmp_path)
     started = Started(monkeypatch)
     refused(verb, tmp_path / "work", text, expected, VERBS[::2])
