@@ -17,7 +17,7 @@ from raystudy.artifacts.downstream import join_answers
 from raystudy.artifacts.files import NO_ROOM, unwritable
 from raystudy.artifacts.results import Record
 from raystudy.artifacts.storage import Storage
-from raystudy.errors import DamagedError, RaystudyError, UnwritableError
+from raystudy.errors import DamagedError, RaystudyError, StoppedError, UnwritableError
 from raystudy.execute.decoder_work import make_decoder_run
 from raystudy.execute.feature_work import make_feature_runs, numpy_versions
 from raystudy.execute.made import Made
@@ -102,6 +102,9 @@ def do_task(task: Task) -> list[RunReport]:
     """Make every run of the task that has no record, and evaluate kept weights where only evaluations lack.
 
     Never raises for what a run may meet: a failure comes back as a report.
+
+    Raises:
+        StoppedError: a stop was asked for (train/stop_request.py).
     """
     if task.group:
         from raystudy.execute.groups import run_group
@@ -145,6 +148,8 @@ def _report(task: Task, run: TrainRun, asked: Asked) -> RunReport:
         means = (task.micro_batch_tokens, task.checkpoint_minutes, task.downstream)
         at = Workplace(storage, task.validation, task.device, about_task(task, {}), *means)
         status, is_made = make_decoder_run(run, at, asked)
+    except StoppedError:
+        raise
     except Exception as error:
         return failed_report(run.run_id, error, time.perf_counter() - started)
     told = (run.run_id, status, run.num_tokens, time.perf_counter() - started)
@@ -161,6 +166,8 @@ def _report_command(task: Task, run: CommandRun, asked: Asked) -> RunReport:
         commission = Commission.model_validate_json(task.command)
         at = Workplace(storage, task.validation, task.device, about_task(task, {}))
         status, is_made = make_command_run(run, at, commission, asked)
+    except StoppedError:
+        raise
     except Exception as error:
         return failed_report(run.run_id, error, time.perf_counter() - started)
     told = (run.run_id, status, run.num_tokens, time.perf_counter() - started)
