@@ -203,6 +203,11 @@ def _report_made(runs: Sequence[Run], ends: Iterable[Made]) -> list[RunReport]:
     return reports
 
 
+def attempt_of(run: str, report: RunReport) -> dict[str, Any]:
+    """What an attempt says of a run that failed; `run`: its name for people."""
+    return {"cause": report.cause, "run": run, "seconds": report.seconds}
+
+
 def failed_report(run_id: str, error: Exception, seconds: float = 0.0) -> RunReport:
     """The report of a run that met `error`."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
