@@ -7,6 +7,7 @@ say; then what it is about: study, run_id, recipe, model, lr, seed, status, seco
 import datetime
 import json
 import os
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from raystudy.errors import SpecError
@@ -28,6 +29,16 @@ def log_format(option: str | None = None) -> LogFormat:
         known = " or ".join(LOG_FORMATS)
         raise SpecError(f"{VARIABLE} must be {known}, but is {chosen!r}. Set it so, or unset it")
     return "json" if chosen == "json" else "text"
+
+
+def is_json_asked(words: Sequence[str]) -> bool:
+    """Whether a command line of a verb that takes `--log-format` asks for JSON, itself or by the variable."""
+    if not {"run", "run-task"}.intersection(words):
+        return False
+    places = [place for place, word in enumerate(words) if word == "--log-format"]
+    given = [words[place + 1] for place in places if place + 1 < len(words)]
+    given += [word.partition("=")[2] for word in words if word.startswith("--log-format=")]
+    return (given[-1] if given else os.environ.get(VARIABLE)) == "json"
 
 
 def event_line(event: str, level: Level, message: str, **about: Any) -> str:

@@ -6,20 +6,21 @@ The truth is on storage: a launch after a crash, an extension, a study that shar
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.damage import set_torn_json_aside
 from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.storage import Storage, StudyFolder
-from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
+from raystudy.errors import StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.command_tasks import make_command_tasks, split_commands
 from raystudy.execute.downstream_inputs import mend_tasks
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.frozen_data import build_data, mend_data
 from raystudy.execute.inputs import sizes_of_sources
+from raystudy.execute.launched import Launch
 from raystudy.execute.leak_check import with_leaks
 from raystudy.execute.local import Executor, num_cores
 from raystudy.execute.out_of_memory import out_of_memory_words
@@ -43,44 +44,6 @@ MAX_FAILURES = 3  # of one run in one launch, unless its report says that it has
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
 )
-
-
-@dataclass
-class Launch:
-    """How a launch went. `causes` holds the last cause of every run that stayed without a result.
-
-    `budget`: the budget at which it stopped, in words; empty where it went on to the end. `num_left`: wanted runs
-    that it left.
-    """
-
-    name: str
-    num_wanted: int = 0
-    num_done_before: int = 0
-    num_made: int = 0
-    num_left: int = 0
-    budget: str = ""
-    causes: dict[str, str] = field(default_factory=dict)
-    waiting: list[str] = field(default_factory=list)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every wanted run has its result."""
-        return not self.causes and not self.waiting and not self.budget
-
-    def raise_if_incomplete(self) -> None:
-        """Raises BudgetError with how many runs are left, or IncompleteError that names what is missing and why."""
-        if self.budget:
-            raise BudgetError(
-                f"stopped at the budget ({self.budget}): {self.num_left} wanted runs of {self.name!r} are left. "
-                f"Finished runs are kept; run the study again to go on, with a higher `budget` where that of the study "
-                f"is used up"
-            )
-        if not self.is_complete:
-            lines = [f"  {run}: {cause}" for run, cause in self.causes.items()] + [f"  {w}" for w in self.waiting]
-            raise IncompleteError(
-                f"all wanted runs of {self.name!r} must have a result, but these have none. "
-                f"Run the study again to try them again\n" + "\n".join(lines)
-            )
 
 
 def run_study(
@@ -234,6 +197,10 @@ class Driver:
     def affordable(self, todo: list[WantedRun], state: StudyState) -> list[WantedRun]:
         """Those of `todo` that the budgets of launch and study let start now."""
         return self._spending.affordable(todo, state)
+
+    def budget_words(self) -> str:
+        """The limit that was reached last."""
+        return self._spending.words()
 
     def _may_try(self, run: WantedRun, failures: Counter[str]) -> bool:
         return run.run_id not in self._final and failures[run.run_id] < MAX_FAILURES
