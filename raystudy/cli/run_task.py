@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--storage", metavar="URI", help="what the storage is called here, if not as in the tasks")
     parser.add_argument("--walltime", metavar="HH:MM:SS", help="stop at a checkpoint before so much time is over")
-    help_text = f"seconds before the walltime's end at which to stop (default {MARGIN_SECONDS:.0f}, at most a tenth)"
+    help_text = (
+        f"seconds before the walltime's end at which to stop (default {MARGIN_SECONDS:.0f}, at most a half of it)"
+    )
     parser.add_argument("--margin", type=float, default=MARGIN_SECONDS, metavar="SECONDS", help=help_text)
     help_text = "when it has stopped so, put this job of Slurm back into the queue (scontrol requeue)"
     parser.add_argument("--requeue", action="store_true", help=help_text)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SIGNAL_SECONDS = 120  # before the walltime, at which Slurm sends SIGUSR1; Slurm may be a minute early or late
+SIGNAL_SECONDS = 120  # before the walltime's end Slurm sends SIGUSR1, or at its half; it may be a minute early
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -52,7 +52,7 @@ def sbatch_script(study: str, job: JobShape, tasks: Path, cpus: int, gpus: int, 
         "# The time of one job. CHANGE it in both places, here and below: what it cuts short stops at a checkpoint, is",
         "# put back into the queue and goes on there",
         f"#SBATCH --time={time}",
-        f"#SBATCH --signal=B:USR1@{SIGNAL_SECONDS}",
+        f"#SBATCH --signal=B:USR1@{min(SIGNAL_SECONDS, max(1, walltime // 2))}",
         "#SBATCH --requeue",
         "#SBATCH --open-mode=append",
         "#SBATCH --output=%x-%A_%a.log",

@@ -40,14 +40,14 @@ def read_walltime(text: str) -> int:
 
 @contextlib.contextmanager
 def stopping_in_time(walltime: float | None, margin: float = MARGIN_SECONDS) -> Iterator[None]:
-    """Ask for a stop `margin` seconds (at most a tenth) before `walltime` seconds are over, and at SIGTERM or SIGUSR1.
+    """Ask for a stop `margin` seconds (at most a half) before `walltime` seconds are over, and at SIGTERM or SIGUSR1.
 
     Outside the main thread signals are left as they are.
     """
     timer = None
     if walltime is not None:
-        spare = min(margin, walltime / 10)
-        words = f"stopped {spare:.0f} s before the walltime of {walltime:.0f} s ends"
+        spare = min(margin, walltime / 2)
+        words = f"stopped {spare:g} s before the walltime of {walltime:g} s ends"
         timer = threading.Timer(walltime - spare, stop_request.request, [words])
         timer.daemon = True
         timer.start()

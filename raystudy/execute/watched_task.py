@@ -45,6 +45,8 @@ def make_watched(command: Sequence[str], tasks: Sequence[EmittedTask]) -> int:
     finally:
         process.kill()
         process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
     if status >= 0:
         return status
     if -status in passed:
