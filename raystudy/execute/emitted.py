@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raystudy.artifacts.files import exists
 from raystudy.artifacts.storage import Storage, folder_name
 from raystudy.errors import BudgetError, IncompleteError, SpecError
 from raystudy.execute.budget import Budget
@@ -137,7 +138,7 @@ def emit_wave(
             num_wanted=len(wave.wanted),
             num_done=driver.launch.num_done_before,
             arrays=tuple(arrays),
-            num_begun=sum((storage.runs.folder(run.run_id) / "spec.json").exists() for run in chosen),
+            num_begun=sum(exists(storage.runs.folder(run.run_id) / "spec.json") for run in chosen),
             num_left=len(todo) - len(chosen),
             waiting=tuple(waiting_lines(wave)),
             given_up=given_up,

@@ -1,17 +1,16 @@
 """What is done after an attempt that failed, and how tasks share groups: without any process."""
 
 import sys
-import threading
 from dataclasses import replace
 
 import pytest
 
 from raystudy.artifacts.storage import Storage
-from raystudy.errors import DamagedError, SpecError, StoppedError, StorageError, UnwritableError
+from raystudy.errors import DamagedError, SpecError, StorageError, UnwritableError
 from raystudy.execute.attempts import Attempts
 from raystudy.execute.first_cause import Cause, cause_of, first_cause, leave_cause
 from raystudy.execute.gpus import check_group_gpus
-from raystudy.execute.groups import FOLDER_VARIABLE, STOP_FILE, run_group
+from raystudy.execute.groups import run_group
 from raystudy.execute.local import LocalExecutor
 from raystudy.execute.ranks_study import _RanksExecutor
 from raystudy.execute.shapes import Shape, by_shape, groups_at_once
@@ -24,7 +23,6 @@ from raystudy.study.chosen import Chosen
 from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave
-from raystudy.train import stop_request
 from tests.planted import inputs_of, study_spec
 from tests.train.test_training import a_run
 
@@ -297,17 +295,3 @@ def test_what_ended_the_work_is_told_although_the_folder_of_beats_cannot_be_empt
     with pytest.raises(ValueError, match="the first cause"):
         work()
     assert not executor._folder.exists()
-
-
-def test_a_group_that_is_asked_to_stop_tells_its_ranks_and_is_no_failure(tmp_path):
-    """Mock ranks, which end once they find the file that asks for it; run-task asks so when a walltime ends."""
-    waits = "import os, pathlib, sys, time\n"
-    waits += f"while not (pathlib.Path(os.environ['{FOLDER_VARIABLE}']) / '{STOP_FILE}').exists(): time.sleep(0.01)\n"
-    timer = threading.Timer(0.2, stop_request.request, ["planted"])
-    timer.start()
-    try:
-        with pytest.raises(StoppedError, match="planted"):
-            run_group(a_task(tmp_path), (sys.executable, "-c", waits + "sys.exit(11)", "--"))
-    finally:
-        timer.join()
-        stop_request.withdraw()
