@@ -15,6 +15,7 @@ from raystudy.artifacts.checkpoints import checkpoint_path
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import SpecError
 from raystudy.execute.run_task import read_tasks
+from raystudy.execute.sbatch import JobShape, sbatch_script
 from raystudy.execute.walltime import read_walltime
 from raystudy.execute.watched_task import make_watched
 from raystudy.execute.work import Task, do_task
@@ -103,6 +104,23 @@ def test_waves_made_job_by_job_compare_digit_for_digit_as_a_launch(verb, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in storage.glob("runs/*/result.json")}
     assert verb("run-task", tasks, "--index", "0", "--here")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in storage.glob("runs/*/result.json")} == before
+
+
+def test_a_script_asks_for_gpus_and_quotes_whatever_a_study_or_a_folder_is_called(tmp_path, monkeypatch):
+    odd = tmp_path / "it's $(touch planted); `x`"
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    script = tmp_path / "s.sbatch"
+    job = JobShape("s", num_jobs=1000, per_job=7, limit=20)
+    script.write_text(sbatch_script("naïve 'study'; $(touch planted)", job, odd / "t.jsonl", 3, 2, 600))
+    given = check_script(script)
+    assert (given["gpus-per-node"], given["cpus-per-task"]) == ("2", "3")
+    assert (given["time"], given["signal"], given["array"]) == ("00:10:00", "B:USR1@120", "0-999%20")
+    fake = {**os.environ, "SLURM_ARRAY_TASK_ID": "3", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", str(script)], env=fake, capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert f"a file of tasks must be there, but {odd / 't.jsonl'}".encode() in done.stderr
+    assert list(odd.iterdir()) == []
 
 
 def test_what_fails_leaves_an_attempt_and_after_three_is_left_out_until_it_is_asked_for(verb, tmp_path, monkeypatch):
