@@ -116,7 +116,8 @@ def _write(rows: list[dict[str, Any]]) -> None:
         "",
         "Made by `python -m tests.slow slurm`: the waves of a study (models of one process and of two DeepSpeed",
         f"workers on CPUs, {STEPS} steps) as sbatch scripts, run by bash: there is no Slurm here. Each job gets",
-        f"SIGUSR1 {EARLIEST:g} to {LATEST:g} s after it began, twice at most, and is begun again. Same: as when undisturbed.",
+        f"SIGUSR1 {EARLIEST:g} to {LATEST:g} s after it began, twice at most, and is begun again.",
+        "Same: as in an undisturbed launch.",
         "",
         *table("seed", COLUMNS, rows),
     ]
