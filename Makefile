@@ -25,7 +25,7 @@ slow: .venv/ready
 	$(BIN)/python -m tests.slow $(SLOW)
 
 chaos: .venv/ready
-	$(BIN)/python -m tests.slow faults
+	$(BIN)/python -m tests.slow faults group_faults
 
 # Checks that need a CUDA device (and a build of torch for it); leaves a dated result in docs/results.
 gpu: .venv/ready
@@ -37,6 +37,7 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tests/check_file_lengths.py
+	$(BIN)/python tests/audit.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

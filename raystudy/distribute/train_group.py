@@ -83,19 +83,7 @@ def _folder_of_ray() -> Iterator[str]:
 
 def _run(task: Task, name: str, folder: Path, work: GroupWork, attempts: Attempts) -> Cause | None:
     """One run of Ray Train; None if it went to its end."""
-    engine = DeepSpeedEngine.model_validate_json(task.group)
-    told, errors = None, {}
-    with _folder_of_ray() as of_ray:
-        config = {"task": json.dumps(asdict(task)), "folder": str(folder), "work": work}
-        trainer = _trainer(engine, config, name, of_ray)
-        try:
-            returned = getattr(trainer.fit(), "return_value", None)
-        except TrainingFailedError as error:
-            returned, errors = None, dict(getattr(error, "worker_failures", {}))
-            failure = getattr(error, "controller_failure", None)
-            if failure is not None:
-                words = f"Ray Train could not start the workers: {str(failure).strip().splitlines()[0][:300]}"
-                told = Cause("refused", words)  # Ray Train has tried as often as it is to
+    returned, cause = fit_group(task, name, folder, work)
     for report in _reports(folder, returned):
         attempts.made(report)
     if attempts.left is None:
@@ -103,9 +91,30 @@ def _run(task: Task, name: str, folder: Path, work: GroupWork, attempts: Attempt
     for report in failed_reports(attempts.left, ""):  # those with a record, should their reports be lost
         if report.status != "failed":
             attempts.made(report)
+    return cause
+
+
+def fit_group(task: Task, name: str, folder: Path, work: GroupWork) -> tuple[str | None, Cause | None]:
+    """One run of Ray Train, all of whose workers call `work`; they leave beats and causes in `folder`, which all see.
+
+    Returns:
+        What rank 0 returned; the first cause, where the workers did not all end well.
+    """
+    engine = DeepSpeedEngine.model_validate_json(task.group)
+    with _folder_of_ray() as of_ray:
+        config = {"task": json.dumps(asdict(task)), "folder": str(folder), "work": work}
+        trainer = _trainer(engine, config, name, of_ray)
+        try:
+            return getattr(trainer.fit(), "return_value", None), None
+        except TrainingFailedError as error:
+            failure = getattr(error, "controller_failure", None)
+            if failure is not None:
+                words = f"Ray Train could not start the workers: {str(failure).strip().splitlines()[0][:300]}"
+                return None, Cause("refused", words)  # Ray Train has tried as often as it is to
+            errors, told = dict(getattr(error, "worker_failures", {})), None
     with suppress(StorageError):
-        told = told or first_cause(_newest_start(folder))
-    return group_cause(told, errors, engine.workers)
+        told = first_cause(_newest_start(folder))
+    return None, group_cause(told, errors, engine.workers)
 
 
 def _newest_start(folder: Path) -> Path:

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from raystudy.distribute.cluster_nodes import possible_nodes, present_nodes
 from raystudy.distribute.connection import connected, import_ray, need_train, set_up_process
 from raystudy.distribute.group_places import TRIAL_CPUS, check_fits, num_at_once
 from raystudy.distribute.shared_storage import NotSharedError
+from raystudy.execute.first_cause import needs_mending
 from raystudy.execute.gpus import check_gpus
 from raystudy.execute.shapes import Shape, by_shape, shape_of_engine
 from raystudy.execute.work import RunReport, Task, do_task, failed_report, failed_reports, settle_process
@@ -59,7 +60,10 @@ def run_group_trial(config: dict[str, Any], tasks: dict[str, str], attempts: dic
         reports = train_group(task, attempts[task.task_id], work)
     except Exception as error:  # of this trial, which no attempt at the runs met: an unwritable storage, no ray[train]
         known = failed_reports(task, "")
-        reports = [failed_report(r.run_id, error) if r.status == "failed" else r for r in known]
+        is_final = needs_mending(error)
+        reports = [
+            replace(failed_report(r.run_id, error), is_final=is_final) if r.status == "failed" else r for r in known
+        ]
     return {_REPORT: json.dumps([asdict(report) for report in reports])}
 
 

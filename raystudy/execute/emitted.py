@@ -119,6 +119,7 @@ def emit_wave(
     driver = Driver(loaded, storage, progress, Budget())
     with driver.holding(wait=wait) as (state, wave):
         driver.clean_up(wave)  # of tasks that were killed; those at work on other machines keep what is theirs
+        driver.compact(state)
         given_up = {} if emission.retry else dict(_given_up(wave, storage))
         todo = [run for run in wave.todo if str(run) not in given_up]
         chosen = driver.affordable(todo, state)

@@ -1,22 +1,22 @@
 """A group's task as each of its ranks makes it: on every rank of a process group that has formed, in step.
 
 Rank 0 alone reads records and writes them; it decides for all what is to be done with each run. What goes wrong on
-rank 0 alone, or on all ranks in step, costs the run; what goes wrong on one rank in the middle of a training ends the
-group, since the others wait for it. torch is loaded here, and DeepSpeed where something is trained.
+rank 0 alone, or on all ranks in step, costs the run, and all that come after it where the storage cannot be written;
+what goes wrong on one rank in the middle of a training ends the group, since the others wait for it. torch is loaded
+here, and DeepSpeed where something is trained.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raystudy.artifacts.checkpoints import remove_checkpoint
-from raystudy.artifacts.storage import Storage
-from raystudy.errors import RaystudyError, StoppedError
+from raystudy.artifacts.storage import open_storage
+from raystudy.errors import MissingPackageError, RaystudyError, StoppedError
 from raystudy.execute.decoder_work import check_same_end, see_what_lacks
-from raystudy.execute.first_cause import Cause, cause_of
+from raystudy.execute.first_cause import Cause, cause_of, needs_mending
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.recording import Recording
 from raystudy.execute.work import RunReport, Task, about_task, failed_report
@@ -68,14 +68,14 @@ def make_on_rank(
             f"a group must have as many ranks as engine.workers says ({engine.workers}), but has {world.size}. "
             f"Start so many, or say how many there are"
         )
-    reports = []
+    reports: list[RunReport] = []
     for member, (run, asked) in enumerate(zip(task.specs(), task.asked_of(), strict=True)):
         if member == 1:  # these tell of the run that an attempt begins with
             task = replace(task, notes=(), num_preemptions=0)
         assert isinstance(run, TrainRun)
         beat.begin_run(member)
         try:
-            report = _Member(task, run, asked, engine, world, must_stop).make()
+            report = _Member(task, run, asked, engine, world, reports[-1] if reports else None, must_stop).make()
         except StoppedError:
             raise
         except Exception as error:
@@ -91,12 +91,14 @@ def _cause(error: Exception, world: "World", run: TrainRun) -> Cause:
     from raystudy.train.micro_batches import is_out_of_memory
 
     step = max(beat.now().step, 0)
-    cause = cause_of(error, world.rank, run.run_id, step, is_out_of_memory=is_out_of_memory(error))
+    # What is not installed, no other run finds either.
+    run_id = "" if isinstance(error, MissingPackageError) else run.run_id
+    cause = cause_of(error, world.rank, run_id, step, is_out_of_memory=is_out_of_memory(error))
     return replace(cause, rows=beat.rows_at_once())
 
 
 class _Member:
-    """One run of the task, on this rank."""
+    """One run of the task, on this rank; `before`: on rank 0, how the run before it ended."""
 
     def __init__(
         self,
@@ -105,11 +107,12 @@ class _Member:
         asked: Asked,
         engine: DeepSpeedEngine,
         world: "World",
+        before: RunReport | None,
         must_stop: Callable[[], bool] | None,
     ) -> None:
         self._must_stop = must_stop
-        self._run, self._asked, self._engine, self._world = run, asked, engine, world
-        storage = Storage(Path(task.storage))
+        self._run, self._asked, self._engine, self._world, self._before = run, asked, engine, world, before
+        storage = open_storage(task.storage)
         storage.runs.mends = world.rank == 0
         about = {
             **about_task(task, {"deepspeed": version("deepspeed")}),
@@ -133,6 +136,8 @@ class _Member:
 
     def _decide(self) -> dict[str, Any]:
         """On rank 0: the report of a run that is not to be trained, as plain data; None for one that is."""
+        if self._before is not None and self._before.is_unwritable:  # no run would fare better
+            return {"report": replace(self._before, run_id=self._run.run_id, seconds=0.0).__dict__}
         must_train = False
 
         def look() -> tuple[str, bool]:
@@ -180,6 +185,7 @@ class _Member:
         try:
             status, is_made = work()
         except Exception as error:
-            return failed_report(self._run.run_id, error, time.perf_counter() - self._started)
+            report = failed_report(self._run.run_id, error, time.perf_counter() - self._started)
+            return replace(report, is_final=needs_mending(error))
         report = RunReport(self._run.run_id, status, self._run.num_tokens, time.perf_counter() - self._started)
         return replace(report, is_made=is_made, note="; ".join(self._at.notes))
