@@ -5,6 +5,7 @@ from pathlib import Path
 
 from raystudy.artifacts.storage import folder_name, locate_storage
 from raystudy.cli.options import put_json, wants_only_json
+from raystudy.errors import SpecError
 from raystudy.execute.emitted import Array, Emission, Emitted, emit_wave
 from raystudy.execute.progress import Progress
 from raystudy.execute.sbatch import duration
@@ -23,6 +24,14 @@ def add_emission(parser: argparse.ArgumentParser) -> None:
     help_text = "write runs that failed three times on record too"
     group.add_argument("--retry", action="store_true", help=help_text)
     group.add_argument("--no-wait", action="store_true", help="end when another driver holds the study")
+
+
+def check_alone(options: argparse.Namespace) -> None:
+    """Raises SpecError for options that mean nothing without --emit."""
+    given = {"--out": options.out, "--walltime": options.walltime, "--retry": options.retry}
+    for option, value in given.items():
+        if value:
+            raise SpecError(f"{option} must go with --emit, but was given without. Add `--emit slurm-array`")
 
 
 def emit(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from raystudy.artifacts.files import exists
 from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.artifacts.weights import weights_path
-from raystudy.cli.emission import add_emission, emit
+from raystudy.cli.emission import add_emission, check_alone, emit
 from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, tell_damage, wants_only_json
 from raystudy.execute.frozen_data import find_data
 from raystudy.execute.inputs import sizes_of_sources
@@ -43,6 +43,7 @@ def call(options: argparse.Namespace) -> int:
     """Print the plan, which changes nothing; or with --emit build the study's data and write its next wave."""
     if options.emit is not None:
         return emit(options)
+    check_alone(options)
     loaded = load_study(Path(options.study), options.overrides)
     storage = locate_storage(options.storage, loaded)
     frozen = read_frozen(storage.study(loaded.spec.name))

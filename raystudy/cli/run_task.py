@@ -16,7 +16,7 @@ from raystudy.errors import SpecError, StoppedError
 from raystudy.execute.groups import PARENT_VARIABLE
 from raystudy.execute.log_events import log_format
 from raystudy.execute.progress import Progress
-from raystudy.execute.run_task import EmittedTask, make_emitted, read_tasks, tasks_of_job
+from raystudy.execute.run_task import EmittedTask, make_emitted, read_job, read_tasks
 from raystudy.execute.walltime import MARGIN_SECONDS, read_walltime, stopping_in_time
 from raystudy.execute.watched_task import make_watched, requeue
 
@@ -71,8 +71,7 @@ def _chosen(options: argparse.Namespace) -> list[EmittedTask]:
         if len(tasks) != 1:
             raise SpecError(f"--task must name a file of one task, but {options.task} holds {len(tasks)}")
     else:
-        path = Path(options.tasks)
-        tasks = tasks_of_job(read_tasks(path), options.index, options.count, path)
+        tasks = read_job(Path(options.tasks), options.index, options.count)
     if options.storage is None:
         return tasks
     root = str(open_storage(options.storage).root)

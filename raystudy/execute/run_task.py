@@ -33,11 +33,32 @@ class EmittedTask:
 
 
 def read_tasks(path: Path) -> list[EmittedTask]:
-    """The tasks in a file, one JSON object a line.
+    """All tasks in a file, one JSON object a line.
 
     Raises:
         SpecError: the file cannot be read, or holds something else.
     """
+    return [_read(line, where) for where, line in _lines(path)]
+
+
+def read_job(path: Path, index: int, count: int) -> list[EmittedTask]:
+    """The tasks that job `index` of an array makes, `count` each; the other lines are not looked at.
+
+    Raises:
+        SpecError: as `read_tasks`, or the array has no such job.
+    """
+    lines = _lines(path)
+    num_jobs = -(-len(lines) // count) if count > 0 else 0
+    if not 0 <= index < num_jobs:
+        raise SpecError(
+            f"--index must be one of the {num_jobs} jobs (from 0) that {path} holds with --count {count}, but got "
+            f"{index}. Take the array's bounds from the script beside it"
+        )
+    return [_read(line, where) for where, line in lines[index * count : (index + 1) * count]]
+
+
+def _lines(path: Path) -> list[tuple[str, str]]:
+    """Every line of a file that is not empty, and where it stands."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -45,7 +66,7 @@ def read_tasks(path: Path) -> list[EmittedTask]:
         raise SpecError(
             f"a file of tasks must be there, but {path}: {told}. `raystudy plan --emit` writes it"
         ) from error
-    return [_read(line, f"line {number} of {path}") for number, line in enumerate(lines, start=1) if line.strip()]
+    return [(f"line {number} of {path}", line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _read(line: str, where: str) -> EmittedTask:
@@ -75,21 +96,6 @@ def _read(line: str, where: str) -> EmittedTask:
 def _changes(about: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     given = about.get("changes", ())
     return tuple((str(axis), tuple(value) if isinstance(value, list) else value) for axis, value in given)
-
-
-def tasks_of_job(tasks: Sequence[EmittedTask], index: int, count: int, where: Path) -> list[EmittedTask]:
-    """Those that job `index` of an array makes, `count` each.
-
-    Raises:
-        SpecError: the array has no such job.
-    """
-    num_jobs = -(-len(tasks) // count) if count > 0 else 0
-    if not 0 <= index < num_jobs:
-        raise SpecError(
-            f"--index must be one of the {num_jobs} jobs (from 0) that {where} holds with --count {count}, but got "
-            f"{index}. Take the array's bounds from the script beside it"
-        )
-    return list(tasks[index * count : (index + 1) * count])
 
 
 def make_emitted(tasks: Sequence[EmittedTask], progress: Progress) -> Counter[str]:

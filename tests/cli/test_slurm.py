@@ -230,6 +230,8 @@ def test_files_that_hold_no_tasks_and_wrong_calls_are_told(verb, tmp_path):
         assert f"line 1 of {path} must be a task as `raystudy plan --emit` writes it" in said
     assert "a file of tasks must be there" in verb("run-task", tmp_path / "none", "--index", "0")[2]
     assert "give either TASKS and --index I, or --task FILE" in verb("run-task", path)[2]
+    status, _, said = verb("plan", FEATURES, "--storage", tmp_path, "--retry")
+    assert (status, "--retry must go with --emit" in said) == (2, True)
     view, validation = make_shards(tmp_path)
     task, _ = a_task_file(tmp_path, a_long_run(view), tmp_path / "nowhere", validation)
     status, _, said = verb("run-task", "--task", task, "--here")

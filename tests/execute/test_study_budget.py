@@ -10,6 +10,7 @@ from raystudy.artifacts.storage import Storage
 from raystudy.cli.main import main
 from raystudy.errors import BudgetError
 from raystudy.execute.budget import Budget, Spending
+from raystudy.execute.budget_check import check_budget
 from raystudy.execute.local import InlineExecutor
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
@@ -142,6 +143,15 @@ def test_a_launch_stops_at_the_studys_budget_and_the_next_does_not_begin(tmp_pat
     out = str(tmp_path / "w")
     assert main(["plan", *run[1:6], "--emit", "jsonl", "--out", out]) == 8
     assert "a wave must fit into the study's budget, but nothing of it does" in capsys.readouterr().err
+
+
+def test_a_study_is_not_handed_to_a_cluster_when_its_budget_does_not_suffice(tmp_path):
+    with pytest.raises(
+        BudgetError, match=r"must fit into budget.device_hours 1e-09, of which 1e-09 are left.*measures"
+    ):
+        check_budget(load_study(FEATURES, ["budget={device_hours: 1e-9}"]), Storage(tmp_path))
+    check_budget(load_study(FEATURES, ["budget={device_hours: 1e9}"]), Storage(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tries_that_failed_in_an_earlier_launch_count(tmp_path):
