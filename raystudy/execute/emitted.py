@@ -175,7 +175,9 @@ class _Writer:
         lines = "".join(task_line(task, self._by_id) + "\n" for task in tasks)
         kind = f"groups-of-{shape.workers}" if shape.workers else "runs"
         name = f"{kind}-{digest(lines)[:8]}"
-        (self._emission.out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        path = self._emission.out / f"{name}.jsonl"
+        path.touch(mode=0o600)  # a command's environment stands in it
+        path.write_text(lines, encoding="utf-8")
         seconds = sum(self._seconds(run_id) for task in tasks for run_id in _ids(task)) / len(tasks)
         num, most = len(tasks), JOB_SECONDS / max(seconds, 1e-3)
         per_job = max(math.ceil(num / MOST_JOBS), min(int(most), math.ceil(num / self._emission.limit)), 1)
@@ -194,8 +196,7 @@ class _Writer:
         )
         if array.script:
             job = JobShape(folder_name(self._loaded.spec.name), array.num_jobs, per_job, self._emission.limit)
-            path = (self._emission.out / array.tasks_file).absolute()
-            script = sbatch_script(self._loaded.spec.name, job, path, cpus, gpus, array.walltime)
+            script = sbatch_script(self._loaded.spec.name, job, path.absolute(), cpus, gpus, array.walltime)
             (self._emission.out / array.script).write_text(script, encoding="utf-8")
         return array
 

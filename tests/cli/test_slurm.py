@@ -83,6 +83,7 @@ def test_waves_made_job_by_job_compare_digit_for_digit_as_a_launch(verb, tmp_pat
         assert f'sbatch "$@" {array["script"]} ' in submit
         assert given["array"] == f"0-{array['num_jobs'] - 1}%2"
         tasks = out / array["tasks_file"]
+        assert tasks.stat().st_mode & 0o077 == 0, "commands may have secrets in their environment"
         assert sum(len(each.runs) for each in read_tasks(tasks)) == array["num_runs"] == wave["num_runs"]
         for index in range(array["num_jobs"]):
             options = ("--index", index, "--count", array["per_job"], "--walltime", "01:00:00", "--here")
