@@ -15,6 +15,7 @@ CHECKS = [
     "memory",
     "nodes",
     "remote_storage",
+    "slurm",
 ]
 
 
