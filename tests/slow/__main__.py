@@ -5,7 +5,19 @@ import sys
 from importlib import import_module
 
 # Modules beside this one, each with `main(arguments) -> exit status`.
-CHECKS = ["known_truth", "faults", "reference", "group_faults", "parity_on_ray", "launchers", "storage", "memory"]
+CHECKS = [
+    "known_truth",
+    "faults",
+    "reference",
+    "group_faults",
+    "parity_on_ray",
+    "launchers",
+    "storage",
+    "memory",
+    "nodes",
+    "remote_storage",
+    "slurm",
+]
 
 
 def main(arguments: list[str]) -> int:

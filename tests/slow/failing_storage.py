@@ -1,8 +1,8 @@
 """The tiny study with `--local` on S3 (a real server, moto's) while the storage fails; against the same on a folder.
 
-    python -m tests.slow.storage --trials 2
+    python -m tests.slow.failing_storage --trials 2
 
-Result in docs/results/storage-<date>.json and .md.
+Result in docs/results/failing-storage-<date>.json and .md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _MOST_SECONDS = 560
 
 
 def failing(proxy: Proxy, _: random.Random) -> None:
-    """One call in five gets a 500, a 503 SlowDown or a closed connection; one in twenty of the others loses its answer."""
+    """One call in five gets a 500, a 503 SlowDown or a closed connection, one in twenty of the others no answer."""
     proxy.faults.failing, proxy.faults.lost_answers = 0.2, 0.05
 
 
@@ -81,7 +81,7 @@ def one(proxy: Proxy, name: str, seed: int, folder: Path, reference: Any) -> dic
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.slow.storage")
+    parser = argparse.ArgumentParser(prog="python -m tests.slow.failing_storage")
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
@@ -103,13 +103,13 @@ def main(arguments: list[str]) -> int:
     lines = [
         f"# The tiny study on S3 while it fails, {document['date']}",
         "",
-        f"`python -m tests.slow.storage --trials {options.trials} --seed {options.seed}`: search_spaces/tiny.yaml with "
-        "`--local --workers 2` on moto's server behind a proxy. Good: exit status 0, the comparison digit for digit as on "
-        "a folder, nothing changed by a second launch, no traceback, no secret.",
+        f"`python -m tests.slow.failing_storage --trials {options.trials} --seed {options.seed}`: search_spaces/tiny.yaml with "
+        "`--local --workers 2` on moto's server behind a proxy. Good: exit status 0, the comparison digit for digit as "
+        "on a folder, nothing changed by a second launch, no traceback, no secret.",
         "",
         *table("fault", ("trials", "good", "runs", "seconds"), rows),
     ]
-    write_result("storage", document, lines)
+    write_result("failing-storage", document, lines)
     return 0 if all(row["good"] == row["trials"] for row in rows) else 1
 
 
