@@ -74,7 +74,8 @@ class _Outage:
                 return
             self._said_at = now
         what = without_secrets(" ".join(str(error).split())[:200] or type(error).__name__)
-        _log.warning("storage: %s does not answer (%s); trying again for up to %.0f s", path, what, left)
+        bucket = f"{path.protocol}://{path.drive}"
+        _log.warning("storage: %s does not answer (%s); trying again for up to %.0f s", bucket, what, left)
 
     def is_over(self) -> None:
         if self._said_at is None:

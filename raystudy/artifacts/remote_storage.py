@@ -18,6 +18,7 @@ _PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "memory": ("fsspec", "
 _URI = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://(?P<bucket>[^/]*)(?P<prefix>.*)", re.DOTALL)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 _PREFIX = re.compile(r"(/+[A-Za-z0-9 ._=,+-]+)*/*")
+_LAST_PATIENCE_SECONDS = 2.0  # with removing the probe; what stays of it is never read
 _FIRST_PATIENCE_SECONDS = 20.0  # an endpoint that was mistyped should be told of soon
 
 
@@ -77,7 +78,7 @@ def check_promises(root: "UPath") -> None:
             is_overwritten = remote_files.write(probe, b"second", exclusive=True)
             found, listed = remote_files.read(probe), remote_files.names(root)
         finally:
-            with suppress(StorageError):
+            with suppress(StorageError), patience(_LAST_PATIENCE_SECONDS):
                 remote_files.remove(probe)
     if is_overwritten or found != b"first":
         raise UnwritableError(

@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> int:
     lines = [
         f"# The tiny study on S3 while it fails, {document['date']}",
         "",
-        f"`python -m tests.slow.failing_storage --trials {options.trials} --seed {options.seed}`: search_spaces/tiny.yaml with "
+        f"`python -m tests.slow.failing_storage --trials {options.trials} --seed {options.seed}`: the tiny study with "
         "`--local --workers 2` on moto's server behind a proxy. Good: exit status 0, the comparison digit for digit as "
         "on a folder, nothing changed by a second launch, no traceback, no secret.",
         "",
