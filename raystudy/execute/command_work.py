@@ -1,15 +1,19 @@
 """Where a command works: the folder `work` of its run, or of a remote storage a folder of this node that stands for it.
 
-Such a folder is brought up to date from the storage before an attempt and is kept on the storage after it, whole:
-`log.txt`, `spec.json`, all of `out/`, and `kept.json`, which comes last and lists them with their SHA-256. What a
-killed worker leaves on a node is ahead of what is kept, and is gone on from where the run is tried on that node again.
+Such a folder is brought up to date from the storage before an attempt, and is kept on the storage after it and every
+ten minutes of it: `kept/<SHA-256>` for every file of `out/`, `log.txt` and `spec.json`, and `kept.json`, which comes
+last and says which file is which, so that what is kept is whole whenever it is cut off. The log also lies there by its
+name, for people. What a killed worker leaves on a node is ahead of what is kept, and is gone on from where the run is
+tried on that node again.
 """
 
 import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +37,10 @@ from raystudy.errors import RaystudyError, StorageError
 
 KEPT = "kept.json"
 _FORMAT = "raystudy-work/1"
-_PLAIN = ("log.txt", "spec.json")  # beside out/
+_LOG = "log.txt"
+_PLAIN = (_LOG, "spec.json")  # beside out/
+_KEEP_SECONDS = 600.0  # of an attempt, after which what it has written so far is kept
+_CHECKSUM = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -47,33 +54,69 @@ class Work:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """An attempt here; what it leaves is kept on the storage however it ends. Raises UnwritableError."""
+        if self.here == self.there:
+            yield
+            return
+        ended = threading.Event()
+        keeper = threading.Thread(target=self._keep_now_and_then, args=(ended,), name="keep-work", daemon=True)
+        keeper.start()
+        error: RaystudyError | None = None
         try:
             yield
-        except RaystudyError as error:
-            self._keep()
-            if type(error) is not RaystudyError:
-                raise
-            raise RaystudyError(str(error).replace(str(self.here), str(self.there))) from error
+        except RaystudyError as met:
+            error = met
+        finally:
+            ended.set()
+            keeper.join()
         self._keep()
+        upload_if_there(self.here / _LOG, self.there / _LOG)
+        shutil.rmtree(self.here, ignore_errors=True)  # the lock is held until its file is closed
+        if error is not None:
+            if type(error) is not RaystudyError:
+                raise error
+            raise RaystudyError(str(error).replace(str(self.here), str(self.there))) from error
+
+    def _keep_now_and_then(self, ended: threading.Event) -> None:
+        while not ended.wait(_KEEP_SECONDS):
+            with contextlib.suppress(StorageError, OSError):  # what cannot be kept now is kept later
+                self._keep()
 
     def _keep(self) -> None:
-        if self.here == self.there:
-            return
-        before, files = _read(self.here / KEPT), _files(self.here)
+        """Keep on the storage what is here, and no more; of a file that is being written what was kept before."""
+        before = _read(self.here / KEPT)["files"]
         listed: dict[str, Any] = {}
-        for name, file in files.items():
-            status = file.stat()
-            stamp = [status.st_size, status.st_mtime_ns]
-            known = before["files"].get(name, {})
-            is_same = known.get("stamp") == stamp
-            if not is_same:
-                upload(file, self.there / name)
-            listed[name] = {"stamp": stamp, "sha256": known["sha256"] if is_same else sha256_of(file)}
+        for name, file in _files(self.here).items():
+            about = self._keep_file(file, before.get(name))
+            listed |= {name: about} if about is not None else {}
         value = {"format": _FORMAT, "upload": uuid.uuid4().hex, "files": listed}
         write_json(self.there / KEPT, value)
-        for name in before["files"].keys() - files.keys():
-            remove_file(self.there / name)
-        shutil.rmtree(self.here, ignore_errors=True)  # the lock is held until its file is closed
+        write_json(self.here / KEPT, value, durable=False)
+        used = {about["sha256"] for about in listed.values()}
+        for gone in {about["sha256"] for about in before.values()} - used:
+            remove_file(self.there / "kept" / gone)
+
+    def _keep_file(self, file: Path, before: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What kept.json says of a file; None where it has gone, or is written for the first time just now."""
+        try:
+            stamp = _stamp(file)
+            if before is not None and before["stamp"] == stamp:
+                return before
+            found = sha256_of(file)
+            upload(file, self.there / "kept" / found)
+            return {"stamp": stamp, "sha256": found} if _stamp(file) == stamp else before
+        except FileNotFoundError:
+            return None
+
+
+def upload_if_there(file: Path, to: StoragePath) -> None:
+    """Upload a local file, unless there is none."""
+    if file.is_file():
+        upload(file, to)
+
+
+def _stamp(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 @contextlib.contextmanager
@@ -126,7 +169,7 @@ def _bring(there: StoragePath, here: Path) -> None:
     needed = sum(file["stamp"][0] for file in files.values())
     make_room(here, needed)
     with node_errors(here, needed, NO_ROOM):
-        is_whole = all(_bring_file(there / name, here / name, file) for name, file in files.items())
+        is_whole = all(_bring_file(there, here / name, file) for name, file in files.items())
         if is_whole:
             (here / KEPT).write_text(json.dumps(kept))
     if not is_whole:
@@ -134,7 +177,7 @@ def _bring(there: StoragePath, here: Path) -> None:
 
 
 def _bring_file(there: StoragePath, here: Path, about: dict[str, Any]) -> bool:
-    if not download(there, here) or sha256_of(here) != about["sha256"]:
+    if not download(there / "kept" / about["sha256"], here) or sha256_of(here) != about["sha256"]:
         return False
     os.utime(here, ns=(about["stamp"][1], about["stamp"][1]))  # how long an attempt took is told by such times
     return True
@@ -160,7 +203,8 @@ def _is_ours(name: str, about: Any) -> bool:
     is_inside = name in _PLAIN or (len(parts) > 1 and parts[0] == "out" and ".." not in parts)
     try:
         size, changed = about["stamp"]
-        return is_inside and isinstance(size, int) and isinstance(changed, int) and isinstance(about["sha256"], str)
+        is_whole = isinstance(size, int) and isinstance(changed, int) and _CHECKSUM.fullmatch(about["sha256"])
+        return is_inside and bool(is_whole)
     except (KeyError, TypeError, ValueError):
         return False
 

@@ -1,11 +1,17 @@
 """A command whose run lies on a remote storage works on its node, and goes on wherever it is tried again."""
 
+import contextlib
+import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from raystudy.artifacts.files import StoragePath
 from raystudy.artifacts.storage import open_storage
-from raystudy.execute.command_work import KEPT
+from raystudy.errors import UnwritableError
+from raystudy.execute.command_work import KEPT, Work
 from raystudy.execute.work import RunReport, do_task
 from raystudy.specs.reading import Asked, Reading
 from tests.command.runs import HELD, a_run, a_task, commission
@@ -17,14 +23,20 @@ def on_node(tmp_path, monkeypatch):
     """Make the run on a node of that name, on a storage of its own."""
     root = f"memory://command/{tmp_path.name}"
 
-    def make(node: str, *behaviour: str, asked: Asked | None = None) -> RunReport:
+    def make(node: str, *behaviour: str, asked: Asked | None = None, **engine: Any) -> RunReport:
         monkeypatch.setenv("RAYSTUDY_CACHE", str(tmp_path / node))
-        (report,) = do_task(a_task(root, commission(*behaviour), asked=asked))
+        (report,) = do_task(a_task(root, commission(*behaviour, **engine), asked=asked))
         return report
 
     make.work = open_storage(root).runs.folder(a_run().run_id) / "work"
     make.ledger = open_storage(root).runs
     return make
+
+
+def kept(work: StoragePath, name: str) -> str:
+    """A file of the trainer's as it is kept."""
+    about = json.loads((work / KEPT).read_text())["files"][name]
+    return (work / "kept" / about["sha256"]).read_text()
 
 
 def files_of(cache: Path) -> list[str]:
@@ -39,7 +51,7 @@ def test_every_attempt_is_kept_and_another_node_goes_on_from_it_and_is_asked_for
     assert files_of(tmp_path / "one") == [], "all of it is on the storage"
     assert on_node("two", "fails-twice").status == "failed"
     assert on_node("one", "fails-twice").status == "finished", "the third attempt, on whatever node"
-    assert len((on_node.work / "out" / "attempts").read_text().splitlines()) == 3
+    assert len(kept(on_node.work, "out/attempts").splitlines()) == 3
     assert (on_node.work / "log.txt").read_text().count("stub: attempt") == 3
     result = on_node.ledger.read(a_run().run_id).result
     more = on_node("three", asked=Asked(readings=(Reading(step=2),)))
@@ -51,23 +63,45 @@ def test_every_attempt_is_kept_and_another_node_goes_on_from_it_and_is_asked_for
 
 def test_what_is_kept_and_is_not_whole_is_begun_anew_and_names_stay_in_the_folder(on_node, tmp_path):
     assert on_node("one", "exits-3").status == "failed"
-    (on_node.work / "out" / "attempts").write_text("another upload, cut off")
+    told = json.loads((on_node.work / KEPT).read_text())
+    (on_node.work / "kept" / told["files"]["out/attempts"]["sha256"]).write_text("damaged")
     assert on_node("two", "exits-3").status == "failed"
-    assert "another" not in (on_node.work / "out" / "attempts").read_text()
-    kept = (on_node.work / KEPT).read_text()
-    (on_node.work / KEPT).write_text(kept.replace("out/attempts", "out/../../../../../../escaped"))
+    assert len(kept(on_node.work, "out/attempts").splitlines()) == 1
+    text = (on_node.work / KEPT).read_text()
+    (on_node.work / KEPT).write_text(text.replace("out/attempts", "out/../../../../../../escaped"))
     assert on_node("three", "exits-3").status == "failed"
     assert not list(tmp_path.rglob("escaped"))
-    assert len((on_node.work / "out" / "attempts").read_text().splitlines()) == 1
+    assert len(kept(on_node.work, "out/attempts").splitlines()) == 1
 
 
 def test_a_killed_workers_folder_is_gone_on_from_on_its_node(on_node, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("raystudy.execute.command_work.Work._keep", lambda _: None)  # the worker is killed before
+        patch.setattr(Work, "kept", lambda _: contextlib.nullcontext())  # as where the worker is killed
         assert on_node("one", "fails-twice").status == "failed"
     assert "attempts" in files_of(tmp_path / "one")
     assert on_node("one", "fails-twice").status == "failed"
-    assert len((on_node.work / "out" / "attempts").read_text().splitlines()) == 2
+    assert len(kept(on_node.work, "out/attempts").splitlines()) == 2
+
+
+def test_what_an_attempt_has_written_so_far_is_kept_and_goes_on_where_its_node_is_lost(on_node, tmp_path, monkeypatch):
+    monkeypatch.setattr("raystudy.execute.command_work._KEEP_SECONDS", 0.05)
+    keep = Work._keep
+
+    def lost_at_the_end(self: Work) -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise UnwritableError("the node is lost")
+        keep(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "_keep", lost_at_the_end)
+        assert on_node("one", "hangs", timeout_minutes=0.02).status == "failed"
+    assert len(kept(on_node.work, "out/attempts").splitlines()) == 1
+    assert on_node("two").status == "finished"
+    assert len(kept(on_node.work, "out/attempts").splitlines()) == 2
+    files = json.loads((on_node.work / KEPT).read_text())["files"]
+    objects = {path.name for path in (on_node.work / "kept").iterdir()}
+    assert objects >= {about["sha256"] for about in files.values()}
+    assert not list(tmp_path.glob("two/work/*/*/out"))
 
 
 def test_a_trainer_reads_shards_of_a_remote_storage_on_its_node(tmp_path, monkeypatch):
@@ -77,8 +111,7 @@ def test_a_trainer_reads_shards_of_a_remote_storage_on_its_node(tmp_path, monkey
     own = commission().model_copy(update={"data": None, "held": {}})
     (report,) = do_task(a_task(root, own, a_run(shards=view), held={validation: "v"}))
     assert report.status == "finished", report.cause
-    spec = open_storage(root).runs.folder(report.run_id) / "work" / "spec.json"
-    told = spec.read_text()
+    told = kept(open_storage(root).runs.folder(report.run_id) / "work", "spec.json")
     assert f'"path": "{tmp_path}/cache/' in told
     assert "memory://" not in told
     assert len(list((tmp_path / "cache").glob("*/*/tokens.bin"))) == 2, "the view's own shard lies beside it"
