@@ -9,8 +9,9 @@ from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
 from raystudy.execute.budget import Budget
 from raystudy.execute.gpus import check_gpus, check_group_gpus, visible_gpus
 from raystudy.execute.inputs import need_deepspeed, need_packages
+from raystudy.execute.launched import Launch
 from raystudy.execute.local import Executor, local_executor
-from raystudy.execute.loop import Launch, run_study
+from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
 from raystudy.specs.load import LoadedStudy, load_study
 from raystudy.study.results import StudyResults

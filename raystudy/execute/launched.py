@@ -1,4 +1,4 @@
-"""How a launch went: what it made, what is left, why, and what it says of that."""
+"""How a launch went, and what is told of one that did not make all that was wanted."""
 
 from dataclasses import dataclass, field
 
@@ -34,8 +34,9 @@ class Launch:
         """Raises BudgetError with how many runs are left, or IncompleteError that names what is missing and why."""
         if self.budget:
             raise BudgetError(
-                f"stopped at the budget of this launch ({self.budget}): {self.num_left} wanted runs of {self.name!r} "
-                f"are left. Finished runs are kept; run the study again to go on"
+                f"stopped at the budget ({self.budget}): {self.num_left} wanted runs of {self.name!r} are left. "
+                f"Finished runs are kept; run the study again to go on, with a higher `budget` where that of the study "
+                f"is used up"
             )
         if not self.is_complete:
             lines = [f"  {run}: {cause}" for run, cause in self.causes.items()] + [f"  {w}" for w in self.waiting]

@@ -4,14 +4,15 @@ The truth is on storage: a launch after a crash, an extension, a study that shar
 """
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 from raystudy.artifacts.damage import set_torn_json_aside
 from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.node_cache import take_fetched
+from raystudy.artifacts.remote_retries import patience
 from raystudy.artifacts.storage import Storage, StudyFolder, open_storage
 from raystudy.errors import DamagedError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
@@ -20,7 +21,7 @@ from raystudy.execute.downstream_inputs import mend_tasks
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.frozen_data import build_data, mend_data
 from raystudy.execute.inputs import sizes_of_sources
-from raystudy.execute.launched import Launch as Launch
+from raystudy.execute.launched import Launch
 from raystudy.execute.leak_check import with_leaks
 from raystudy.execute.local import Executor, num_cores
 from raystudy.execute.losses import Losses
@@ -29,16 +30,20 @@ from raystudy.execute.progress import Progress
 from raystudy.execute.resolving import new_shards_refused, resolve_again, tell_changes
 from raystudy.execute.tasks import make_tasks
 from raystudy.execute.utilisation import Utilisation
+from raystudy.execute.work import Task, attempt_of
+from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.load import LoadedStudy
 from raystudy.study.chosen import Chosen
 from raystudy.study.frozen import Frozen
 from raystudy.study.lr_rules import drift, newly_resolved
 from raystudy.study.repeats import check_windows, repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
+from raystudy.study.spending import attempts_cost
 from raystudy.study.state import StudyInputs, StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import Wave, make_wave, waiting_lines
 
+_COURTESY_SECONDS = 2.0
 MAX_FAILURES = 3  # of one run in one launch, unless its report says that it has been tried often enough
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
@@ -63,61 +68,38 @@ def run_study(
     Raises:
         DataError: the study's text has changed since it was frozen, and `again` was not asked for.
     """
-    storage.prepare()
-    folder = storage.study(loaded.spec.name)
-    with hold_study(folder.path, wait=wait, say=progress.say) as is_clean:
-        progress.keep(_keeper(folder))
-        driver = _Driver(loaded, storage, folder, progress, budget or Budget(), chosen)
-        storage.runs.mends = True
-        for line in set_torn_json_aside(folder.path):
-            progress.say(line)
-        driver.settle(again=again)
-        state = driver.read()
-        for line in storage.runs.damage:
-            progress.say(line)
-        driver.tell_drift(state)
-        wave = driver.wave(state)
-        if wave.todo:
-            sizes = sizes_of_sources(state.study, state.inputs, storage)
-            check_windows(wave.todo, sizes)
-            for line in repeat_lines(repeats(wave.wanted.values(), sizes)):
-                progress.say(line)
-        if not is_clean:
-            _clean_up(storage, folder, wave)
-        driver.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())
+    driver = Driver(loaded, storage, progress, budget or Budget(), chosen)
+    with driver.holding(wait=wait, again=again) as (state, wave):
         if wave.todo:
             with make_executor() as executor:
                 state = driver.run_waves(state, executor)
-            _clean_up(storage, folder, driver.wave(state))
+            driver.clean_up(driver.wave(state))
         driver.compact(state)
         return driver.finish(state)
 
 
 def _keeper(folder: StudyFolder) -> Callable[[dict[str, Any]], None]:
     def keep(state: dict[str, Any]) -> None:
-        with suppress(StorageError):  # a courtesy: what must be safe says so when it is written
+        # A courtesy, for which nothing waits: what must be safe says so when it is written.
+        with suppress(StorageError), patience(_COURTESY_SECONDS):
             folder.write_progress(state)
 
     return keep
 
 
-def _clean_up(storage: Storage, folder: StudyFolder, wave: Wave) -> None:
-    remove_leftovers(storage.root, folder.path, wave.wanted, {run.run_id for run in wave.todo})
-
-
-class _Driver:
-    """One launch of a study whose folder it holds."""
+class Driver:
+    """One launch of a study: what is done while its folder is held (`holding`)."""
 
     def __init__(
         self,
         loaded: LoadedStudy,
         storage: Storage,
-        folder: StudyFolder,
         progress: Progress,
         budget: Budget,
         chosen: Chosen | None = None,
     ) -> None:
-        self.loaded, self.storage, self.folder, self.progress = loaded, storage, folder, progress
+        self.loaded, self.storage, self.progress = loaded, storage, progress
+        self.folder = storage.study(loaded.spec.name)
         self.launch = Launch(loaded.spec.name)
         self._chosen = chosen
         resources = loaded.spec.resources
@@ -130,6 +112,43 @@ class _Driver:
         self._told: list[str] = []
         self._final: set[str] = set()  # failed runs that are not tried again
         self._inputs = StudyInputs({}, {}, 0)
+
+    @contextmanager
+    def holding(self, *, wait: bool = True, again: bool = False) -> Iterator[tuple[StudyState, Wave]]:
+        """Hold the study, its data settled; gives its state and its first wave. What to know of both is said.
+
+        Raises:
+            DataError, StudyHeldError: as `run_study` and `hold_study`.
+        """
+        storage, progress = self.storage, self.progress
+        storage.prepare()
+        progress.begin(self.loaded.spec.name, storage=str(storage.root))
+        with hold_study(self.folder.path, wait=wait, say=progress.say) as is_clean:
+            progress.keep(_keeper(self.folder))
+            storage.runs.mends = True
+            for line in set_torn_json_aside(self.folder.path):
+                progress.say(line, "warning")
+            self.settle(again=again)
+            state = self.read()
+            for line in storage.runs.damage:
+                progress.say(line, "warning")
+            self.tell_drift(state)
+            wave = self.wave(state)
+            if wave.todo:
+                sizes = sizes_of_sources(state.study, state.inputs, storage)
+                check_windows(wave.todo, sizes)
+                for line in repeat_lines(repeats(wave.wanted.values(), sizes)):
+                    progress.say(line, "warning")
+                if state.study.budget is not None:
+                    self._spending.tried = attempts_cost(state, storage.runs)
+            if not is_clean:
+                self.clean_up(wave)
+            self.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())
+            yield state, wave
+
+    def clean_up(self, wave: Wave) -> None:
+        """Remove what writers that are gone left half-written."""
+        remove_leftovers(self.storage.root, self.folder.path, wave.wanted, {run.run_id for run in wave.todo})
 
     def settle(self, *, again: bool) -> None:
         """Build the study's data, or find them as they were, and keep what the study is."""
@@ -184,7 +203,7 @@ class _Driver:
         number = 0
         self._utilisation.has(executor.devices)
         while todo := [run for run in self.wave(state).todo if self._may_try(run, failures)]:
-            chosen = self._spending.affordable(todo, state)
+            chosen = self.affordable(todo, state)
             if not chosen:
                 self.launch.budget = self._spending.words()
                 break
@@ -203,6 +222,14 @@ class _Driver:
         self.launch.num_preemptions = self._losses.num_preemptions
         return state
 
+    def affordable(self, todo: list[WantedRun], state: StudyState) -> list[WantedRun]:
+        """Those of `todo` that the budgets of launch and study let start now."""
+        return self._spending.affordable(todo, state)
+
+    def budget_words(self) -> str:
+        """The limit that was reached last."""
+        return self._spending.words()
+
     def compact(self, state: StudyState) -> None:
         """Copy the records of a remote storage into few files, for whoever reads them from afar."""
         with suppress(StorageError):  # a courtesy: without them every record is read by itself
@@ -213,45 +240,48 @@ class _Driver:
 
     def _execute(self, todo: list[WantedRun], executor: Executor) -> list[WantedRun]:
         """Execute one wave; returns the runs that failed."""
-        validation = {digest: name for name, digest in self._inputs.validation.items()}
-        downstream = {digest: name for name, digest in self._inputs.tasks.items()}
-        study, root = self.loaded.spec, str(self.storage.root)
-        commands, own = split_commands(todo)
-        means = (study.resources, downstream, study.deepspeed_engines(), executor.group_places, study.own_resources)
-        tasks = make_tasks(own, root, validation, *means)
-        tasks += make_command_tasks(commands, root, validation, study)
         by_id = {run.run_id: run for run in todo}
         failed = []
-        for report in executor.run(self._losses.told(tasks)):
+        for report in executor.run(self._losses.told(self.tasks_of(todo, executor.group_places))):
             run = by_id[report.run_id]
             self._spending.ended(run, report.seconds, is_made=report.is_made)
             self._utilisation.has(executor.devices)
             self._utilisation.ended(run, report.seconds)
             self._losses.count(report)
             self.progress.used(self._utilisation.shares, self._losses.num_preemptions)
-            self.progress.ended("lost" if report.loss else report.status, report.num_tokens, run.flops)
-            if report.note:
-                self.progress.say(f"{run}: {report.note}")
+            self.progress.run_ended(run, report)
             if report.is_unwritable:
                 raise UnwritableError(report.cause)
             if report.status == "failed" and not self._losses.may_go_on(run, report):
                 failed.append(run)
                 self._final |= {run.run_id} if report.is_final or report.loss else set()
                 self.launch.causes[str(run)] = report.cause
-                self.progress.say(f"failed: {run}: {report.cause}")
-                self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
+                if report.loss:
+                    self.progress.say(f"failed: {run}: {report.cause}", "error")
+                self.storage.runs.write_attempt(run.run_id, attempt_of(str(run), report))
                 if report.damaged:
                     mend_data(open_storage(report.damaged).root, self.loaded, self.storage, self._frozen, self.progress)
                     mend_tasks(self.loaded.spec, self.storage, self._inputs, self.progress)
-            else:
+            elif report.status != "failed":
                 self.launch.num_made += 1
         return failed
+
+    def tasks_of(
+        self, todo: list[WantedRun], group_places: Callable[[DeepSpeedEngine], int] = lambda _: 1
+    ) -> list[Task]:
+        """Runs of one wave as tasks, the unit that is scheduled. `group_places`: how many groups go on at once."""
+        validation = {digest: name for name, digest in self._inputs.validation.items()}
+        downstream = {digest: name for name, digest in self._inputs.tasks.items()}
+        study, root = self.loaded.spec, str(self.storage.root)
+        commands, own = split_commands(todo)
+        means = (study.resources, downstream, study.deepspeed_engines(), group_places, study.own_resources)
+        return make_tasks(own, root, validation, *means) + make_command_tasks(commands, root, validation, study)
 
     def tell_drift(self, state: StudyState) -> None:
         """Say, once, which frozen learning rates would be others if resolved anew."""
         for line in drift(state):
             if line not in self._told:
-                self.progress.say(line)
+                self.progress.say(line, "warning")
                 self._told.append(line)
 
     def finish(self, state: StudyState) -> Launch:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from raystudy.artifacts.records import RunLedger
 from raystudy.execute.progress import Progress
-from raystudy.execute.work import MAX_PREEMPTIONS, RunReport, Task
+from raystudy.execute.work import MAX_PREEMPTIONS, RunReport, Task, attempt_of
 from raystudy.study.wanted import WantedRun
 
 
@@ -51,5 +51,5 @@ class Losses:
         if report.loss != "not-begun":
             what = "preempted" if report.loss == "preempted" else "moved on"
             self._progress.say(f"{what}: {run}: {report.cause}; it is made again")
-            self._ledger.write_attempt(run.run_id, {"cause": report.cause, "run": str(run), "loss": report.loss})
+            self._ledger.write_attempt(run.run_id, {**attempt_of(str(run), report), "loss": report.loss})
         return True

@@ -17,7 +17,7 @@ from raystudy.artifacts.files import NO_ROOM, unwritable
 from raystudy.artifacts.node_cache import take_fetched
 from raystudy.artifacts.results import Record
 from raystudy.artifacts.storage import open_storage
-from raystudy.errors import DamagedError, NodeFullError, RaystudyError, UnwritableError
+from raystudy.errors import DamagedError, NodeFullError, RaystudyError, StoppedError, UnwritableError
 from raystudy.execute.decoder_work import make_decoder_run
 from raystudy.execute.feature_work import make_feature_runs, numpy_versions
 from raystudy.execute.made import Made
@@ -112,6 +112,9 @@ def do_task(task: Task) -> list[RunReport]:
     """Make every run of the task that has no record, and evaluate kept weights where only evaluations lack.
 
     Never raises for what a run may meet: a failure comes back as a report.
+
+    Raises:
+        StoppedError: a stop was asked for (train/stop_request.py).
     """
     if task.group:
         from raystudy.execute.groups import run_group
@@ -161,6 +164,8 @@ def _report(task: Task, run: TrainRun, asked: Asked) -> RunReport:
         means = (task.micro_batch_tokens, task.checkpoint_minutes, task.downstream)
         at = Workplace(storage, task.validation, task.device, about_task(task, {}, run.run_id), *means)
         status, is_made = make_decoder_run(run, at, asked)
+    except StoppedError:
+        raise
     except Exception as error:
         return failed_report(run.run_id, error, time.perf_counter() - started)
     told = (run.run_id, status, run.num_tokens, time.perf_counter() - started)
@@ -177,6 +182,8 @@ def _report_command(task: Task, run: CommandRun, asked: Asked) -> RunReport:
         commission = Commission.model_validate_json(task.command)
         at = Workplace(storage, task.validation, task.device, about_task(task, {}, run.run_id))
         status, is_made = make_command_run(run, at, commission, asked)
+    except StoppedError:
+        raise
     except Exception as error:
         return failed_report(run.run_id, error, time.perf_counter() - started)
     told = (run.run_id, status, run.num_tokens, time.perf_counter() - started)
@@ -210,6 +217,11 @@ def _report_made(runs: Sequence[Run], ends: Iterable[Made]) -> list[RunReport]:
         seconds = max(0.0, time.perf_counter() - started - sum(report.seconds for report in reports))
         reports += [failed_report(run_id, error, seconds / len(left)) for run_id in left]
     return reports
+
+
+def attempt_of(run: str, report: RunReport) -> dict[str, Any]:
+    """What an attempt says of a run that failed; `run`: its name for people."""
+    return {"cause": report.cause, "run": run, "seconds": report.seconds}
 
 
 def failed_report(run_id: str, error: Exception, seconds: float = 0.0) -> RunReport:

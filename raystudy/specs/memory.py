@@ -140,19 +140,8 @@ def estimate_memory(training: Training, *, evaluates: bool = True) -> MemoryEsti
     before = states.gradients if _keeps_gradients(training) or not is_first_part_all else 0
     held = states.weights + states.masters + states.optimizer + states.copies + states.buffers
     most = max(before + activations + logits, states.gradients + states.stepping, evaluation)
-    return MemoryEstimate(
-        weights=states.weights,
-        masters=states.masters,
-        gradients=states.gradients,
-        optimizer=states.optimizer,
-        copies=states.copies,
-        buffers=states.buffers,
-        activations=activations,
-        logits=logits,
-        evaluation=evaluation,
-        host=states.host,
-        total=held + most,
-    )
+    parts = {name: size for name, size in vars(states).items() if name != "stepping"}
+    return MemoryEstimate(**parts, activations=activations, logits=logits, evaluation=evaluation, total=held + most)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from raystudy.specs.engines import DeepSpeedEngine, Engine, TorchEngine
 from raystudy.specs.model import DecoderSpec, ExternalModel, RandomFeaturesSpec
 from raystudy.specs.protocol import Protocol
 from raystudy.specs.recipe import ExternalRecipe, Recipe, ValidationSet
+from raystudy.specs.study_budget import StudyBudget
 from raystudy.specs.synthetic import SyntheticDomains
 from raystudy.specs.training import FeatureTraining, TrainingOverride, TrainingSettings
 
@@ -157,7 +158,10 @@ class StudySpec(Spec):
     truth: Name
     comparison: ComparisonSettings = ComparisonSettings()
     resources: Resources = Resources()
-    storage: str | None = Field(default=None, description="a folder, relative to the study file")
+    budget: StudyBudget | None = Field(default=None, description="what the study may cost in all; hard")
+    storage: str | None = Field(
+        default=None, description="a folder, relative to the study file, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX"
+    )
 
     def decoder(self, name: str) -> StudyDecoder:
         """The decoder called `name`; the study's check has made sure that it is one."""
