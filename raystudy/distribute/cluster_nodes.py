@@ -44,7 +44,7 @@ def possible_nodes(ray: Any) -> tuple[list[Node], bool]:
         config = state.get_cluster_config()
         types: Sequence[Any] = config.node_group_configs if config is not None else ()
         grown = [_node_type(group) for group in types]
-    except (ImportError, AttributeError):  # private to Ray, which has no public way to ask
+    except Exception:  # private to Ray, which has no public way to ask
         return there, False
     grows = _total(grown)[0] > _total(there)[0] or _total(grown)[1] > _total(there)[1]
     return (grown, True) if grows else (there, False)

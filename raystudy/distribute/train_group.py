@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import ray
@@ -41,7 +41,7 @@ from raystudy.execute.first_cause import Cause, cause_of, first_cause, leave_cau
 from raystudy.execute.groups import make_group_folder
 from raystudy.execute.hang_watch import WatchThread, has_begun
 from raystudy.execute.shapes import shape_of
-from raystudy.execute.work import RunReport, Task, failed_reports
+from raystudy.execute.work import MAX_PREEMPTIONS, RunReport, Task, failed_reports
 from raystudy.specs.engines import DeepSpeedEngine
 
 GroupWork = Callable[[Task, Callable[[RunReport], None]], list[RunReport]]
@@ -232,6 +232,10 @@ class _Trainer(DataParallelTrainer):  # type: ignore[misc]
 def _trainer(
     engine: DeepSpeedEngine, config: dict[str, Any], name: str, of_ray: str, avoid: Collection[str]
 ) -> DataParallelTrainer:
+    has_limit = any(
+        field.name == "max_preemption_failures" for field in fields(FailureConfig)
+    )  # Ray before 2.60 may not
+    mended = {"max_preemption_failures": MAX_PREEMPTIONS} if has_limit else {}
     resources = {"CPU": engine.cpus_per_worker} | ({"GPU": engine.gpus_per_worker} if engine.gpus_per_worker else {})
     return _Trainer(
         on_worker,
@@ -246,7 +250,7 @@ def _trainer(
         run_config=RunConfig(
             name=name,
             storage_path=of_ray,
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=_MOST_START_FAILURES),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=_MOST_START_FAILURES, **mended),
         ),
     )
 

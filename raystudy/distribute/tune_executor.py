@@ -40,6 +40,7 @@ Work = Callable[[Task], list[RunReport]]
 GroupWork = Callable[[Task, Callable[[RunReport], None]], list[RunReport]]
 
 _LOOK_SECONDS = 1.0  # between looks at what nodes there are
+_FIRST_SECONDS = 300.0  # for the first node that has a CPU
 _PATIENCE_SECONDS = 1800.0  # for nodes to come back, when all have gone that could hold what is left
 
 
@@ -126,7 +127,7 @@ class TuneExecutor:
         ray = self._open.enter_context(connected(self._address))
         try:
             self._ray = ray
-            self._look()
+            self._await_nodes()
             if len(self._cluster.present) > 1 and not self._is_storage_shared:
                 raise NotSharedError(f"this Ray cluster has {len(self._cluster.present)} nodes")
             check_gpus(self._resources, int(sum(n.gpus * n.count for n in self._cluster.possible)), "this Ray cluster")
@@ -139,6 +140,14 @@ class TuneExecutor:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+    def _await_nodes(self) -> None:
+        """A driver may be there before the cluster's first workers are, beside a head that has no CPUs for runs."""
+        self._look()
+        started = time.monotonic()
+        while not self._cluster.may_grow and self.devices.cpus == 0 and time.monotonic() - started < _FIRST_SECONDS:
+            time.sleep(_LOOK_SECONDS)
+            self._look()
 
     def _look(self) -> None:
         """See what nodes there are."""

@@ -108,8 +108,8 @@ def test_on_several_nodes_a_storage_that_is_not_shared_is_refused_and_ray_is_lef
         def __exit__(self, *error: object) -> None:
             Cluster.left += 1
 
-        def nodes(self) -> list[dict[str, bool]]:
-            return [{"Alive": True}, {"Alive": True}, {"Alive": False}]
+        def nodes(self) -> list[dict[str, object]]:
+            return [{"NodeID": str(n), "Alive": n < 2, "Resources": {"CPU": 2.0}} for n in range(3)]
 
         def cluster_resources(self) -> dict[str, float]:
             return {"CPU": 4.0}

@@ -193,6 +193,17 @@ def test_nodes_that_have_gone_are_waited_for_and_not_for_ever(tmp_path, monkeypa
         assert time.monotonic() - started >= 1.0
 
 
+@pytest.mark.usefixtures("blocks")
+def test_a_head_without_cpus_waits_for_the_first_node_that_has_some(tmp_path, monkeypatch):
+    task = Task((a_run("0" * 32).model_dump_json(),), str(tmp_path), {}, model="m")
+    head, worker = ({"Alive": True, "Resources": {"CPU": cpus} if cpus else {}} for cpus in (0.0, 2.0))
+    looks = iter([[head], [head]])
+    monkeypatch.setattr(Cluster, "nodes", lambda _: next(looks, [head, worker]))
+    with TuneExecutor(None, [Resources()]) as executor:
+        assert executor.devices.cpus == 2.0
+        assert len(list(executor.run([task]))) == 1
+
+
 def test_a_trial_that_finds_the_storage_full_says_so_of_every_run_and_does_not_die(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))

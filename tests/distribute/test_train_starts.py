@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from raystudy.distribute import train_group
+from raystudy.distribute import group_folder, train_group
+from raystudy.distribute.group_places import Cluster, Node
 from raystudy.execute.first_cause import Cause, leave_cause
 from raystudy.execute.work import RunReport
 from tests.distribute.group_work import a_group_task, train_together
@@ -85,3 +86,46 @@ def test_a_worker_leaves_its_cause_and_beats_with_this_start_of_the_workers(tmp_
         train_group.on_worker({"task": task, "folder": str(tmp_path), "work": work})
     assert json.loads((tmp_path / "start-7" / "cause.json").read_text())["words"] == "ValueError: planted"
     assert not (tmp_path / "cause.json").exists()
+
+
+def test_a_run_that_a_preemption_cut_short_is_counted_on_rank_0_and_in_its_report(tmp_path, monkeypatch):
+    """Ray Train starts the workers anew by itself; runs that had ended before are not counted."""
+    task = a_group_task(tmp_path, "x", max_failures=0)
+    first, second, third = [run.run_id for run in task.specs()]
+    noted: list[dict[str, int]] = []
+
+    def fit(folder: Path) -> None:
+        for start in ("start-1", "start-2", "start-3"):
+            here = folder / start
+            noted.append(dict(group_folder.note_start(folder, here, task).preemptions))
+            leave_cause(here, OLD)
+            if start == "start-1":
+                group_folder.leave_report(folder, RunReport(first, "finished"))
+        lost()
+
+    planted(monkeypatch, fit)
+    told: list[RunReport] = []
+    reports = train_group.train_group(task, 0, train_together, tell=told.append)
+    assert noted[:3] == [{}, {second: 1}, {second: 2}]
+    found = [(report.run_id, report.status, report.num_preemptions) for report in reports[:2]]
+    assert found == [(first, "finished", 0), (second, "failed", 2)]
+    assert told == reports
+    assert third in {report.run_id for report in reports}
+
+
+def test_a_group_leaves_a_node_whose_disk_is_full_and_gives_up_where_there_is_no_other(tmp_path, monkeypatch):
+    full = [Cause("node-full", "no room on this node", 0, node=node, is_unwritable=True) for node in ("a", "b")]
+    avoided: list[set[str]] = []
+
+    def fit(folder: Path) -> None:
+        leave_cause(folder / "start-1", full[len(avoided) - 1])
+        lost()
+
+    planted(monkeypatch, fit)
+    real = train_group._trainer
+    monkeypatch.setattr(train_group, "_trainer", lambda *given: (avoided.append(set(given[-1])), real(*given))[1])
+    clusters = iter([Cluster([Node(4.0)], [Node(4.0)]), Cluster([], [])])
+    monkeypatch.setattr(train_group, "cluster_of", lambda *_: next(clusters))
+    reports = train_group.train_group(a_group_task(tmp_path, "x"), 0, train_together)
+    assert avoided == [set(), {"a"}]
+    assert all(report.is_unwritable and report.cause == "no room on this node" for report in reports)

@@ -23,7 +23,7 @@ from raystudy.errors import NodeFullError
 from raystudy.execute.work import RunReport, Task, failed_report
 from raystudy.specs.study import Resources
 from tests.conftest import ROOT
-from tests.ray_cluster import _listens, _start, _stop, free_port, private_environment
+from tests.ray_cluster import _listens, _log, _start, _stop, free_port, private_environment
 from tests.slow.results import table, today, write_result
 from tests.train.test_training import a_run
 
@@ -126,6 +126,7 @@ def _case(name: str, happen: Callable[[Cluster], str]) -> dict[str, Any]:
         cluster.add("a")
         if happen is not _joins:
             cluster.add("b")
+            _until(lambda: all("Ray runtime started" in _log(cluster.folder, name) for name in "ab"), 120)
         command = [sys.executable, "-m", "tests.slow.nodes", "--drive", str(cluster.work)]
         environment, started = {**os.environ, **cluster.environment}, time.monotonic()
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
