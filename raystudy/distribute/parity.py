@@ -56,7 +56,7 @@ def answering(address: str | None, storage: Storage, *, is_local: bool = False) 
     """Who answers: the cluster at `address`, of RAY_ADDRESS or of this job, else this machine.
 
     Raises:
-        MissingPackageError: a trainer is not installed on this machine, or Ray Train is not.
+        MissingPackageError: a trainer is not installed on this machine; of a cluster's answer: torch or Ray Train.
         NotSharedError: in a Ray job or on several nodes, the storage is the default or a relative path.
     """
     if is_local or not (address or os.environ.get("RAY_ADDRESS") or in_ray_job()):
@@ -65,6 +65,7 @@ def answering(address: str | None, storage: Storage, *, is_local: bool = False) 
         return
     if in_ray_job() and not storage.is_absolute:
         raise NotSharedError("this is a Ray job, whose working directory is a copy that goes with the job")
+    need_packages("torch", use="where the answer of a cluster is read")
     need_train()
     with connected(address) as ray:
         num_nodes = sum(node["Alive"] for node in ray.nodes())
