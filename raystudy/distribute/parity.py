@@ -6,14 +6,22 @@ do. torch is loaded in the workers, and here where the answer comes back.
 """
 
 import os
-import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raystudy.artifacts.files import is_remote, storage_errors, writing_name
+from raystudy.artifacts.files import (
+    StoragePath,
+    download,
+    names_in,
+    remove_folder,
+    storage_errors,
+    upload,
+    writing_name,
+)
 from raystudy.artifacts.storage import Storage
 from raystudy.distribute.cluster_nodes import possible_nodes
 from raystudy.distribute.connection import connected, import_ray, need_train
@@ -40,7 +48,7 @@ from raystudy.specs.engines import DeepSpeedEngine
 if TYPE_CHECKING:
     from raystudy.reference.parity.judging import Parity
 
-_ONE = "one-process"  # the folder of what was seen in one process
+_ONE, _GROUP = "one-process", "group"  # the folders of what was seen of each trainer
 
 
 @contextmanager
@@ -48,8 +56,7 @@ def answering(address: str | None, storage: Storage, *, is_local: bool = False) 
     """Who answers: the cluster at `address`, of RAY_ADDRESS or of this job, else this machine.
 
     Raises:
-        MissingPackageError: a trainer is not installed on this machine, or Ray Train is not.
-        StorageError: on a cluster, the storage is no folder.
+        MissingPackageError: a trainer is not installed on this machine; of a cluster's answer: torch or Ray Train.
         NotSharedError: in a Ray job or on several nodes, the storage is the default or a relative path.
     """
     if is_local or not (address or os.environ.get("RAY_ADDRESS") or in_ray_job()):
@@ -58,12 +65,7 @@ def answering(address: str | None, storage: Storage, *, is_local: bool = False) 
         return
     if in_ray_job() and not storage.is_absolute:
         raise NotSharedError("this is a Ray job, whose working directory is a copy that goes with the job")
-    if is_remote(storage.root):
-        raise StorageError(
-            f"on a cluster both trainers leave what they see in a folder that all nodes see, but the storage is "
-            f"{storage.root}. Give --storage /ABSOLUTE/PATH on a file system that all nodes share; shards are built "
-            f"there anew. Or add --local"
-        )
+    need_packages("torch", use="where the answer of a cluster is read")
     need_train()
     with connected(address) as ray:
         num_nodes = sum(node["Alive"] for node in ray.nodes())
@@ -83,9 +85,7 @@ def _answer(ray: Any, question: Question, progress: Progress) -> "Parity":
     task = question.task()
     nodes, may_grow = possible_nodes(ray)
     check_fits(shape_of_engine(question.engine), task.model, nodes, may_grow=may_grow)
-    root = question.storage.root
-    assert isinstance(root, Path)  # see `answering`
-    with _seen_by_all(root) as folder:
+    with _seen_by_all(question.storage) as folder:
         _in_worker(ray, question.engine, make_first_side, question, folder)
         tell_workers(question, progress)
         # The folder's name is drawn anew each time, and Ray must not see a name twice.
@@ -95,15 +95,33 @@ def _answer(ray: Any, question: Question, progress: Progress) -> "Parity":
 
 
 @contextmanager
-def _seen_by_all(root: Path) -> Iterator[Path]:
+def _seen_by_all(storage: Storage) -> Iterator[StoragePath]:
     """A folder of the storage; a launch removes it should this process be killed."""
-    folder = root / "built" / writing_name()
-    with storage_errors(folder):
-        (folder / _ONE).mkdir(parents=True)
+    folder = storage.root / "built" / writing_name()
+    if isinstance(folder, Path):  # elsewhere there are no empty folders
+        with storage_errors(folder):
+            folder.mkdir(parents=True)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(StorageError):
+            remove_folder(folder)
+
+
+@contextmanager
+def _scratch(*taken: StoragePath) -> Iterator[Path]:
+    """A folder of this node, with the files of the folders `taken`."""
+    with tempfile.TemporaryDirectory(prefix="raystudy-parity-") as folder:
+        for source in taken:
+            for name in names_in(source):
+                download(source / name, Path(folder) / name)
+        yield Path(folder)
+
+
+def _keep(folder: Path, to: StoragePath) -> None:
+    """Put what lies in a folder of this node on the storage."""
+    for path in folder.iterdir():
+        upload(path, to / path.name)
 
 
 def _in_worker(ray: Any, engine: DeepSpeedEngine, action: Callable[..., Any], *arguments: object) -> Any:
@@ -123,30 +141,36 @@ def _in_worker(ray: Any, engine: DeepSpeedEngine, action: Callable[..., Any], *a
         raise RaystudyError(f"a worker on the cluster must train in one process, but failed: {said[-1]}") from error
 
 
-def make_first_side(question: Question, folder: Path) -> None:
+def make_first_side(question: Question, folder: StoragePath) -> None:
     """In a worker: train in one process; leaves the cases and what was seen in them."""
     from raystudy.reference.parity.cases import write_cases
     from raystudy.reference.parity.observed import write_observed
 
     need_packages("torch")
     one = in_one_process(question)
-    with storage_errors(folder):
-        write_cases(folder, one.cases)
+    with _scratch() as scratch:
+        write_cases(scratch, one.cases)
         for case in one.cases:
-            write_observed(folder / _ONE, case.name, one.seen(case))
+            write_observed(scratch, case.name, one.seen(case))
+        _keep(scratch, folder / _ONE)
     one.release()
 
 
-def make_on_worker(folder: Path, task: Task, told: Callable[[RunReport], None]) -> list[RunReport]:  # noqa: ARG001
+def make_on_worker(folder: StoragePath, task: Task, told: Callable[[RunReport], None]) -> list[RunReport]:  # noqa: ARG001
     """In each worker of the group: make the cases with the others; no run is reported."""
+    from raystudy.reference.parity.cases import read_cases, write_cases
     from raystudy.reference.world import join
 
     need_packages("deepspeed", extra="deepspeed")
-    make_cases(task, folder, join(DeepSpeedEngine.model_validate_json(task.group).device))
+    world = join(DeepSpeedEngine.model_validate_json(task.group).device)
+    with _scratch(folder / _ONE) as given, _scratch() as scratch:
+        write_cases(scratch, read_cases(given))
+        make_cases(task, scratch, world)
+        world.first(lambda: _keep(scratch, folder / _GROUP))
     return []
 
 
-def judge_sides(question: Question, folder: Path, cause: Cause | None) -> "Parity":
+def judge_sides(question: Question, folder: StoragePath, cause: Cause | None) -> "Parity":
     """In a worker: compare what both sides have left; `cause`: why the reference's workers did not end well.
 
     Raises:
@@ -155,7 +179,8 @@ def judge_sides(question: Question, folder: Path, cause: Cause | None) -> "Parit
     from raystudy.reference.parity.cases import read_cases
     from raystudy.reference.parity.observed import read_observed
 
-    cases = read_cases(folder)
-    reference = reference_seen(cases, folder, cause)
-    seen = {case.name: read_observed(folder / _ONE, case.name) for case in cases}
-    return in_one_process(question, cases, seen).judge(question.model, reference)
+    with _scratch(folder / _ONE) as own, _scratch(folder / _GROUP) as others:
+        cases = read_cases(own)
+        reference = reference_seen(cases, others, cause)
+        seen = {case.name: read_observed(own, case.name) for case in cases}
+        return in_one_process(question, cases, seen).judge(question.model, reference)

@@ -1,15 +1,18 @@
 """`raystudy parity` on a cluster, which is stood in for; with a real one: `python -m tests.slow parity_on_ray`."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from raystudy.artifacts.files import StoragePath, names_in
+from raystudy.artifacts.remote_files import below
+from raystudy.artifacts.storage import open_storage
 from raystudy.cli.main import main
 from raystudy.distribute import parity, train_group
 from raystudy.distribute.cluster_nodes import present_nodes
@@ -56,8 +59,9 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("on-ray") / "storage"
+def storage() -> str:
+    """A storage that is no folder, as of several nodes without a shared file system."""
+    return f"memory://{uuid.uuid4().hex}/storage"
 
 
 @pytest.fixture
@@ -76,11 +80,11 @@ def cluster(monkeypatch) -> Cluster:
     return ray
 
 
-def groups_that(monkeypatch, do: Callable[[Task, Path], Cause | None]) -> list[str]:
+def groups_that(monkeypatch, do: Callable[[Task, StoragePath], Cause | None]) -> list[str]:
     """Let a group of Ray Train be a call of `do` with its task and folder; the names of the groups."""
     names: list[str] = []
 
-    def fit(task: Task, name: str, folder: Path, work: Any) -> tuple[None, Cause | None]:
+    def fit(task: Task, name: str, folder: StoragePath, work: Any) -> tuple[None, Cause | None]:
         assert work.func is parity.make_on_worker
         names.append(name)
         return None, do(task, folder)
@@ -89,15 +93,21 @@ def groups_that(monkeypatch, do: Callable[[Task, Path], Cause | None]) -> list[s
     return names
 
 
-def honest(_: Task, folder: Path) -> None:
+def honest(_: Task, folder: StoragePath) -> None:
     """Workers that do what one process has done."""
-    for case in read_cases(folder):
-        rows = [sum(end - begin for begin, end in parts) for parts in case.parts]
-        write_observed(folder, case.name, replace(read_observed(folder / "one-process", case.name), rows=rows))
+    with parity._scratch(folder / "one-process") as seen, parity._scratch() as scratch:
+        for case in read_cases(seen):
+            rows = [sum(end - begin for begin, end in parts) for parts in case.parts]
+            write_observed(scratch, case.name, replace(read_observed(seen, case.name), rows=rows))
+        parity._keep(scratch, folder / "group")
 
 
-def asked(storage: Path, *more: str) -> int:
-    return main(["parity", str(TINY), "--storage", str(storage), "--steps", "4", *DEEPSPEED, *more])
+def left_on(storage: str) -> list[str]:
+    return [name for name in below(open_storage(storage).root / "built") if name.startswith(".writing-")]
+
+
+def asked(storage: str, *more: str) -> int:
+    return main(["parity", str(TINY), "--storage", storage, "--steps", "4", *DEEPSPEED, *more])
 
 
 def test_a_cluster_is_asked_for_one_worker_before_and_after_the_group_and_gives_the_table_and_the_verdict(
@@ -110,13 +120,13 @@ def test_a_cluster_is_asked_for_one_worker_before_and_after_the_group_and_gives_
     assert out[-1] == "target: same: train/ and reference/ are the same trainer within the bounds above"
     assert cluster.asked == [{"num_cpus": 0.5, "num_gpus": 0, "max_retries": 0}] * 2
     assert names[0].startswith("parity-")
-    assert not list(storage.rglob(".writing-*"))
-    assert not list((storage / "runs").glob("*"))
+    assert not left_on(storage)
+    assert not names_in(open_storage(storage).root / "runs")
 
 
 @pytest.mark.usefixtures("cluster")
 def test_what_goes_wrong_on_the_cluster_is_one_message_with_the_first_cause_and_leaves_nothing(
-    storage, monkeypatch, capsys
+    storage, monkeypatch, capsys, tmp_path
 ):
     groups_that(monkeypatch, lambda *_: Cause("program", "KeyError: 'x'", 1))
     assert asked(storage, "--address", ADDRESS) == 1
@@ -128,13 +138,11 @@ def test_what_goes_wrong_on_the_cluster_is_one_message_with_the_first_cause_and_
     assert "needs 3 workers x 0.9 CPU = 2.7 CPU" in capsys.readouterr().err
     assert asked(storage, "--address", ADDRESS, "--local") == 2
     assert "--local and --address exclude each other" in capsys.readouterr().err
-    assert main(["parity", str(TINY), "--storage", "memory://bucket/x", "--address", ADDRESS, *DEEPSPEED]) == 3
-    assert "in a folder that all nodes see, but the storage is memory://bucket/x" in capsys.readouterr().err
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    monkeypatch.chdir(storage.parent)
-    assert asked(Path("storage")) == 3
+    monkeypatch.chdir(tmp_path)
+    assert asked("storage") == 3
     assert "this is a Ray job" in capsys.readouterr().err
-    assert not list(storage.rglob(".writing-*"))
+    assert not left_on(storage)
 
 
 def test_workers_that_have_not_enough_memory_leave_it_undecided(storage, cluster, monkeypatch, capsys):

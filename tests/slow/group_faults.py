@@ -150,7 +150,8 @@ def _trial(seed: int, name: str, place: Place, kept: Path, study: Path) -> dict[
     for _ in range(moments.randint(1, 2)):
         driver = subprocess.Popen(words, cwd=ROOT, env=environment, **quiet)
         ranks = _wait(driver, storage, moments, place)
-        for victim in _victims(name, driver.pid, ranks, moments):
+        # A launch that has ended by itself meanwhile is not disturbed.
+        for victim in _victims(name, driver.pid, ranks, moments) if driver.poll() is None else ():
             kill(victim)
             trial["kills"] += 1
         driver.wait(600)
@@ -179,7 +180,7 @@ def _wait(driver: "subprocess.Popen[bytes]", storage: Path, moments: random.Rand
     at_least, in_run = moments.randint(0, 3), moments.random() < 0.5
     seconds = moments.uniform(0.0, 0.5 if in_run else _LAST_SECONDS)
     deadline = time.monotonic() + 600
-    while len(results_on(storage)) < at_least or not place.ranks(driver.pid) or (in_run and not _in_run(storage)):
+    while len(results_on(storage)) < at_least or len(place.ranks(driver.pid)) < 2 or (in_run and not _in_run(storage)):
         if driver.poll() is not None or time.monotonic() > deadline:
             return []
         time.sleep(0.02)
