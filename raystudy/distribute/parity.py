@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raystudy.artifacts.files import storage_errors, writing_name
+from raystudy.artifacts.files import is_remote, storage_errors, writing_name
 from raystudy.artifacts.storage import Storage
 from raystudy.distribute.cluster_nodes import possible_nodes
 from raystudy.distribute.connection import connected, import_ray, need_train
 from raystudy.distribute.group_places import check_fits
 from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
-from raystudy.errors import RaystudyError
+from raystudy.errors import RaystudyError, StorageError
 from raystudy.execute.first_cause import Cause
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.parity import (
@@ -49,6 +49,7 @@ def answering(address: str | None, storage: Storage, *, is_local: bool = False) 
 
     Raises:
         MissingPackageError: a trainer is not installed on this machine, or Ray Train is not.
+        StorageError: on a cluster, the storage is no folder.
         NotSharedError: in a Ray job or on several nodes, the storage is the default or a relative path.
     """
     if is_local or not (address or os.environ.get("RAY_ADDRESS") or in_ray_job()):
@@ -57,6 +58,12 @@ def answering(address: str | None, storage: Storage, *, is_local: bool = False) 
         return
     if in_ray_job() and not storage.is_absolute:
         raise NotSharedError("this is a Ray job, whose working directory is a copy that goes with the job")
+    if is_remote(storage.root):
+        raise StorageError(
+            f"on a cluster both trainers leave what they see in a folder that all nodes see, but the storage is "
+            f"{storage.root}. Give --storage /ABSOLUTE/PATH on a file system that all nodes share; shards are built "
+            f"there anew. Or add --local"
+        )
     need_train()
     with connected(address) as ray:
         num_nodes = sum(node["Alive"] for node in ray.nodes())
@@ -75,8 +82,10 @@ def _answer(ray: Any, question: Question, progress: Progress) -> "Parity":
 
     task = question.task()
     nodes, may_grow = possible_nodes(ray)
-    check_fits(shape_of_engine(question.engine), task, nodes, may_grow=may_grow)
-    with _seen_by_all(question.storage) as folder:
+    check_fits(shape_of_engine(question.engine), task.model, nodes, may_grow=may_grow)
+    root = question.storage.root
+    assert isinstance(root, Path)  # see `answering`
+    with _seen_by_all(root) as folder:
         _in_worker(ray, question.engine, make_first_side, question, folder)
         tell_workers(question, progress)
         # The folder's name is drawn anew each time, and Ray must not see a name twice.
@@ -86,9 +95,9 @@ def _answer(ray: Any, question: Question, progress: Progress) -> "Parity":
 
 
 @contextmanager
-def _seen_by_all(storage: Storage) -> Iterator[Path]:
+def _seen_by_all(root: Path) -> Iterator[Path]:
     """A folder of the storage; a launch removes it should this process be killed."""
-    folder = storage.root / "built" / writing_name()
+    folder = root / "built" / writing_name()
     with storage_errors(folder):
         (folder / _ONE).mkdir(parents=True)
     try:

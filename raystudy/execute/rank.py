@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from raystudy.artifacts.checkpoints import remove_checkpoint
 from raystudy.artifacts.storage import open_storage
-from raystudy.errors import MissingPackageError, RaystudyError
+from raystudy.errors import MissingPackageError, RaystudyError, StoppedError
 from raystudy.execute.decoder_work import check_same_end, see_what_lacks
 from raystudy.execute.first_cause import Cause, cause_of, needs_mending
 from raystudy.execute.inputs import need_packages
@@ -40,12 +40,15 @@ class LostGroupError(Exception):
         self.cause = cause
 
 
-def make_on_rank(task: Task, told: Callable[[RunReport], None] | None = None) -> list[RunReport]:
+def make_on_rank(
+    task: Task, told: Callable[[RunReport], None] | None = None, must_stop: Callable[[], bool] | None = None
+) -> list[RunReport]:
     """Make every run of a group's task that lacks something; to be called by all ranks alike.
 
     Args:
         task: the same on all ranks.
         told: gets each report on rank 0 as soon as its run has ended.
+        must_stop: asked on rank 0 after every step; where given, it must be on all ranks.
 
     Returns:
         The reports on rank 0, in the order of the runs; none elsewhere.
@@ -53,6 +56,7 @@ def make_on_rank(task: Task, told: Callable[[RunReport], None] | None = None) ->
     Raises:
         MissingPackageError: DeepSpeed is not installed.
         LostGroupError: the group cannot go on; runs that ended before have their records.
+        StoppedError: it had to stop, and has left a checkpoint.
     """
     from raystudy.reference.world import join
 
@@ -67,11 +71,13 @@ def make_on_rank(task: Task, told: Callable[[RunReport], None] | None = None) ->
     reports: list[RunReport] = []
     for member, (run, asked) in enumerate(zip(task.specs(), task.asked_of(), strict=True)):
         if member == 1:  # these tell of the run that an attempt begins with
-            task = replace(task, notes=(), num_preemptions=0)
+            task = replace(task, notes=())
         assert isinstance(run, TrainRun)
         beat.begin_run(member)
         try:
-            report = _Member(task, run, asked, engine, world, reports[-1] if reports else None).make()
+            report = _Member(task, run, asked, engine, world, reports[-1] if reports else None, must_stop).make()
+        except StoppedError:
+            raise
         except Exception as error:
             raise LostGroupError(_cause(error, world, run)) from error
         if report is not None:
@@ -95,13 +101,21 @@ class _Member:
     """One run of the task, on this rank; `before`: on rank 0, how the run before it ended."""
 
     def __init__(
-        self, task: Task, run: TrainRun, asked: Asked, engine: DeepSpeedEngine, world: "World", before: RunReport | None
+        self,
+        task: Task,
+        run: TrainRun,
+        asked: Asked,
+        engine: DeepSpeedEngine,
+        world: "World",
+        before: RunReport | None,
+        must_stop: Callable[[], bool] | None,
     ) -> None:
+        self._must_stop = must_stop
         self._run, self._asked, self._engine, self._world, self._before = run, asked, engine, world, before
         storage = open_storage(task.storage)
         storage.runs.mends = world.rank == 0
         about = {
-            **about_task(task, {"deepspeed": version("deepspeed")}),
+            **about_task(task, {"deepspeed": version("deepspeed")}, run.run_id),
             "engine": engine.model_dump(mode="json", exclude_defaults=True),
             "num_devices": world.size * engine.num_devices / engine.workers,
         }
@@ -153,7 +167,7 @@ class _Member:
             keeping = self._recording.keeping()
         view, documents = world.together(lambda: (self._at.view(run.shards), self._at.documents()))
         folder = self._at.storage.runs.folder(run.run_id)
-        checkpoints = Checkpoints(folder, run.run_id, self._engine, world, self._asked)
+        checkpoints = Checkpoints(folder, run.run_id, self._engine, world, self._asked, self._must_stop)
         outcome = train_on_ranks(
             run, view, documents, self._engine, world, checkpoints=checkpoints, asked=self._asked, keeping=keeping
         )

@@ -21,6 +21,7 @@ from raystudy.execute.hang_watch import WatchThread
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
 from raystudy.execute.rank import LostGroupError, make_on_rank
+from raystudy.execute.utilisation import Devices
 from raystudy.execute.work import RunReport, Task
 from raystudy.reference.world import World, join, leave
 from raystudy.specs.engines import DeepSpeedEngine
@@ -148,6 +149,12 @@ class _RanksExecutor:
     def group_places(self, engine: DeepSpeedEngine) -> int:  # noqa: ARG002 (one group, this one)
         """How many groups can be at work at once."""
         return 1
+
+    @property
+    def devices(self) -> Devices:
+        """Those of the ranks."""
+        engine = self._engine
+        return Devices(engine.workers * engine.cpus_per_worker, engine.workers * engine.gpus_per_worker)
 
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         """Make all tasks, in order."""

@@ -10,16 +10,13 @@ from typing import Any
 
 import pytest
 
-from raystudy.artifacts.storage import Storage
 from raystudy.cli.main import main
 from raystudy.distribute import parity, train_group
 from raystudy.distribute.cluster_nodes import present_nodes
 from raystudy.execute.first_cause import Cause
 from raystudy.execute.work import Task
-from raystudy.execute.workplace import Workplace
-from raystudy.reference.parity.cases import Case, in_one_process, read_cases
-from raystudy.reference.parity.observed import write_observed
-from raystudy.reference.parity.observing import observe_in_one_process
+from raystudy.reference.parity.cases import read_cases
+from raystudy.reference.parity.observed import read_observed, write_observed
 from tests.conftest import TINY
 from tests.reference.test_parity_verb import DEEPSPEED
 
@@ -92,14 +89,11 @@ def groups_that(monkeypatch, do: Callable[[Task, Path], Cause | None]) -> list[s
     return names
 
 
-def honest(task: Task, folder: Path) -> None:
-    """Workers that do what one process does."""
-    at = Workplace(Storage(Path(task.storage)), task.validation, "cpu", {})
+def honest(_: Task, folder: Path) -> None:
+    """Workers that do what one process has done."""
     for case in read_cases(folder):
-        one = Case(case.name, in_one_process(case.run), case.engine)
-        seen = observe_in_one_process(one, at.view(case.run.shards), at.documents(), "cpu")
         rows = [sum(end - begin for begin, end in parts) for parts in case.parts]
-        write_observed(folder, case.name, replace(seen, rows=rows))
+        write_observed(folder, case.name, replace(read_observed(folder / "one-process", case.name), rows=rows))
 
 
 def asked(storage: Path, *more: str) -> int:
@@ -134,6 +128,8 @@ def test_what_goes_wrong_on_the_cluster_is_one_message_with_the_first_cause_and_
     assert "needs 3 workers x 0.9 CPU = 2.7 CPU" in capsys.readouterr().err
     assert asked(storage, "--address", ADDRESS, "--local") == 2
     assert "--local and --address exclude each other" in capsys.readouterr().err
+    assert main(["parity", str(TINY), "--storage", "memory://bucket/x", "--address", ADDRESS, *DEEPSPEED]) == 3
+    assert "in a folder that all nodes see, but the storage is memory://bucket/x" in capsys.readouterr().err
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     monkeypatch.chdir(storage.parent)
     assert asked(Path("storage")) == 3

@@ -25,10 +25,10 @@ PREEMPTED = Cause("preempted", "worker 0 of 2 was ended by signal 15", 0)
 
 def test_a_record_tells_how_often_its_run_was_preempted(tmp_path):
     attempts = Attempts(a_task(tmp_path, 1, micro_batch_tokens=32))
-    assert "num_preemptions" not in about_task(attempts.left, {})
-    for _ in range(2):
-        attempts.failed(PREEMPTED)
-    assert about_task(attempts.left, {})["num_preemptions"] == 2
+    assert "num_preemptions" not in about_task(attempts.left, {}, attempts.left.task_id)
+    attempts.failed(PREEMPTED)
+    attempts.begun_again({attempts.left.task_id: 1})
+    assert about_task(attempts.left, {}, attempts.left.task_id)["num_preemptions"] == 2
     attempts.failed(STARVED)
     provenance = Storage(tmp_path).runs.read(attempts.reports[0].run_id).result["provenance"]
     assert provenance["num_preemptions"] == 2

@@ -1,7 +1,6 @@
 """One rank by itself: what it is told, what DeepSpeed is told, and its share of a batch; nothing trains here."""
 
 import socket
-import threading
 from dataclasses import replace
 
 import pytest
@@ -95,16 +94,17 @@ def launched(monkeypatch) -> str:
     return f"127.0.0.1:{port}"
 
 
-def test_ranks_that_do_not_come_are_named_within_the_time_that_they_have(launched):
-    def come() -> None:
-        store = TCPStore("127.0.0.1", int(launched.rpartition(":")[2]), 3, False, wait_for_workers=False)
-        PrefixStore("raystudy-0", store).set("rank-1", "here")
-
-    second = threading.Thread(target=come)
-    second.start()
-    with pytest.raises(RaystudyError, match=rf"all 3 ranks must come to {launched} within 0.5 s, but rank 2 did not"):
-        join("cpu", joining_seconds=0.5)
-    second.join()
+def test_ranks_that_do_not_come_are_named_within_the_time_that_they_have(launched, monkeypatch):
+    port = int(launched.rpartition(":")[2])
+    held = TCPStore("127.0.0.1", port, 3, is_master=True, wait_for_workers=False)  # as torchrun's agent does
+    PrefixStore("raystudy-0", held).set("rank-1", "here")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(RaystudyError, match=rf"all 3 ranks must come to {launched} within 1 s, but rank 2 did not"):
+        join("cpu", joining_seconds=1.0)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+    del held
+    with pytest.raises(RaystudyError, match=r"within 1 s, but ranks 1, 2 did not"):
+        join("cpu", joining_seconds=1.0)
     assert not dist.is_initialized()
 
 

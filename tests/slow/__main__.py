@@ -5,7 +5,18 @@ import sys
 from importlib import import_module
 
 # Modules beside this one, each with `main(arguments) -> exit status`.
-CHECKS = ["known_truth", "faults", "reference", "group_faults", "parity_on_ray", "launchers", "memory"]
+CHECKS = [
+    "known_truth",
+    "faults",
+    "reference",
+    "group_faults",
+    "parity_on_ray",
+    "launchers",
+    "memory",
+    "nodes",
+    "remote_storage",
+    "slurm",
+]
 
 
 def main(arguments: list[str]) -> int:

@@ -112,31 +112,31 @@ def _place(where: str, *, lacking: bool) -> Iterator[Place]:
         yield Place(where, ("--local",), {}, ranks_of, 10.0)
         return
     with running_cluster() as environment:
-        session = _session_of(environment["RAY_TMPDIR"])
+        sessions = _sessions_of(environment["RAY_TMPDIR"])
         # Ray ends the workers of a driver that has gone when it sees that, within some seconds.
-        yield Place(where, (), environment, lambda _: _ranks_of_ray(session), 60.0)
+        yield Place(where, (), environment, lambda _: _ranks_of_ray(sessions), 60.0)
 
 
 def _processes() -> Iterator[int]:
     yield from (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
-def _session_of(folder: str) -> int:
-    """The process session of the cluster whose files are in `folder`."""
-    return next(os.getsid(pid) for pid in _processes() if pid != os.getpid() and folder in command_of(pid))
+def _sessions_of(folder: str) -> set[int]:
+    """The process sessions of the cluster whose files are in `folder`, one of each node."""
+    return {_session(pid) for pid in _processes() if pid != os.getpid() and folder in command_of(pid)} - {0}
 
 
-def _ranks_of_ray(session: int) -> list[int]:
+def _ranks_of_ray(sessions: set[int]) -> list[int]:
     """The workers that Ray Train has started there and that are at work or waiting for it."""
-    found = []
-    for pid in _processes():
-        if "RayTrainWorker" in command_of(pid):
-            try:
-                if os.getsid(pid) == session:
-                    found.append(pid)
-            except ProcessLookupError:
-                continue
-    return found
+    return [pid for pid in _processes() if "RayTrainWorker" in command_of(pid) and _session(pid) in sessions]
+
+
+def _session(pid: int) -> int:
+    """The process's session; 0 once it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def _trial(seed: int, name: str, place: Place, kept: Path, study: Path) -> dict[str, Any]:
