@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import fsspec
+
 import raystudy.cli.pull
 from raystudy.artifacts.records import RunLedger
 from raystudy.artifacts.storage import Storage
@@ -57,3 +59,17 @@ def test_another_study_of_the_name_or_the_same_folder_is_refused(storage, tmp_pa
     assert (status, "DEST must be another folder" in errors) == (2, True)
     status, _, errors = verb("pull", "no-such", dest, "--storage", storage)
     assert (status, "there must be a study in" in errors) == (3, True)
+
+
+def test_verbs_read_a_study_by_name_from_a_remote_storage_and_pull_it(storage, tmp_path, verb):
+    remote = f"memory://bucket/{tmp_path.name}"
+    fsspec.filesystem("memory").put(str(storage), f"/bucket/{tmp_path.name}", recursive=True)
+    for words in (
+        ("status", NAME),
+        ("export", NAME, "--out", tmp_path / "x.parquet"),
+        ("pull", NAME, tmp_path / "copy"),
+    ):
+        status, said, errors = verb(*words, "--storage", remote)
+        assert status == 0, said + errors
+    here, there = (StudyResults(Storage(at), Storage(at).study(NAME)) for at in (storage, tmp_path / "copy"))
+    assert here.runs.equals(there.runs)

@@ -84,6 +84,13 @@ def test_what_lies_elsewhere_is_refused_with_the_way_out_and_an_absolute_path_is
             working_folder(study, str(wrong))
     with pytest.raises(SpecError, match="--include must name a file or a folder that is there"):
         pack(loaded, tmp_path / "p", [str(tmp_path / "none")])
+    shared = tmp_path / "shared" / "recipes.yaml"
+    shared.parent.mkdir()
+    shared.write_text("recipes:\n  - {name: x, kind: external, dimension: corpus, version: v}\n")
+    with_catalogue = load_study(study, [f"catalogues=[{shared}]"])
+    assert f"{shared} (a file of the study)" in pack(with_catalogue, tmp_path / "p", with_raystudy=False).on_nodes
+    with pytest.raises(SpecError, match="a file of the study must lie below the working folder"):
+        pack(load_study(study, ["catalogues=[../../shared/recipes.yaml]"]), tmp_path / "p")
     (tmp_path / "p" / "data" / "web.jsonl").unlink()
     with pytest.raises(DataError, match=r"web\.jsonl"):
         pack(loaded, tmp_path / "p")

@@ -115,8 +115,12 @@ def pack(loaded: LoadedStudy, root: Path, include: Sequence[str] = (), *, with_r
     parcel = Parcel(root)
     study = loaded.path.absolute().parent.resolve() / loaded.path.name
     parcel.study = parcel.place_of(study, "the study file")
-    for file in {study, *map(_settled, loaded.files)}:
-        parcel.add(file, "a file of the study")
+    for file in sorted(loaded.files):
+        is_absolute = any(str(file) in text for text in (loaded.text, *loaded.overrides))
+        if is_absolute and not _settled(file).is_relative_to(root):
+            parcel.on_nodes.append(f"{file} (a file of the study)")
+        else:
+            parcel.add(_settled(file), "a file of the study")
     for named, is_absolute in _named_paths(loaded, parcel):
         if is_absolute:
             parcel.on_nodes.append(f"{named.path} ({named.what})")
