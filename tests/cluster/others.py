@@ -109,6 +109,7 @@ def compose_problems(text: str) -> list[str]:
             "nodes must be started by the script": nodes
             == {"head": [NODE_SCRIPT, "head"], "worker": [NODE_SCRIPT, "worker", "head"]},
             "the head must hold no runs": services["head"]["environment"].get("RAYSTUDY_CPUS") == "0",
+            "the study must wait for all nodes": "ray-node.sh wait head 3 &&" in services["study"]["command"][-1],
             "the token must be on": all(s["environment"].get("RAY_AUTH_MODE") == "token" for s in services.values()),
             "the token must be a secret": token == {"file": "./token"}
             and all(s["environment"].get("RAY_AUTH_TOKEN_PATH") == "/run/secrets/ray_token" for s in services.values())

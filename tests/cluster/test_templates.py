@@ -98,6 +98,7 @@ PLANTED = [
     (COMPOSE, "replicas: 2", "replicas: 1", "there must be three nodes"),
     (COMPOSE, "volumes: [storage:/storage]", "volumes: []", "all nodes must share the storage"),
     (COMPOSE, "cap_drop: [ALL]", "cap_drop: []", "no container may gain rights"),
+    (COMPOSE, "wait head 3", "wait head 2", "the study must wait for all nodes"),
     (COMPOSE, "stop_grace_period", "stop_grace", "is no field of it"),
     (COMPOSE, "init: true", "privileged: true", "exposed"),
     (SKY, "RAY_AUTH_TOKEN: null", "RAY_AUTH_TOKEN: correct-horse", "a secret's value"),
