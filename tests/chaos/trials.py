@@ -1,0 +1,116 @@
+"""One trial: a study as a job on a cluster that something happens to, submitted again, and what was seen of it."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.cluster import Cluster, Job
+from tests.conftest import ROOT
+from tests.faults.trials import Times, Trial, comparison, results_on
+
+STUDY, NAME = "tests/chaos/study.yaml", "chaos"
+PLACE = Path("/dev/shm/chaos")  # in memory, and in the namespace alone
+SLOWEST = 150.0  # seconds that a job may take here at the most
+_PROGRESS = ("wave ", "Running entrypoint for job", "20", "[20")  # Ray's own lines begin with the date
+
+
+@dataclass
+class Seen(Trial):
+    """What a trial on a cluster saw. `moment`: finished runs when it happened; `ends`: exit and job status of jobs."""
+
+    seed: int = 0
+    moment: int = 0
+    ends: list[str] = field(default_factory=list)
+    message: str = ""
+    num_messages: int = 0  # those that end a launch
+    num_lines: int = 0  # all that a person is told beside progress
+    seconds: float = 0.0
+
+
+def undisturbed(place: Path) -> tuple[Any, int]:
+    """The comparison that must come out, and the number of runs."""
+    words = [sys.executable, "-m", "raystudy", "run", STUDY, "--storage", str(place), "--local", "--workers", "1"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return comparison(place, NAME), len(results_on(place))
+
+
+class Stage:
+    """What a fault works on: a cluster that is up, an empty storage, and the moments that its seed draws."""
+
+    def __init__(self, cluster: Cluster, expected: tuple[Any, int], seed: int) -> None:
+        self.cluster, self.seed = cluster, seed
+        self._reference, self.num_runs = expected
+        self.moments = random.Random(seed)
+        self.seen = Seen(seed=seed)
+        self.storage = PLACE / f"storage-{seed}"
+        self._before: Times = {}
+        self._jobs = 0
+        self._started = time.monotonic()
+
+    def submit(self, *options: str, entrypoint: Sequence[str] = (), working_dir: Path = ROOT) -> Job:
+        """`ray job submit` of the study, followed."""
+        self._jobs += 1
+        run = ["python", "-m", "raystudy", "run", STUDY, "--storage", str(self.storage), *options]
+        name = f"s{self.seed}-{self._jobs}-{time.monotonic_ns()}"
+        return Job(self.cluster, name, [*entrypoint, *run], working_dir=working_dir)
+
+    def wait_for_work(self, job: Job, *, most: float = 0.8) -> None:
+        """Until a random number of runs have finished, up to that share of all, and a moment longer."""
+        at_least, deadline = self.moments.randint(0, int(most * self.num_runs)), time.monotonic() + SLOWEST
+        while len(results_on(self.storage)) < at_least or not (self.storage / "runs").exists():
+            assert time.monotonic() < deadline, f"no work was seen: {job.log()[-20:]}"
+            if job.follower.poll() is not None:
+                break
+            time.sleep(0.01)
+        time.sleep(self.moments.uniform(0, 0.5))
+        self.seen.moment = len(results_on(self.storage))
+        self.seen.disturbed += job.follower.poll() is None
+
+    def ended(self, job: Job, expected: Sequence[str], *, silent: bool = False, follows: bool = True) -> None:
+        """See a job to its end. `expected`: statuses it may have; `silent`: nothing can have told why it ended."""
+        code, status = job.wait(SLOWEST)
+        seen, log = self.seen, job.log()
+        self._before = results_on(self.storage)
+        seen.ends.append(f"{code} {status or 'no cluster'}")
+        seen.check((status or "no cluster") in expected, f"the job ended {status or 'no cluster'}: {log[-6:]}")
+        if follows:
+            seen.check((code == 0) == (status == "SUCCEEDED"), f"exit status {code} of a job that {status}")
+        is_whole = len(self._before) >= self.num_runs
+        seen.check(is_whole or status != "SUCCEEDED", "the job succeeded and runs are missing")
+        told = [line for line in log if line.strip() and not line.startswith(_PROGRESS)]
+        messages = [line for line in told if line.startswith("raystudy:")]
+        seen.num_messages += len(messages)
+        seen.num_lines += len(told)
+        seen.message = seen.message or (messages or told or [""])[0][:300]
+        seen.check(not any("Traceback" in line for line in log), f"a traceback: {log[-12:]}")
+        seen.check(not any("a defect of raystudy" in line for line in log), f"a defect: {messages}")
+        if not silent and status != "SUCCEEDED":
+            seen.check(len(messages) == 1, f"{len(messages)} messages: {messages or log[-6:]}")
+
+    def finish(self, job: Job | None = None) -> Seen:
+        """Submit again (or see `job` end) until all is there; nothing is lost or repeated, and it compares as ever."""
+        seen, last = self.seen, job or self.submit()
+        code, status = last.wait(SLOWEST)
+        seen.ends.append(f"{code} {status}")
+        seen.check((code, status) == (0, "SUCCEEDED"), f"the last job ended {code} {status}: {last.log()[-8:]}")
+        after = results_on(self.storage)
+        seen.lost += len(self._before.keys() - after.keys())
+        seen.repeated += sum(after[run] != times for run, times in self._before.items() if run in after)
+        late = [run for run, (began, ended) in after.items() if began > ended]
+        seen.check(not late, f"{len(late)} runs were started after their result was there")
+        seen.check(len(after) == self.num_runs, f"{len(after)} of {self.num_runs} runs are done")
+        seen.check(not list(self.storage.rglob("*.bad-*")), "something was taken for damaged")
+        seen.is_equal = comparison(self.storage, NAME) == self._reference
+        seen.seconds = round(time.monotonic() - self._started, 1)
+        return seen
+
+    def close(self) -> None:
+        """Remove the storage."""
+        shutil.rmtree(self.storage, ignore_errors=True)
