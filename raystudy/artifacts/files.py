@@ -1,140 +1,190 @@
-"""Files on a local storage: whole or absent, first writer wins, errors with a way out.
+"""Files on a storage: whole or absent, first writer wins, errors with a way out.
 
-Knows nothing of what the files mean.
+All reading and writing on a storage goes through here. A local path (also on NFS) is a `pathlib.Path`, one on a remote
+storage a `UPath`: `local_files` and `remote_files` say how each is done. Knows nothing of what the files mean.
 """
 
-import contextlib
-import errno
 import json
 import os
-import uuid
-from collections.abc import Iterator
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
-from raystudy.artifacts.processes import place_tag
-from raystudy.errors import StorageError, UnreadableError, UnwritableError
+from raystudy.artifacts import local_files, remote_files
+from raystudy.artifacts.local_files import NO_ROOM as NO_ROOM
+from raystudy.artifacts.local_files import storage_errors as storage_errors
+from raystudy.artifacts.local_files import sync_folder as sync_folder
+from raystudy.artifacts.local_files import unreadable as unreadable
+from raystudy.artifacts.local_files import unwritable as unwritable
+from raystudy.artifacts.local_files import writing_name as writing_name
+from raystudy.errors import StorageError
 
-# What the system says when no write would succeed: no room, no quota, a file size limit, read-only.
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-_CANNOT_SYNC_FOLDERS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
+if TYPE_CHECKING:
+    from upath import UPath
 
-
-@contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about writing `path` into a message for the user.
-
-    Raises:
-        UnwritableError: the storage cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(path, error) from error
+    StoragePath: TypeAlias = Path | UPath
+else:
+    StoragePath = Path  # universal_pathlib and fsspec take most of a second to load; a local storage needs neither
 
 
-def unwritable(path: Path | str, error: OSError) -> UnwritableError:
-    """The error for a storage that cannot be written at `path`."""
-    return UnwritableError(
-        f"the storage must be writable, but {path}: {error.strerror or error}. Make room and rights there or choose "
-        f"another folder with --storage; finished runs are kept, and the same command goes on from them"
-    )
+def is_remote(path: StoragePath) -> "TypeGuard[UPath]":
+    """Whether `path` lies on a remote storage."""
+    return not isinstance(path, Path)
 
 
-def writing_name() -> str:
-    """A name of its own for something that is being written; leftovers.py removes it if its writer dies."""
-    return f".writing-{place_tag()}-{os.getpid()}-{uuid.uuid4().hex}"
-
-
-def write_bytes(path: Path, content: bytes, *, exclusive: bool = False, durable: bool = True) -> bool:
+def write_bytes(path: StoragePath, content: bytes, *, exclusive: bool = False, durable: bool = True) -> bool:
     """Write `content` so that a reader sees the whole file or none.
 
-    With `exclusive` the first writer wins (POSIX link); False is returned when another was first. Where a file need
-    not survive a crash of the machine before the next durable one in its folder does, `durable=False` saves time.
+    With `exclusive` the first writer wins (POSIX link; conditional PUT); False is returned when another was first.
+    Where a file need not survive a crash of the machine before the next durable one in its folder does,
+    `durable=False` saves time; an object is durable once it is written.
 
     Raises:
         UnwritableError: the storage cannot be written.
     """
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own, opened the ordinary way so that the user's umask decides who may read it.
-        partial = path.with_name(writing_name())
-        try:
-            with partial.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            if exclusive:
-                os.link(partial, path)
-            else:
-                os.replace(partial, path)
-        except FileExistsError:
-            return False
-        finally:
-            with contextlib.suppress(OSError):  # what made the write fail is told, not this
-                partial.unlink(missing_ok=True)
-        if durable:
-            sync_folder(path.parent)
-            sync_folder(path.parent.parent)
-        return True
+    if isinstance(path, Path):
+        return local_files.write(path, content, exclusive=exclusive, durable=durable)
+    return remote_files.write(path, content, exclusive=exclusive)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a crash of the machine, where its file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC_FOLDERS:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, value: Any, *, exclusive: bool = False, durable: bool = True) -> bool:
+def write_json(path: StoragePath, value: Any, *, exclusive: bool = False, durable: bool = True) -> bool:
     """Write `value` as JSON text, as `write_bytes` does; NaN and infinities are refused."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     return write_bytes(path, (text + "\n").encode(), exclusive=exclusive, durable=durable)
 
 
-def read_json(path: Path) -> Any:
+def read_bytes(path: StoragePath) -> bytes | None:
+    """The content of the file at `path`, or None where there is none.
+
+    Raises:
+        UnreadableError: it cannot be read.
+    """
+    return local_files.read(path) if isinstance(path, Path) else remote_files.read(path)
+
+
+def read_many(paths: Sequence[StoragePath]) -> list[bytes | None]:
+    """The contents of many files of one storage, in their order, of a remote one many at a time; as `read_bytes`."""
+    remote = [path for path in paths if is_remote(path)]
+    return remote_files.read_many(remote) if remote else [read_bytes(path) for path in paths]
+
+
+def read_json(path: StoragePath) -> Any:
     """The JSON value in `path`, or None where there is no file.
 
     Raises:
-        UnreadableError: the system does not let it be read.
+        UnreadableError: the storage does not let it be read.
         StorageError: the file is torn or is not JSON.
     """
+    content = read_bytes(path)
+    return None if content is None else parse_json(content, path)
+
+
+def parse_json(content: bytes, path: StoragePath) -> Any:
+    """The JSON value in the `content` of the file at `path`; raises StorageError where it is torn or is not JSON."""
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
-        return None
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{path} must be JSON, but is torn or foreign ({error})") from error
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
-def names_in(folder: Path) -> list[str]:
+def names_in(folder: StoragePath) -> list[str]:
     """The names in `folder`, in any order; none where there is no such folder.
 
     Raises:
-        UnreadableError: the system does not let it be listed.
+        UnreadableError: the storage does not let it be listed.
     """
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise unreadable(folder, error) from error
+    return local_files.names(folder) if isinstance(folder, Path) else remote_files.names(folder)
 
 
-def json_files(folder: Path) -> list[Path]:
+def json_files(folder: StoragePath) -> list[StoragePath]:
     """The files `*.json` in `folder`, sorted by name; raises as `names_in`."""
     return [folder / name for name in sorted(names_in(folder)) if name.endswith(".json")]
 
 
-def unreadable(path: Path, error: OSError) -> UnreadableError:
-    """The error for something that is there and cannot be read."""
-    return UnreadableError(f"{path} cannot be read: {error.strerror}. Check the storage and the rights there")
+def exists(path: StoragePath) -> bool:
+    """Whether there is a file or a folder at `path`; on a remote storage a folder is what holds an object."""
+    return path.exists() if isinstance(path, Path) else remote_files.exists(path)
+
+
+def is_folder(path: StoragePath) -> bool:
+    """Whether there is a folder at `path`."""
+    return path.is_dir() if isinstance(path, Path) else remote_files.is_folder(path)
+
+
+def size_of(path: StoragePath) -> int | None:
+    """Bytes of the file at `path`, or None where there is none; raises UnreadableError."""
+    if isinstance(path, Path):
+        return local_files.size(path)
+    found = remote_files.info(path)
+    return None if found is None else found.num_bytes
+
+
+def remove_file(path: StoragePath) -> None:
+    """Remove the file at `path`, if there is one; raises UnwritableError."""
+    if isinstance(path, Path):
+        with storage_errors(path), suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+    else:
+        remote_files.remove(path)
+
+
+def remove_folder(folder: StoragePath) -> None:
+    """Remove `folder` and all it holds, if it is there; on a remote storage first what makes it whole.
+
+    Raises:
+        UnwritableError: the storage cannot be written.
+    """
+    if isinstance(folder, Path):
+        with storage_errors(folder), suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+    else:
+        remote_files.remove_below(folder)
+
+
+def move(path: StoragePath, to: StoragePath) -> bool:
+    """Give a file or folder another name on the same storage; False where there is none.
+
+    On a remote storage that is a copy and a removal, object by object.
+
+    Raises:
+        UnwritableError: the storage cannot be written, or a folder that is not empty has that name.
+    """
+    if isinstance(path, Path) and isinstance(to, Path):
+        return local_files.move(path, to)
+    return remote_files.move(cast("UPath", path), cast("UPath", to))
+
+
+def upload(local: Path, to: StoragePath, *, exclusive: bool = False) -> bool:
+    """Write the content of a `local` file to the storage, as `write_bytes` does, without holding it in memory.
+
+    Raises:
+        UnwritableError: the storage cannot be written, or the local file cannot be read.
+    """
+    if isinstance(to, Path):
+        return local_files.upload(local, to, exclusive=exclusive)
+    return remote_files.upload(local, to, exclusive=exclusive)
+
+
+def download(path: StoragePath, local: Path) -> bool:
+    """Put the content of a file of the storage into the file `local`, whole or not at all; False where there is none.
+
+    Raises:
+        UnreadableError: the storage does not let it be read.
+        OSError: the local file cannot be written.
+    """
+    local.parent.mkdir(parents=True, exist_ok=True)
+    partial = local.with_name(writing_name())
+    try:
+        if isinstance(path, Path):
+            shutil.copyfile(path, partial)
+        elif not remote_files.download(path, partial):
+            return False
+        os.replace(partial, local)
+    except FileNotFoundError:
+        return False
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return True

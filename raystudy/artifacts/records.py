@@ -26,7 +26,7 @@ from raystudy.artifacts.evaluations import (
     evaluation_file,
     reading_of,
 )
-from raystudy.artifacts.files import json_files, names_in, read_json, unreadable, write_bytes, write_json
+from raystudy.artifacts.files import StoragePath, json_files, names_in, read_json, unreadable, write_bytes, write_json
 from raystudy.artifacts.results import RESULT_FORMAT, Readings, Record, check_spec, parse_result
 from raystudy.artifacts.weights import weights_path
 from raystudy.errors import StorageError, UnreadableError
@@ -104,7 +104,7 @@ class RunLedger:
         records = ((run_id, self.read(run_id, digests, run, asked.get(run_id, ()))) for run_id, run in runs.items())
         return {run_id: record for run_id, record in records if record is not None}
 
-    def _put_aside(self, path: Path, seen: Look, why: str) -> bool:
+    def _put_aside(self, path: StoragePath, seen: Look, why: str) -> bool:
         """Report damage and, if this ledger mends, keep it aside; False when the damage is there no more."""
         if not self.mends:
             self.damage.append(f"{why}; it counts as missing until the study is run again")
@@ -118,7 +118,7 @@ class RunLedger:
         """Keep torn weights aside, so that they can be made anew."""
         self.put_file_aside(weights_path(self.folder(run_id), step, readout), why)
 
-    def put_file_aside(self, path: Path, why: str) -> None:
+    def put_file_aside(self, path: StoragePath, why: str) -> None:
         """Keep aside a file of a run that is of no use, so that it can be made anew."""
         self._put_aside(path, look(path), why)
 
@@ -215,7 +215,7 @@ class RunLedger:
                 self._put_aside(path, seen, str(error))
         return attempts
 
-    def _attempt_paths(self, run_id: str) -> list[Path]:
+    def _attempt_paths(self, run_id: str) -> list[StoragePath]:
         paths = json_files(self.folder(run_id) / "attempts")
         return sorted((path for path in paths if path.stem.isdigit()), key=lambda path: int(path.stem))
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from raystudy.artifacts.checkpoints import check_checkpoint_file, checkpoint_path, step_checkpoints
 from raystudy.artifacts.downstream import answers_digest, answers_problem, task_metrics
 from raystudy.artifacts.evaluations import evaluated_metrics, evaluation_digest, evaluation_problem, reading_of
-from raystudy.artifacts.files import json_files, read_json
+from raystudy.artifacts.files import StoragePath, exists, json_files, read_json
 from raystudy.artifacts.results import Record, parse_result
 from raystudy.artifacts.sealed import open_sealed
 from raystudy.artifacts.shards import digest_by_manifest, shard_folder
@@ -65,7 +65,7 @@ def verify(storage: Storage) -> Verification:
     return found
 
 
-def _attempt(found: Verification, path: Path, look: Callable[[], object]) -> None:
+def _attempt(found: Verification, path: StoragePath, look: Callable[[], object]) -> None:
     """Run one look; what it raises becomes a line, unless `path` has been removed meanwhile, as running studies do."""
     try:
         look()
@@ -75,7 +75,7 @@ def _attempt(found: Verification, path: Path, look: Callable[[], object]) -> Non
         problem = f"{path} is damaged or foreign ({type(error).__name__}: {' '.join(str(error).split())})"
     else:
         return
-    if os.path.lexists(path):
+    if os.path.lexists(path) if isinstance(path, Path) else exists(path):
         found.problems.append(problem)
 
 
@@ -141,7 +141,7 @@ def _check_id(item: Item, spec: Any, path: Path) -> None:
         raise StorageError(f"{path} must hold the spec of run {item.name}, but holds that of {run_id}")
 
 
-def _evaluation(item: Item, path: Path, record: list[Record]) -> None:
+def _evaluation(item: Item, path: StoragePath, record: list[Record]) -> None:
     value = read_json(path)
     problem = evaluation_problem(value, item.name)
     if problem is None and path.stem != evaluation_digest(value["validation"], reading_of(value)):
@@ -155,7 +155,7 @@ def _evaluation(item: Item, path: Path, record: list[Record]) -> None:
         raise StorageError(f"{path}: {problem}")
 
 
-def _answers(item: Item, path: Path, record: list[Record]) -> None:
+def _answers(item: Item, path: StoragePath, record: list[Record]) -> None:
     value = read_json(path)
     problem = answers_problem(value, item.name)
     if problem is None and path.stem != answers_digest(value["items"], reading_of(value)):

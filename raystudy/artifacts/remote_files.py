@@ -1,0 +1,268 @@
+"""Files on a remote storage (s3, gs; memory for tests) through fsspec. `files` calls this; nobody else needs to.
+
+An object is whole or absent, and listings are never taken from a cache. Exclusive creation is a conditional write: of
+many writers one wins, by the store's own decision. Retries lie in `remote_retries`.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from raystudy.artifacts.remote_retries import patience, patience_seconds, persistently
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+CONCURRENCY = 32  # calls at a time; half a second of 20 ms calls for 1,000 objects
+_CHUNK_BYTES = 2**20
+_memory_lock = threading.Lock()  # fsspec's memory looks before it writes, in two steps
+# What makes a folder whole goes first, so that nothing half-removed is taken for whole.
+_SEALS = ("manifest.json", "result.json", "study.json")
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object: its size, and what tells it from a later one of that name (ETag, generation; empty: unknown)."""
+
+    num_bytes: int
+    identity: str
+
+
+def options_of(protocol: str) -> dict[str, Any]:
+    """How fsspec opens a storage of this kind: without caches of listings, and without tries of its own."""
+    if protocol == "s3":
+        # botocore takes region, endpoint and credentials from the environment, its files or the machine's role.
+        config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
+        return {"use_listings_cache": False, "config_kwargs": {**config, "max_pool_connections": 2 * CONCURRENCY}}
+    return {"use_listings_cache": False} if protocol == "gs" else {}
+
+
+def filesystem(path: "UPath") -> Any:
+    """fsspec's file system for `path`; raises whatever it raises where it cannot be made."""
+    fs = path.fs
+    if path.protocol == "s3":
+        fs.retries = 1  # one place tries again
+    return fs
+
+
+def read(path: "UPath") -> bytes | None:
+    """The content of an object, or None; raises UnreadableError."""
+    more = {"max_concurrency": 1} if path.protocol == "s3" else {}  # else s3fs asks for the size before every read
+
+    def get() -> bytes:
+        return bytes(filesystem(path).cat_file(path.path, **more))
+
+    try:
+        return persistently(path, get, writes=False)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+
+
+def read_many(paths: "Iterable[UPath]") -> list[bytes | None]:
+    """The contents of many objects, in their order, many at a time; raises UnreadableError."""
+    return at_once(read, paths)
+
+
+def at_once(do: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """`do` of every item, in their order, many at a time, with the patience that holds here; raises what it raises."""
+    chosen, seconds = list(items), patience_seconds()
+
+    def patiently(item: S) -> T:
+        with patience(seconds):
+            return do(item)
+
+    if len(chosen) < 2:
+        return [do(item) for item in chosen]
+    with ThreadPoolExecutor(min(CONCURRENCY, len(chosen)), thread_name_prefix="storage") as pool:
+        return list(pool.map(patiently, chosen))
+
+
+def write(path: "UPath", content: bytes, *, exclusive: bool) -> bool:
+    """Write an object; with `exclusive` False is returned where there is one already; raises UnwritableError."""
+
+    def put(mode: str) -> None:
+        with _memory_lock if path.protocol == "memory" else nullcontext():
+            filesystem(path).pipe_file(path.path, content, mode=mode)
+
+    if not exclusive:
+        persistently(path, lambda: put("overwrite"), writes=True)
+        return True
+    return _create(path, lambda: put("create"), lambda: read(path) == content)
+
+
+def _create(path: "UPath", create: Callable[[], None], is_ours: Callable[[], bool]) -> bool:
+    """Create exclusively; an answer that was lost is told from another writer's object by its content."""
+    tries = 0
+
+    def attempt() -> None:
+        nonlocal tries
+        tries += 1
+        create()
+
+    try:
+        persistently(path, attempt, writes=True)
+    except FileExistsError:
+        return tries > 1 and is_ours()
+    return True
+
+
+def upload(local: Path, path: "UPath", *, exclusive: bool) -> bool:
+    """Write a local file as an object, as `write` does."""
+
+    def put(mode: str) -> None:
+        with _memory_lock if path.protocol == "memory" else nullcontext():
+            filesystem(path).put_file(str(local), path.path, mode=mode)
+
+    if not exclusive:
+        persistently(path, lambda: put("overwrite"), writes=True)
+        return True
+    return _create(path, lambda: put("create"), lambda: _sha256(read(path) or b"") == _sha256_of(local))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sha256_of(local: Path) -> str:
+    with local.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(path: "UPath", local: Path) -> bool:
+    """Fetch an object into the file `local`; False where there is none; raises UnreadableError or the local OSError."""
+
+    def get() -> None:
+        filesystem(path).get_file(path.path, str(local))
+
+    try:
+        persistently(path, get, writes=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def names(folder: "UPath") -> list[str]:
+    """The names directly below `folder`, of objects and folders; raises UnreadableError."""
+
+    def listed() -> list[str]:
+        return list(filesystem(folder).ls(folder.path, detail=False))
+
+    try:
+        found = persistently(folder, listed, writes=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    own = folder.path.strip("/")
+    below = (name.strip("/").removeprefix(own).strip("/") for name in found if name.strip("/").startswith(f"{own}/"))
+    return [name for name in below if name and "/" not in name]
+
+
+def below(folder: "UPath", prefix: str = "") -> dict[str, Found]:
+    """Every object below `folder` whose path there begins with `prefix`, by that path; raises UnreadableError."""
+    more = {"prefix": prefix} if prefix and folder.protocol in ("s3", "gs") else {}
+
+    def found() -> dict[str, dict[str, Any]]:
+        return dict(filesystem(folder).find(folder.path, detail=True, withdirs=False, **more))
+
+    try:
+        rows = persistently(folder, found, writes=False)
+    except FileNotFoundError:
+        return {}
+    own = folder.path.strip("/") + "/"
+    named = {name.strip("/").removeprefix(own): row for name, row in rows.items() if name.strip("/").startswith(own)}
+    return {name: _found(row) for name, row in named.items() if name.startswith(prefix)}
+
+
+def info(path: "UPath") -> Found | None:
+    """The object at `path`, or None (also where a folder is); raises UnreadableError."""
+    row = _row(path)
+    return None if row is None or row.get("type") == "directory" else _found(row)
+
+
+def exists(path: "UPath") -> bool:
+    """Whether there is an object at `path`, or any below it; raises UnreadableError."""
+    return _row(path) is not None
+
+
+def is_folder(path: "UPath") -> bool:
+    """Whether there are objects below `path`; raises UnreadableError."""
+    row = _row(path)
+    return row is not None and row.get("type") == "directory"
+
+
+def _row(path: "UPath") -> dict[str, Any] | None:
+    try:
+        return persistently(path, lambda: dict(filesystem(path).info(path.path)), writes=False)
+    except FileNotFoundError:
+        return None
+
+
+def _found(row: dict[str, Any]) -> Found:
+    tag = row.get("ETag") or row.get("generation") or row.get("etag") or row.get("created") or ""
+    return Found(int(row.get("size") or 0), str(tag))
+
+
+def remove(path: "UPath") -> None:
+    """Remove an object; nothing happens where there is none; raises UnwritableError."""
+    with suppress(FileNotFoundError):
+        persistently(path, lambda: filesystem(path).rm_file(path.path), writes=True)
+
+
+def remove_below(folder: "UPath") -> None:
+    """Remove every object at or below `folder`, first what makes it whole; raises as `remove`."""
+    found = below(folder)
+    seals = [name for name in found if name in _SEALS]
+    at_once(remove, [folder / name for name in seals])
+    at_once(remove, [folder / name for name in found if name not in seals])
+    if not found:
+        remove(folder)
+
+
+def move(path: "UPath", to: "UPath") -> bool:
+    """Copy what is at or below `path` to `to` and remove it here; False where nothing is; raises as `write`."""
+    found = below(path)
+    if not found:
+        if info(path) is None:
+            return False
+        copy(path, to)
+        remove(path)
+        return True
+    at_once(lambda name: copy(path / name, to / name), found)
+    remove_below(path)
+    return True
+
+
+def copy(path: "UPath", to: "UPath") -> None:
+    """Copy an object within the storage, by the storage itself; raises FileNotFoundError or UnwritableError."""
+    persistently(to, lambda: filesystem(path).cp_file(path.path, to.path), writes=True)
+
+
+def fingerprint(content: bytes) -> str:
+    """Names the content of an object, where its identity on the storage was not asked for."""
+    return f"sha256:{_sha256(content)}"
+
+
+def remove_if(path: "UPath", identity: str) -> None:
+    """Remove an object if it is still the one of this identity, where the store can see to that (S3, GCS).
+
+    Raises:
+        UnwritableError: the storage cannot be written.
+    """
+    fs = filesystem(path)
+
+    def conditionally() -> None:
+        if path.protocol == "s3":
+            bucket, key, _ = fs.split_path(path.path)
+            fs.call_s3("delete_object", Bucket=bucket, Key=key, IfMatch=identity)
+        else:
+            fs.rm_file(path.path)
+
+    with suppress(FileNotFoundError, FileExistsError):
+        persistently(path, conditionally, writes=True)
