@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raystudy.artifacts.files import read_json, storage_errors, write_bytes, write_json
+from raystudy.artifacts.files import exists, read_json, storage_errors, write_bytes, write_json
 from raystudy.artifacts.records import RunLedger
 from raystudy.errors import StorageError
 from raystudy.specs.base import digest
@@ -63,6 +63,10 @@ class StudyFolder:
             return StudySpec.model_validate_json(json.dumps(value["study"])), dict(value["inputs"])
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"{path} must be a resolved study, but is damaged. Run the study again") from error
+
+    def has_study(self) -> bool:
+        """Whether a study was kept here."""
+        return exists(self.path / "study.json")
 
     def write_frozen(self, frozen: Mapping[str, Any]) -> None:
         """Keep what the study has frozen; only the driver that holds the study does."""

@@ -12,6 +12,7 @@ from raystudy.execute.inputs import need_deepspeed, need_packages
 from raystudy.execute.local import Executor, local_executor
 from raystudy.execute.loop import Launch, run_study
 from raystudy.execute.progress import Progress
+from raystudy.execute.tracking import TrackingBeside
 from raystudy.specs.load import LoadedStudy, load_study
 from raystudy.study.results import StudyResults
 
@@ -60,9 +61,9 @@ def launch(
 
         return TuneExecutor(address, resources, is_storage_shared=storage.is_absolute)
 
-    return run_study(
-        loaded, storage, make_executor, progress or Progress(), wait=wait, budget=budget, again=resolve_again
-    )
+    told = progress or Progress()
+    with TrackingBeside(loaded.spec, storage, told.say):
+        return run_study(loaded, storage, make_executor, told, wait=wait, budget=budget, again=resolve_again)
 
 
 def run(

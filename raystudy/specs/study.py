@@ -15,6 +15,7 @@ from raystudy.specs.model import DecoderSpec, ExternalModel, RandomFeaturesSpec
 from raystudy.specs.protocol import Protocol
 from raystudy.specs.recipe import ExternalRecipe, Recipe, ValidationSet
 from raystudy.specs.synthetic import SyntheticDomains
+from raystudy.specs.tracking import Tracking
 from raystudy.specs.training import FeatureTraining, TrainingOverride, TrainingSettings
 
 FORMAT = "raystudy-study/1"
@@ -134,6 +135,9 @@ class StudySpec(Spec):
     comparison: ComparisonSettings = ComparisonSettings()
     resources: Resources = Resources()
     storage: str | None = Field(default=None, description="a folder, relative to the study file")
+    track: Tracking | None = Field(
+        default=None, description="who else is told of every finished run (docs/tracking.md)"
+    )
 
     def decoder(self, name: str) -> StudyDecoder:
         """The decoder called `name`; the study's check has made sure that it is one."""

@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 
 # Modules beside this one, each with `main(arguments) -> exit status`.
-CHECKS = ["known_truth", "faults", "reference", "group_faults", "memory"]
+CHECKS = ["known_truth", "faults", "reference", "group_faults", "memory", "trackers", "oldest_and_newest"]
 
 
 def main(arguments: list[str]) -> int:
