@@ -63,7 +63,16 @@ def sharing(stage: Stage) -> Seen:
     return stage.finish(second)
 
 
+def nothing(stage: Stage) -> Seen:
+    """No fault: a job, and another that finds nothing to do."""
+    job = stage.submit()
+    stage.ended(job, SURVIVED)
+    stage.seen.disturbed = 1
+    return stage.finish()
+
+
 ROWS: dict[str, Callable[[Stage], Seen]] = {
+    "no fault": nothing,
     "job stop": stop,
     "job stop, twice": stop_twice,
     "Ctrl-C of the follower": leave,

@@ -61,10 +61,26 @@ def everything(stage: Stage) -> Seen:
     return stage.finish()
 
 
+def in_a_row(stage: Stage) -> Seen:
+    """A worker process, then a node, then the driver, of one job."""
+    job = stage.submit()
+    stage.wait_for_work(job, most=0.2)
+    kill(trial_workers()[:1])
+    stage.wait_for_work(job, least=0.25, most=0.4)
+    name = next(name for name in stage.cluster.nodes if name != "head")
+    kill(named("raylet", stage.cluster.pids(name)))
+    stage.wait_for_work(job, least=0.45, most=0.7)
+    kill(drivers())
+    stage.ended(job, (*KILLED, *SURVIVED), silent=True)
+    stage.cluster.forget(name)
+    return stage.finish()
+
+
 ROWS: dict[str, Callable[[Stage], Seen]] = {
     "SIGKILL of a worker process": worker,
     "SIGKILL of a node": node,
     "SIGKILL of the driver": driver,
     "SIGKILL of the head": head,
     "SIGKILL of all at once": everything,
+    "SIGKILL of a worker, a node and the driver in a row": in_a_row,
 }

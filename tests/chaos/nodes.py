@@ -74,7 +74,7 @@ def cleaned(stage: Stage) -> Seen:
 
 
 def other_code(stage: Stage) -> Seen:
-    """A node whose own raystudy gives other numbers: the job's own counts, or (odd seeds: none travels) it is refused."""
+    """A node whose own raystudy gives other numbers: the job's counts, or (odd seeds: none travels) it is refused."""
     other = _altered(Path(stage.cluster.folder))
     name = stage.cluster.add_node(PYTHONPATH=str(other))
     stage.cluster.wait_for_nodes()

@@ -61,9 +61,10 @@ class Stage:
         name = f"s{self.seed}-{self._jobs}-{time.monotonic_ns()}"
         return Job(self.cluster, name, [*entrypoint, *run], working_dir=working_dir)
 
-    def wait_for_work(self, job: Job, *, most: float = 0.8) -> None:
-        """Until a random number of runs have finished, up to that share of all, and a moment longer."""
-        at_least, deadline = self.moments.randint(0, int(most * self.num_runs)), time.monotonic() + SLOWEST
+    def wait_for_work(self, job: Job, *, least: float = 0.0, most: float = 0.8) -> None:
+        """Until a random number of runs have finished, between those shares of all, and a moment longer."""
+        at_least = self.moments.randint(int(least * self.num_runs), int(most * self.num_runs))
+        deadline = time.monotonic() + SLOWEST
         while len(results_on(self.storage)) < at_least or not (self.storage / "runs").exists():
             assert time.monotonic() < deadline, f"no work was seen: {job.log()[-20:]}"
             if job.follower.poll() is not None:
