@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         f"# The oldest and the newest Ray, {date}",
         "",
         "Made by `python -m tests.slow oldest_and_newest`. Studies on a cluster of its own; then a job over HTTP on a",
-        "head and a node, and the same job again, which finds nothing to do (`python -m tests.chaos 'no fault' --trials 1`).",
+        "head and a node, and the same job again, which finds nothing to do (`python -m tests.chaos 'no fault'`).",
         f"The comparisons of the first are equal, digit for digit, with all: {'yes' if is_equal else 'NO'}.",
         "",
         *table("command", ("ray", "torch", "python", "good", "seconds"), rows),
