@@ -15,7 +15,8 @@ from typing import Any
 from tests.chaos import jobs, kills, nodes, storages
 from tests.chaos.cluster import Cluster
 from tests.chaos.namespace import is_inside, run_inside
-from tests.chaos.trials import PLACE, STUDY, Seen, Stage, undisturbed
+from tests.chaos.places import MEMORY, in_memory
+from tests.chaos.trials import STUDY, Seen, Stage, undisturbed
 from tests.conftest import ROOT
 from tests.slow.results import table, today, write_result
 
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
         return 0 if options.list else 2
     if not is_inside():
         return run_inside("tests.chaos", arguments).returncode
-    expected = undisturbed(PLACE / "undisturbed")
+    expected = undisturbed(MEMORY / "undisturbed")
     cluster, is_good = Cluster(), True
     try:
         cluster.start()
@@ -53,13 +54,13 @@ def main(arguments: list[str]) -> int:
 def _row(name: str, cluster: Cluster, expected: tuple[Any, int], seeds: range) -> dict[str, Any]:
     seen = []
     for seed in seeds:
-        stage = Stage(cluster, expected, seed)
+        stage = Stage(cluster, in_memory(seed), expected, seed)
         try:
             one = ROWS[name](stage)
         except Exception as error:  # the trial did not come to its end: bad, and the next has a new cluster
             one = stage.seen
             one.check(False, f"{type(error).__name__}: {error}"[:2000])
-        stage.close()
+        stage.place.remove()
         if not one.is_good:
             cluster.start()
         seen.append(one)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -22,6 +23,7 @@ BIN = Path(sys.executable).parent
 RAY = str(BIN / "ray")
 PORT, HTTP = 6455, 8355
 API = f"http://127.0.0.1:{HTTP}"
+_TOLD = re.compile(r"^submitted (\S+)|^(\S+) (?:is \w+ already|has finished:)", re.MULTILINE)  # raystudy submit
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 # A node that gives no sign of life for so long is dead: Ray's own defaults take half a minute.
 _SOONER = {
@@ -152,29 +154,34 @@ class Cluster:
 
 
 class Job:
-    """A submitted job and the command that follows it."""
+    """A job that is submitted by a command which then follows it: Ray's own, or raystudy's."""
 
-    def __init__(self, cluster: Cluster, name: str, entrypoint: Sequence[str], *, working_dir: Path = ROOT) -> None:
-        self.name, self._cluster = name, cluster
-        options = ["--submission-id", name, "--working-dir", str(working_dir)]
-        self._out = cluster.folder / f"{name}.out"
+    def __init__(
+        self, cluster: Cluster, words: Sequence[str], *, name: str = "", via: str = API, cwd: Path = ROOT
+    ) -> None:
+        """`name`: the job's id where the command does not choose it; `via`: the address that the command is given."""
+        self._cluster, self._name = cluster, name
+        self._out = cluster.folder / f"{time.monotonic_ns()}.out"
+        environment = {**cluster.environment, "RAY_API_SERVER_ADDRESS": via}
         with self._out.open("w") as out:
-            self.follower = subprocess.Popen(
-                [RAY, "job", "submit", *options, "--", *entrypoint],
-                cwd=working_dir,
-                env=cluster.environment,
-                stdout=out,
-                stderr=out,
-            )
+            self.follower = subprocess.Popen(words, cwd=cwd, env=environment, stdout=out, stderr=out)
+
+    @property
+    def name(self) -> str:
+        """The job's id; empty until the command has told it."""
+        if not self._name:
+            found = _TOLD.search(self._out.read_text(errors="replace"))
+            self._name = (found[1] or found[2]) if found else ""
+        return self._name
 
     def status(self) -> str:
         """Of the job, as its server says; empty where there is none."""
-        return str((self._cluster.get(f"/api/jobs/{self.name}") or {}).get("status", ""))
+        return str((self._cluster.get(f"/api/jobs/{self.name}") or {}).get("status", "")) if self.name else ""
 
     def log(self) -> list[str]:
         """What the job has printed, as far as its server can say; else what its follower saw."""
-        answer = self._cluster.get(f"/api/jobs/{self.name}/logs")
-        return list((answer["logs"] if answer else self._out.read_text(errors="replace")).splitlines())
+        answer = self._cluster.get(f"/api/jobs/{self.name}/logs") if self.name else None
+        return list(answer["logs"].splitlines()) if answer else self.followed()
 
     def followed(self) -> list[str]:
         """What the follower has printed."""
@@ -189,9 +196,9 @@ class Job:
             time.sleep(0.2)
         return code, status
 
-    def ask_to_stop(self) -> "subprocess.Popen[bytes]":
-        """`ray job stop`, on its way."""
-        words = [RAY, "job", "stop", self.name]
+    def ask_to_stop(self, words: Sequence[str]) -> "subprocess.Popen[bytes]":
+        """A command that stops the job, on its way."""
+        nowhere = subprocess.DEVNULL
         return subprocess.Popen(
-            words, env=self._cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*words, self.name], env=self._cluster.environment, cwd=ROOT, stdout=nowhere, stderr=nowhere
         )

@@ -4,7 +4,9 @@ import signal
 import time
 from collections.abc import Callable
 
+from tests.chaos.cluster import HTTP
 from tests.chaos.kills import SURVIVED
+from tests.chaos.relay import relay
 from tests.chaos.trials import Seen, Stage
 
 STOPPED = ("STOPPED", "SUCCEEDED")  # the latter where it had ended before
@@ -14,7 +16,7 @@ def stop(stage: Stage) -> Seen:
     """`ray job stop`."""
     job = stage.submit()
     stage.wait_for_work(job)
-    stage.seen.check(job.ask_to_stop().wait(60) == 0, "the stop was not taken")
+    stage.seen.check(stage.stop(job).wait(60) == 0, "the stop was not taken")
     stage.ended(job, STOPPED)
     return stage.finish()
 
@@ -23,9 +25,9 @@ def stop_twice(stage: Stage) -> Seen:
     """`ray job stop` twice, a moment apart."""
     job = stage.submit()
     stage.wait_for_work(job)
-    first = job.ask_to_stop()
+    first = stage.stop(job)
     time.sleep(stage.moments.uniform(0, 1.0))
-    second = job.ask_to_stop()
+    second = stage.stop(job)
     stage.seen.check(first.wait(60) == 0, "the first stop was not taken")
     second.wait(60)
     stage.ended(job, STOPPED)
@@ -43,6 +45,16 @@ def leave(stage: Stage) -> Seen:
     return stage.finish()
 
 
+def cut(stage: Stage) -> Seen:
+    """The follower's connections cut in the middle: the job goes on, and raystudy's follower ends as it does."""
+    with relay(HTTP) as between:
+        job = stage.submit(via=between.url)
+        stage.wait_for_work(job)
+        between.cut(stage.moments.uniform(0.5, 5))
+        stage.ended(job, SURVIVED, follows=stage.by_raystudy)
+    return stage.finish()
+
+
 def twice(stage: Stage) -> Seen:
     """Two submits of one study: the second waits for the first."""
     first = stage.submit()
@@ -57,7 +69,7 @@ def sharing(stage: Stage) -> Seen:
     """Two studies that want the same runs, at work at once."""
     first = stage.submit()
     time.sleep(stage.moments.uniform(0, 2.0))
-    second = stage.submit("--set", "name=other")
+    second = stage.submit("name=other")
     stage.wait_for_work(first)
     stage.ended(first, SURVIVED)
     return stage.finish(second)
@@ -76,6 +88,7 @@ ROWS: dict[str, Callable[[Stage], Seen]] = {
     "job stop": stop,
     "job stop, twice": stop_twice,
     "Ctrl-C of the follower": leave,
+    "follower's connection cut": cut,
     "two submits of one study": twice,
     "two studies that share runs": sharing,
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.chaos.kills import SURVIVED
 from tests.chaos.processes import kill
-from tests.chaos.trials import Seen, Stage
+from tests.chaos.trials import STUDY, Seen, Stage
 from tests.conftest import ROOT
 
 
@@ -87,7 +87,8 @@ def other_code(stage: Stage) -> Seen:
         own.mkdir(exist_ok=True)
         for part in ("search_spaces", "tests/chaos"):
             shutil.copytree(ROOT / part, own / part, dirs_exist_ok=True)
-        job = stage.submit(entrypoint=["env", f"PYTHONPATH={ROOT}"], working_dir=own)
+        run = ["python", "-m", "raystudy", "run", STUDY, "--storage", stage.place.location]
+        job = stage.submit_plainly(["env", f"PYTHONPATH={ROOT}", *run], cwd=own)
         stage.wait_for_work(job, most=0.0)
         stage.ended(job, ("FAILED",))
     stage.cluster.forget(name)

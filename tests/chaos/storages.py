@@ -2,67 +2,58 @@
 
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from tests.chaos.trials import Seen, Stage
 
 REFUSED = ("FAILED", "SUCCEEDED")  # the latter where it had ended before
 
 
-def _mount(*words: str) -> None:
-    subprocess.run(["mount", *words], check=True)
-
-
-def _unmount(stage: Stage) -> None:
-    subprocess.run(["umount", "--lazy", str(stage.storage)], check=True)
-
-
 def read_only(stage: Stage) -> Seen:
     """The storage cannot be written from a random moment on; then it can."""
-    stage.storage.mkdir(parents=True)
-    _mount("-t", "tmpfs", "tmpfs", str(stage.storage))
+    path = _mounted(stage)
     job = stage.submit()
     stage.wait_for_work(job)
-    _remount(stage, "ro")
+    _remount(path, "ro")
     stage.ended(job, REFUSED)
-    _mount("-o", "remount,rw", str(stage.storage))
-    return _finished(stage)
-
-
-def _remount(stage: Stage, option: str) -> None:
-    """Refused by the system while a file is open for writing: tried until it is not."""
-    for _ in range(1000):
-        if (
-            subprocess.run(["mount", "-o", f"remount,{option}", str(stage.storage)], capture_output=True).returncode
-            == 0
-        ):
-            return
-    raise AssertionError(f"{stage.storage} could not be remounted {option}")
+    _remount(path, "rw")
+    return _finished(stage, path)
 
 
 def full(stage: Stage) -> Seen:
     """The storage has no room left from a random moment on; then it has."""
-    stage.storage.mkdir(parents=True)
-    _mount("-t", "tmpfs", "-o", "size=100m", "tmpfs", str(stage.storage))
+    path = _mounted(stage)
     job = stage.submit()
     stage.wait_for_work(job)
-    _fill(stage)
+    with suppress(OSError), (path / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
     stage.ended(job, REFUSED)
-    (stage.storage / "filler").unlink()
-    return _finished(stage)
+    (path / "filler").unlink()
+    return _finished(stage, path)
 
 
-def _fill(stage: Stage) -> None:
-    try:
-        with (stage.storage / "filler").open("wb", buffering=0) as file:
-            while True:
-                file.write(b"x" * 4096)
-    except OSError:
-        pass
+def _mounted(stage: Stage) -> Path:
+    """The trial's folder as a file system of its own."""
+    path = Path(stage.place.location)
+    path.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", str(path)], check=True)
+    return path
 
 
-def _finished(stage: Stage) -> Seen:
+def _remount(path: Path, option: str) -> None:
+    """Refused by the system while a file is open for writing: tried until it is not."""
+    words = ["mount", "-o", f"remount,{option}", str(path)]
+    for _ in range(1000):
+        if subprocess.run(words, capture_output=True).returncode == 0:
+            return
+    raise AssertionError(f"{path} could not be remounted {option}")
+
+
+def _finished(stage: Stage, path: Path) -> Seen:
     seen = stage.finish()
-    _unmount(stage)
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
     return seen
 
 

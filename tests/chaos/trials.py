@@ -1,7 +1,6 @@
 """One trial: a study as a job on a cluster that something happens to, submitted again, and what was seen of it."""
 
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -10,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.cluster import Cluster, Job
+from tests.chaos.cluster import API, RAY, Cluster, Job
+from tests.chaos.places import Folder, Place
 from tests.conftest import ROOT
-from tests.faults.trials import Times, Trial, comparison, results_on
+from tests.faults.trials import Times, Trial
 
-STUDY, NAME = "tests/chaos/study.yaml", "chaos"
-PLACE = Path("/dev/shm/chaos")  # in memory, and in the namespace alone
+STUDY = "tests/chaos/study.yaml"
 SLOWEST = 150.0  # seconds that a job may take here at the most
 _PROGRESS = ("wave ", "Running entrypoint for job", "20", "[20")  # Ray's own lines begin with the date
 
@@ -33,52 +32,80 @@ class Seen(Trial):
     seconds: float = 0.0
 
 
-def undisturbed(place: Path) -> tuple[Any, int]:
+def undisturbed(path: Path) -> tuple[Any, int]:
     """The comparison that must come out, and the number of runs."""
-    words = [sys.executable, "-m", "raystudy", "run", STUDY, "--storage", str(place), "--local", "--workers", "1"]
+    words = [sys.executable, "-m", "raystudy", "run", STUDY, "--storage", str(path), "--local", "--workers", "1"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return comparison(place, NAME), len(results_on(place))
+    return Folder(path).comparison(), len(Folder(path).results())
 
 
 class Stage:
-    """What a fault works on: a cluster that is up, an empty storage, and the moments that its seed draws."""
+    """What a fault works on: a cluster that is up, an empty place, and the moments that its seed draws."""
 
-    def __init__(self, cluster: Cluster, expected: tuple[Any, int], seed: int) -> None:
-        self.cluster, self.seed = cluster, seed
+    def __init__(self, cluster: Cluster, place: Place, expected: tuple[Any, int], seed: int) -> None:
+        self.cluster, self.place, self.seed = cluster, place, seed
         self._reference, self.num_runs = expected
         self.moments = random.Random(seed)
         self.seen = Seen(seed=seed)
-        self.storage = PLACE / f"storage-{seed}"
         self._before: Times = {}
-        self._jobs = 0
         self._started = time.monotonic()
 
-    def submit(self, *options: str, entrypoint: Sequence[str] = (), working_dir: Path = ROOT) -> Job:
-        """`ray job submit` of the study, followed."""
-        self._jobs += 1
-        run = ["python", "-m", "raystudy", "run", STUDY, "--storage", str(self.storage), *options]
-        name = f"s{self.seed}-{self._jobs}-{time.monotonic_ns()}"
-        return Job(self.cluster, name, [*entrypoint, *run], working_dir=working_dir)
+    @property
+    def by_raystudy(self) -> bool:
+        """Whether this trial uses raystudy's own commands for jobs, not Ray's: two seeds in four."""
+        return (ROOT / "raystudy/cli/submit.py").exists() and self.seed // 2 % 2 == 0
+
+    def submit(self, *overrides: str, via: str = API) -> Job:
+        """The study as a job that is followed, by `raystudy submit` or the plain line."""
+        sets = [word for override in overrides for word in ("--set", override)]
+        where = ["--storage", self.place.location, *sets]
+        if self.by_raystudy:
+            words = [sys.executable, "-m", "raystudy", "submit", STUDY, *where, "--address", via, "--follow"]
+            return Job(self.cluster, words, via=via)
+        return self.submit_plainly(["python", "-m", "raystudy", "run", STUDY, *where], via=via)
+
+    def submit_plainly(self, entrypoint: Sequence[str], *, via: str = API, cwd: Path = ROOT) -> Job:
+        """`ray job submit` with a working directory."""
+        name = f"s{self.seed}-{time.monotonic_ns()}"
+        words = [
+            RAY,
+            "job",
+            "submit",
+            "--address",
+            via,
+            "--submission-id",
+            name,
+            "--working-dir",
+            ".",
+            "--",
+            *entrypoint,
+        ]
+        return Job(self.cluster, words, name=name, via=via, cwd=cwd)
+
+    def stop(self, job: Job) -> "subprocess.Popen[bytes]":
+        """The command that stops it, on its way."""
+        own = [sys.executable, "-m", "raystudy", "stop", "--address", API]
+        return job.ask_to_stop(own if self.by_raystudy else [RAY, "job", "stop", "--address", API])
 
     def wait_for_work(self, job: Job, *, least: float = 0.0, most: float = 0.8) -> None:
         """Until a random number of runs have finished, between those shares of all, and a moment longer."""
         at_least = self.moments.randint(int(least * self.num_runs), int(most * self.num_runs))
         deadline = time.monotonic() + SLOWEST
-        while len(results_on(self.storage)) < at_least or not (self.storage / "runs").exists():
+        while len(self.place.results()) < max(at_least, 1):
             assert time.monotonic() < deadline, f"no work was seen: {job.log()[-20:]}"
             if job.follower.poll() is not None:
                 break
             time.sleep(0.01)
         time.sleep(self.moments.uniform(0, 0.5))
-        self.seen.moment = len(results_on(self.storage))
+        self.seen.moment = len(self.place.results())
         self.seen.disturbed += job.follower.poll() is None
 
     def ended(self, job: Job, expected: Sequence[str], *, silent: bool = False, follows: bool = True) -> None:
         """See a job to its end. `expected`: statuses it may have; `silent`: nothing can have told why it ended."""
         code, status = job.wait(SLOWEST)
         seen, log = self.seen, job.log()
-        self._before = results_on(self.storage)
+        self._before = self.place.results()
         seen.ends.append(f"{code} {status or 'no cluster'}")
         seen.check((status or "no cluster") in expected, f"the job ended {status or 'no cluster'}: {log[-6:]}")
         if follows:
@@ -101,17 +128,12 @@ class Stage:
         code, status = last.wait(SLOWEST)
         seen.ends.append(f"{code} {status}")
         seen.check((code, status) == (0, "SUCCEEDED"), f"the last job ended {code} {status}: {last.log()[-8:]}")
-        after = results_on(self.storage)
+        after = self.place.results()
         seen.lost += len(self._before.keys() - after.keys())
         seen.repeated += sum(after[run] != times for run, times in self._before.items() if run in after)
-        late = [run for run, (began, ended) in after.items() if began > ended]
-        seen.check(not late, f"{len(late)} runs were started after their result was there")
+        seen.repeated += self.place.num_late()
         seen.check(len(after) == self.num_runs, f"{len(after)} of {self.num_runs} runs are done")
-        seen.check(not list(self.storage.rglob("*.bad-*")), "something was taken for damaged")
-        seen.is_equal = comparison(self.storage, NAME) == self._reference
+        seen.check(not self.place.num_damaged(), "something was taken for damaged")
+        seen.is_equal = self.place.comparison() == self._reference
         seen.seconds = round(time.monotonic() - self._started, 1)
         return seen
-
-    def close(self) -> None:
-        """Remove the storage."""
-        shutil.rmtree(self.storage, ignore_errors=True)
