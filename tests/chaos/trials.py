@@ -92,7 +92,9 @@ class Stage:
         """Until a random number of runs have finished, between those shares of all, and a moment longer."""
         at_least = self.moments.randint(int(least * self.num_runs), int(most * self.num_runs))
         deadline = time.monotonic() + SLOWEST
-        while len(self.place.results()) < max(at_least, 1):
+        if not at_least:  # while it starts
+            time.sleep(self.moments.uniform(0, 4.0))
+        while len(self.place.results()) < at_least:
             assert time.monotonic() < deadline, f"no work was seen: {job.log()[-20:]}"
             if job.follower.poll() is not None:
                 break
