@@ -30,6 +30,7 @@ class Seen(Trial):
     num_messages: int = 0  # those that end a launch
     num_lines: int = 0  # all that a person is told beside progress
     seconds: float = 0.0
+    told: list[str] = field(default_factory=list)
 
 
 def undisturbed(path: Path) -> tuple[Any, int]:
@@ -111,10 +112,12 @@ class Stage:
         seen.ends.append(f"{code} {status or 'no cluster'}")
         seen.check((status or "no cluster") in expected, f"the job ended {status or 'no cluster'}: {log[-6:]}")
         if follows:
-            seen.check((code == 0) == (status == "SUCCEEDED"), f"exit status {code} of a job that {status}")
+            is_rays = code == 0 and status == "STOPPED" and not self.by_raystudy  # Ray's own command ends so
+            seen.check(is_rays or (code == 0) == (status == "SUCCEEDED"), f"exit status {code} of a job that {status}")
         is_whole = len(self._before) >= self.num_runs
         seen.check(is_whole or status != "SUCCEEDED", "the job succeeded and runs are missing")
-        told = [line for line in log if line.strip() and not line.startswith(_PROGRESS)]
+        told = [line for line in log if line.strip() and not line.startswith(_PROGRESS) and " runs made, " not in line]
+        seen.told += told
         messages = [line for line in told if line.startswith("raystudy:")]
         seen.num_messages += len(messages)
         seen.num_lines += len(told)
