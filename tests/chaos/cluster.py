@@ -181,7 +181,7 @@ class Job:
     def log(self) -> list[str]:
         """What the job has printed, as far as its server can say; else what its follower saw."""
         answer = self._cluster.get(f"/api/jobs/{self.name}/logs") if self.name else None
-        return list(answer["logs"].splitlines()) if answer else self.followed()
+        return list(answer["logs"].splitlines()) if answer and answer.get("logs") else self.followed()
 
     def followed(self) -> list[str]:
         """What the follower has printed."""

@@ -58,7 +58,7 @@ def joins(stage: Stage) -> Seen:
 
 
 def cleaned(stage: Stage) -> Seen:
-    """The cluster's temporary folders emptied; what then ends ends honestly, and a new cluster goes on."""
+    """The cluster's temporary folders emptied, logs too; what then ends ends honestly, and a new cluster goes on."""
     job = stage.submit()
     stage.wait_for_work(job)
     for folder in stage.cluster.folder.iterdir():
@@ -68,7 +68,7 @@ def cleaned(stage: Stage) -> Seen:
                     inside.unlink()
                 else:
                     shutil.rmtree(inside, ignore_errors=True)
-    stage.ended(job, ("FAILED", "no cluster", *SURVIVED))
+    stage.ended(job, ("FAILED", "no cluster", *SURVIVED), silent=True)
     stage.cluster.start()
     return stage.finish()
 
