@@ -73,22 +73,25 @@ class Cluster:
         }
         return {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, **own}
 
-    def add_node(self, **environment: str) -> str:
-        """One more node; its name."""
+    def add_node(self, hidden: dict[Path, Path] | None = None) -> str:
+        """One more node; its name. `hidden`: folders in whose place the node, alone, sees others."""
         self._count += 1
         name = f"node{self._count}"
         arguments = ["--address", f"127.0.0.1:{PORT}", "--num-cpus", "1", "--resources", json.dumps({name: 1})]
         # A temporary folder of its own, as on a machine of its own: in a shared one a node that gets a job's working
         # directory puts its copy in place of the one that the driver on the other node stands in.
-        self._ray_start(name, [*arguments, "--temp-dir", str(self.folder / name)], environment)
+        self._ray_start(name, [*arguments, "--temp-dir", str(self.folder / name)], hidden or {})
         return name
 
-    def _ray_start(self, name: str, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
+    def _ray_start(self, name: str, arguments: Sequence[str], hidden: dict[Path, Path] | None = None) -> None:
         words = [RAY, "start", *arguments, "--object-store-memory", "80000000", "--disable-usage-stats", "--block"]
+        if hidden:
+            mounts = "".join(f"mount --bind {other} {folder} && " for folder, other in hidden.items())
+            words = ["unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh", *words]
         with (self.folder / f"{name}.log").open("w") as log:
             self.nodes[name] = subprocess.Popen(
                 words,
-                env={**self.environment, **_SOONER, **(environment or {})},
+                env={**self.environment, **_SOONER},
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,

@@ -76,7 +76,7 @@ def cleaned(stage: Stage) -> Seen:
 def other_code(stage: Stage) -> Seen:
     """A node whose own raystudy gives other numbers: the job's counts, or (odd seeds: none travels) it is refused."""
     other = _altered(Path(stage.cluster.folder))
-    name = stage.cluster.add_node(PYTHONPATH=str(other))
+    name = stage.cluster.add_node({ROOT / "raystudy": other / "raystudy"})
     stage.cluster.wait_for_nodes()
     if stage.seed % 2 == 0:
         job = stage.submit()
