@@ -18,7 +18,7 @@ demo: .venv/ready
 	@$(BIN)/raystudy report $(STUDY) --storage $(STORAGE)
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Checks that take minutes; each leaves a dated result in docs/results. SLOW="NAME ..." chooses.
 slow: .venv/ready
@@ -39,6 +39,7 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tests/check_file_lengths.py
+	$(BIN)/python tests/audit.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -5,6 +5,10 @@ a traceback is therefore always a defect of raystudy.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 class RaystudyError(Exception):
@@ -33,6 +37,10 @@ class UnwritableError(StorageError):
     """The storage cannot be written now: full, over quota, read-only, no rights. No other run would fare better."""
 
 
+class NodeFullError(StorageError):
+    """This node's disk has no room for what a run reads from a remote storage; another node may have."""
+
+
 class DataError(RaystudyError):
     """A source of text, a shard or a results table that cannot be used."""
 
@@ -42,7 +50,7 @@ class DataError(RaystudyError):
 class DamagedError(DataError):
     """What lies at `path` on the storage is not what was written there. A launch keeps it aside and makes it anew."""
 
-    def __init__(self, message: str, path: Path) -> None:
+    def __init__(self, message: str, path: "Path | UPath") -> None:
         super().__init__(message)
         self.path = path
 

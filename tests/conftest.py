@@ -12,8 +12,9 @@ import pytest
 
 from raystudy.artifacts.shard_writer import SourceDraft, write_tokens, write_view
 from raystudy.artifacts.shards import Selected, open_tokens
+from tests.once import once_in_all_processes
 
-pytest_plugins = ["tests.ray_cluster", "tests.skips"]
+pytest_plugins = ["tests.object_store", "tests.parallel", "tests.ray_cluster", "tests.skips"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a script: what tests interrupt, and their processes, must hear of it all the same.
@@ -87,7 +88,9 @@ def shard_storage(tmp_path_factory) -> tuple[Path, str, str]:
 @pytest.fixture(scope="session")
 def tiny_storage(tmp_path_factory) -> Path:
     """A storage on which the tiny study has run with `--local`."""
-    storage = tmp_path_factory.mktemp("tiny") / "storage"
-    done = run_cli("run", TINY, "--storage", storage, "--local")
-    assert done.returncode == 0, done.stderr
-    return storage
+
+    def run(folder: Path) -> None:
+        done = run_cli("run", TINY, "--storage", folder / "storage", "--local")
+        assert done.returncode == 0, done.stderr
+
+    return once_in_all_processes(tmp_path_factory, "tiny", run) / "storage"

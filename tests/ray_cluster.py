@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+_NODES = ("head", "second")
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -46,55 +48,84 @@ def own_ray() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[dict[str, str]]:
-    """A running cluster of two logical CPUs, its job server on loopback; gives the environment that reaches it."""
+    """The session's running cluster: the environment that reaches it."""
+    with running_cluster() as environment:
+        yield environment
+
+
+@contextmanager
+def running_cluster() -> Iterator[dict[str, str]]:
+    """A running cluster of two nodes with a logical CPU each, job server on loopback; the environment to reach it."""
     folder = Path(tempfile.mkdtemp(prefix="rs-"))
     port, jobs = free_port(), free_port()
     environment = {**private_environment(folder), "RAY_ADDRESS": f"127.0.0.1:{port}"}
     environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{jobs}"
-    arguments = ["--head", "--port", str(port), "--node-ip-address", "127.0.0.1", "--include-dashboard", "true"]
-    arguments += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(jobs), "--disable-usage-stats"]
-    # Jobs are started by the node's agent, whose fixed default port another cluster on this machine may hold.
-    arguments += ["--dashboard-agent-listen-port", str(free_port())]
-    arguments += ["--num-cpus", "2", "--object-store-memory", "100000000", "--temp-dir", str(folder), "--block"]
-    without_address = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
-    log = (folder / "start.log").open("w")
-    head = subprocess.Popen(
-        [RAY, "start", *arguments],
-        env={**os.environ, **without_address, "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"},
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
+    head = ["--head", "--port", str(port), "--include-dashboard", "true", "--dashboard-host", "127.0.0.1"]
+    head += ["--dashboard-port", str(jobs), "--disable-usage-stats"]
+    nodes = [_start("head", head, folder, environment)]
     try:
-        _wait_for(port, head, folder)
+        _wait_for(lambda: _listens(port), nodes, folder)
+        nodes.append(_start("second", ["--address", f"127.0.0.1:{port}"], folder, environment))
+        _wait_for(lambda: all("Ray runtime started" in _log(folder, name) for name in _NODES), nodes, folder)
         yield environment
     finally:
-        _stop(head)
-        log.close()
+        for node in reversed(nodes):
+            _stop(node)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_for(port: int, head: "subprocess.Popen[bytes]", folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert head.poll() is None, (folder / "start.log").read_text()
-        with socket.socket() as probe:
-            if (
-                probe.connect_ex(("127.0.0.1", port)) == 0
-                and "Ray runtime started" in (folder / "start.log").read_text()
-            ):
-                return
+def _start(name: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    """`ray start` of one node on loopback, which ends with this process's signal."""
+    # Jobs are started by the node's agent, whose fixed default port another cluster on this machine may hold.
+    arguments = [*arguments, "--node-ip-address", "127.0.0.1", "--dashboard-agent-listen-port", str(free_port())]
+    # A temporary folder of its own: in one for both each node would unpack a job's files over the other's.
+    (folder / name[0]).mkdir()  # one letter: the paths of sockets below it are limited
+    arguments += [
+        "--num-cpus",
+        "1",
+        "--object-store-memory",
+        "100000000",
+        "--block",
+        "--temp-dir",
+        str(folder / name[0]),
+    ]
+    without_address = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
+    with (folder / f"{name}.log").open("w") as log:
+        return subprocess.Popen(
+            [RAY, "start", *arguments],
+            env={**os.environ, **without_address, "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _log(folder: Path, name: str) -> str:
+    path = folder / f"{name}.log"
+    return path.read_text() if path.exists() else ""
+
+
+def _wait_for(is_so: Callable[[], bool], nodes: "list[subprocess.Popen[bytes]]", folder: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and all(node.poll() is None for node in nodes):
+        if is_so():
+            return
         time.sleep(0.2)
-    raise AssertionError((folder / "start.log").read_text())
+    raise AssertionError("\n".join(_log(folder, name) for name in _NODES))
 
 
-def _stop(head: "subprocess.Popen[bytes]") -> None:
+def _stop(node: "subprocess.Popen[bytes]") -> None:
     """Stop this cluster alone: SIGTERM to its `ray start --block`, then whatever its session still holds."""
-    head.send_signal(signal.SIGTERM)
+    node.send_signal(signal.SIGTERM)
     try:
-        head.wait(5)  # else what Ray Train leaves (an actor that outlives its jobs) keeps it for 20 s
+        node.wait(5)  # else what Ray Train leaves (an actor that outlives its jobs) keeps it for 20 s
     except subprocess.TimeoutExpired:
-        head.kill()
-        head.wait()
-    if shutil.which("pkill"):
-        subprocess.run(["pkill", "-KILL", "-s", str(head.pid)], check=False)
+        node.kill()
+        node.wait()
+    if shutil.which("pkill"):  # by the session of this `ray start` alone
+        subprocess.run(["pkill", "-KILL", "-s", str(node.pid)], check=False)

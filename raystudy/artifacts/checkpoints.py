@@ -5,7 +5,6 @@ file, written whole or not at all: tensors, and in its header what is no tensor 
 checksum of all. Arrays in and out; knows nothing of models. Reading runs no code.
 """
 
-import contextlib
 import hashlib
 import json
 import re
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raystudy.artifacts.files import names_in, storage_errors, write_bytes
+from raystudy.artifacts.files import StoragePath, exists, names_in, remove_file, write_bytes
+from raystudy.artifacts.node_cache import fetched
 from raystudy.errors import RaystudyError, StorageError
 
 FORMAT = "raystudy-checkpoint/1"
@@ -34,12 +34,12 @@ class Checkpoint:
     about: Mapping[str, Any]
 
 
-def checkpoint_path(run_folder: Path) -> Path:
+def checkpoint_path(run_folder: StoragePath) -> StoragePath:
     """Where a run's checkpoint lies."""
     return run_folder / "checkpoint.safetensors"
 
 
-def write_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(run_folder: StoragePath, checkpoint: Checkpoint) -> None:
     """Put `checkpoint` in the place of the one before.
 
     Raises:
@@ -48,33 +48,32 @@ def write_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> None:
     _write(checkpoint_path(run_folder), checkpoint)
 
 
-def write_step_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> None:
+def write_step_checkpoint(run_folder: StoragePath, checkpoint: Checkpoint) -> None:
     """Put `checkpoint` beside those of earlier steps; raises as `write_checkpoint`."""
     _write(_steps_folder(run_folder) / f"step-{checkpoint.step:08d}.safetensors", checkpoint)
 
 
-def step_checkpoints(run_folder: Path) -> list[Path]:
+def step_checkpoints(run_folder: StoragePath) -> list[StoragePath]:
     """The checkpoints that are named by their step, whole or torn; newest first."""
     names = [name for name in names_in(_steps_folder(run_folder)) if _STEP.fullmatch(name)]
     return [_steps_folder(run_folder) / name for name in sorted(names, reverse=True)]
 
 
-def remove_step_checkpoints(run_folder: Path, all_but_newest: int = 0) -> None:
+def remove_step_checkpoints(run_folder: StoragePath, all_but_newest: int = 0) -> None:
     """Remove the checkpoints that are named by their step, but the newest so many.
 
     Raises:
         UnwritableError: the storage cannot be written.
     """
     for path in step_checkpoints(run_folder)[all_but_newest:]:
-        with storage_errors(path), contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        remove_file(path)
 
 
-def _steps_folder(run_folder: Path) -> Path:
+def _steps_folder(run_folder: StoragePath) -> StoragePath:
     return run_folder / "checkpoints"
 
 
-def _write(path: Path, checkpoint: Checkpoint) -> None:
+def _write(path: StoragePath, checkpoint: Checkpoint) -> None:
     from safetensors.numpy import save  # an optional package, needed only where something trains
 
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
@@ -83,7 +82,7 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
     write_bytes(path, save(arrays, metadata), durable=False)
 
 
-def read_checkpoint(run_folder: Path, run_id: str) -> Checkpoint | None:
+def read_checkpoint(run_folder: StoragePath, run_id: str) -> Checkpoint | None:
     """The checkpoint of the run `run_id`, or None when there is none.
 
     Raises:
@@ -93,18 +92,21 @@ def read_checkpoint(run_folder: Path, run_id: str) -> Checkpoint | None:
     return read_checkpoint_file(checkpoint_path(run_folder), run_id)
 
 
-def read_checkpoint_file(path: Path, run_id: str) -> Checkpoint | None:
+def read_checkpoint_file(path: StoragePath, run_id: str) -> Checkpoint | None:
     """The checkpoint of the run `run_id` that lies at `path`, or None when there is none; raises as above."""
-    return _read(path, run_id, is_kept=True) if path.exists() else None
+    with fetched(path) as here:
+        return None if here is None else _read(path, here, run_id, is_kept=True)
 
 
-def check_checkpoint_file(path: Path, run_id: str) -> None:
+def check_checkpoint_file(path: StoragePath, run_id: str) -> None:
     """See that the checkpoint at `path` is whole, with one of its arrays in memory at a time; raises as above."""
-    _read(path, run_id, is_kept=False)
+    with fetched(path) as here:
+        if here is not None:
+            _read(path, here, run_id, is_kept=False)
 
 
-def _read(path: Path, run_id: str, *, is_kept: bool) -> Checkpoint:
-    """The checkpoint, checked; without its arrays unless they are kept."""
+def _read(path: StoragePath, here: Path, run_id: str, *, is_kept: bool) -> Checkpoint:
+    """The checkpoint at `path`, which `here` is a local copy of, checked; without its arrays unless they are kept."""
     from safetensors import SafetensorError, safe_open
 
     arrays: dict[str, npt.NDArray[Any]] = {}
@@ -117,7 +119,7 @@ def _read(path: Path, run_id: str, *, is_kept: bool) -> Checkpoint:
             yield name, array
 
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(here, framework="numpy") as file:
             metadata = file.metadata() or {}
             checksum = _checksum(named(file), metadata["about"])
         about = json.loads(metadata["about"])
@@ -136,16 +138,15 @@ def _read(path: Path, run_id: str, *, is_kept: bool) -> Checkpoint:
     return Checkpoint(found, step, arrays, inner)
 
 
-def has_checkpoint(run_folder: Path) -> bool:
+def has_checkpoint(run_folder: StoragePath) -> bool:
     """Whether the run has a checkpoint, of either kind."""
-    return checkpoint_path(run_folder).exists() or bool(step_checkpoints(run_folder))
+    return exists(checkpoint_path(run_folder)) or bool(step_checkpoints(run_folder))
 
 
-def remove_checkpoint(run_folder: Path) -> None:
+def remove_checkpoint(run_folder: StoragePath) -> None:
     """Remove the run's checkpoints, if there are any."""
     remove_step_checkpoints(run_folder)
-    with storage_errors(checkpoint_path(run_folder)), contextlib.suppress(FileNotFoundError):
-        checkpoint_path(run_folder).unlink()
+    remove_file(checkpoint_path(run_folder))
 
 
 def _checksum(arrays: Iterable[tuple[str, npt.NDArray[Any]]], about: str) -> str:

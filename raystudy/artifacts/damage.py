@@ -38,7 +38,7 @@ def look(path: StoragePath) -> Look:
         status = path.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_dev
+    return status.st_ino, status.st_dev, status.st_mtime_ns  # a number alone is given again to the next file
 
 
 def read_seen(path: StoragePath) -> tuple[bytes | None, Look]:

@@ -7,14 +7,12 @@ summed log-probability in nats and the number of characters. Metrics follow from
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raystudy.artifacts.damage import look, set_aside
 from raystudy.artifacts.evaluations import lacking_answers, plain_readout, reading_of
-from raystudy.artifacts.files import read_json, write_json
+from raystudy.artifacts.files import StoragePath, parse_json, read_bytes, write_json
 from raystudy.artifacts.records import RunLedger
 from raystudy.artifacts.results import Record
 from raystudy.errors import StorageError, UnreadableError
@@ -30,18 +28,18 @@ def answers_digest(items: str, reading: Reading) -> str:
     return digest({"items": items, "step": reading.step, "readout": plain_readout(reading.readout)})
 
 
-def answers_path(folder: Path, items: str, reading: Reading) -> Path:
+def answers_path(folder: StoragePath, items: str, reading: Reading) -> StoragePath:
     """Where a run whose folder is `folder` keeps its answers."""
     return folder / "tasks" / f"{answers_digest(items, reading)}.json"
 
 
-def write_answers(folder: Path, answers: Mapping[str, Any]) -> None:
+def write_answers(folder: StoragePath, answers: Mapping[str, Any]) -> None:
     """Write one task's answers (run_id, items, step, readout, right, log_probability, characters)."""
     path = answers_path(folder, answers["items"], reading_of(answers))
     write_json(path, {"format": ANSWERS_FORMAT, **answers})
 
 
-def read_answers(folder: Path, run_id: str, items: str, reading: Reading) -> dict[str, Any] | None:
+def read_answers(folder: StoragePath, run_id: str, items: str, reading: Reading) -> dict[str, Any] | None:
     """The answers of a reading of `run_id` to `items`, or None.
 
     Raises:
@@ -49,9 +47,12 @@ def read_answers(folder: Path, run_id: str, items: str, reading: Reading) -> dic
         StorageError: they are torn, foreign or another run's.
     """
     path = answers_path(folder, items, reading)
-    value = read_json(path)
-    if value is None:
-        return None
+    content = read_bytes(path)
+    return None if content is None else _parse_answers(content, path, run_id, items, reading)
+
+
+def _parse_answers(content: bytes, path: object, run_id: str, items: str, reading: Reading) -> dict[str, Any]:
+    value = parse_json(content, path)
     problem = answers_problem(value, run_id)
     if problem is None and (value["items"], reading_of(value)) != (items, reading):
         problem = "its name is not that of its items, step and read-out"
@@ -112,7 +113,22 @@ def _of_item(right: int, logs: Any, characters: Any) -> list[float]:
 def join_answers(ledger: RunLedger, records: Mapping[str, Record], tasks: Iterable[str]) -> dict[str, Record]:
     """The records, those of trainings with the answers to `tasks` (digests of items) given after the run or before."""
     digests = tuple(tasks)
-    return {run_id: _with_answers(ledger, record, digests) for run_id, record in records.items()}
+    with ledger.files.together(len(records) if digests else 0):
+        ledger.files.fetch(name for record in records.values() for name in _names(record, digests))
+        return {run_id: _with_answers(ledger, record, digests) for run_id, record in records.items()}
+
+
+def _names(record: Record, tasks: Sequence[str]) -> list[str]:
+    """The files that may hold a record's answers."""
+    if record.result["spec"].get("kind") != "train":
+        return []
+    steps = record.result["spec"].get("settings", {}).get("steps")
+    last = [Reading(step=int(steps))] if isinstance(steps, int) else []
+    return [_name(record.run_id, items, reading) for reading in (*last, *record.readings) for items in tasks]
+
+
+def _name(run_id: str, items: str, reading: Reading) -> str:
+    return f"{run_id}/tasks/{answers_digest(items, reading)}.json"
 
 
 def _with_answers(ledger: RunLedger, record: Record, tasks: Sequence[str]) -> Record:
@@ -140,16 +156,19 @@ def _answered(ledger: RunLedger, run_id: str, tasks: Sequence[str], reading: Rea
 def read_all_answers(ledger: RunLedger, run_id: str) -> list[dict[str, Any]]:
     """All answers of a run; torn or foreign ones are told and left out."""
     found = []
-    for path in sorted((ledger.folder(run_id) / "tasks").glob("*.json")):
+    names = sorted(name for name in ledger.files.names(run_id, "tasks") if name.endswith(".json"))
+    ledger.files.fetch(f"{run_id}/tasks/{name}" for name in names)
+    for name in (f"{run_id}/tasks/{name}" for name in names):
+        shown = ledger.files.shown(name)
         try:
-            value = read_json(path)
+            value = parse_json(ledger.files.read_seen(name)[0] or b"", shown)
             problem = answers_problem(value, run_id)
         except UnreadableError:
             raise
         except StorageError as error:
             problem = str(error)
         if problem is not None:
-            ledger.damage.append(f"{path} must hold a run's answers to a task, but {problem}; it is left out")
+            ledger.damage.append(f"{shown} must hold a run's answers to a task, but {problem}; it is left out")
         else:
             found.append(value)
     return found
@@ -157,14 +176,12 @@ def read_all_answers(ledger: RunLedger, run_id: str) -> list[dict[str, Any]]:
 
 def mended_answers(ledger: RunLedger, run_id: str, items: str, reading: Reading) -> dict[str, Any] | None:
     """As `read_answers`; damage is told with the ledger's, set aside by a ledger that mends, and counts as missing."""
-    folder = ledger.folder(run_id)
-    seen = look(answers_path(folder, items, reading))
+    name = _name(run_id, items, reading)
+    content, seen = ledger.files.read_seen(name)
     try:
-        return read_answers(folder, run_id, items, reading)
+        return None if content is None else _parse_answers(content, ledger.files.shown(name), run_id, items, reading)
     except UnreadableError:
         raise
     except StorageError as error:
-        aside = set_aside(answers_path(folder, items, reading), seen) if ledger.mends else None
-        told = "it counts as missing until the study is run again" if aside is None else f"kept as {aside.name}"
-        ledger.damage.append(f"{error}; {told}")
+        ledger.put_aside(name, seen, str(error))
         return None

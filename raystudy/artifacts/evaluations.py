@@ -8,7 +8,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -75,7 +74,7 @@ def lacking_answers(metrics: Mapping[tuple[str, str], float], tasks: Iterable[st
     return [items for items in tasks if (_ANSWERED, items) not in metrics]
 
 
-def check_evaluation(run_id: str, validation: str, reading: Reading, value: Any, path: Path) -> dict[str, Any]:
+def check_evaluation(run_id: str, validation: str, reading: Reading, value: Any, path: object) -> dict[str, Any]:
     """The evaluation in `value`; raises StorageError with what is wrong."""
     check_format(value, EVALUATION_FORMAT, "an evaluation", path)
     readout = plain_readout(reading.readout)

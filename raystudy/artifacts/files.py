@@ -37,7 +37,8 @@ def is_remote(path: StoragePath) -> "TypeGuard[UPath]":
 def write_bytes(path: StoragePath, content: bytes, *, exclusive: bool = False, durable: bool = True) -> bool:
     """Write `content` so that a reader sees the whole file or none.
 
-    With `exclusive` the first writer wins (POSIX link; conditional PUT); False is returned when another was first.
+    With `exclusive` the first writer wins (POSIX link; conditional PUT); False is returned when another was first. On
+    a remote storage, where the answer to one's own PUT may be lost, an object of this very content counts as one's own.
     Where a file need not survive a crash of the machine before the next durable one in its folder does,
     `durable=False` saves time; an object is durable once it is written.
 
@@ -64,6 +65,19 @@ def read_bytes(path: StoragePath) -> bytes | None:
     return local_files.read(path) if isinstance(path, Path) else remote_files.read(path)
 
 
+def read_range(path: StoragePath, start: int, end: int) -> bytes:
+    """Bytes `start` .. `end` - 1 of the file at `path`, fewer where it ends before.
+
+    Raises:
+        OSError, UnreadableError: there is no such file, or it cannot be read.
+    """
+    if not isinstance(path, Path):
+        return remote_files.read_range(path, start, end)
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(end - start)
+
+
 def read_many(paths: Sequence[StoragePath]) -> list[bytes | None]:
     """The contents of many files of one storage, in their order, of a remote one many at a time; as `read_bytes`."""
     remote = [path for path in paths if is_remote(path)]
@@ -81,7 +95,7 @@ def read_json(path: StoragePath) -> Any:
     return None if content is None else parse_json(content, path)
 
 
-def parse_json(content: bytes, path: StoragePath) -> Any:
+def parse_json(content: bytes, path: object) -> Any:
     """The JSON value in the `content` of the file at `path`; raises StorageError where it is torn or is not JSON."""
     try:
         return json.loads(content)

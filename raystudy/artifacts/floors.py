@@ -4,25 +4,24 @@ They depend on the two digests alone and are shared by all runs; one that is tor
 """
 
 import math
-from pathlib import Path
 
-from raystudy.artifacts.files import read_json, write_json
+from raystudy.artifacts.files import StoragePath, read_json, write_json
 from raystudy.errors import StorageError, UnreadableError
 
 FLOOR_FORMAT = "raystudy-floor/1"
 
 
-def floor_path(root: Path, view: str, validation: str) -> Path:
+def floor_path(root: StoragePath, view: str, validation: str) -> StoragePath:
     """Where the floor of the recipe `view` on the set `validation` lies."""
     return root / "floors" / view / f"{validation}.json"
 
 
-def write_floor(root: Path, view: str, validation: str, loss: float) -> None:
+def write_floor(root: StoragePath, view: str, validation: str, loss: float) -> None:
     """Keep a trigram floor, in nats per token."""
     write_json(floor_path(root, view, validation), {"format": FLOOR_FORMAT, "trigram_loss": loss}, durable=False)
 
 
-def read_floor(root: Path, view: str, validation: str) -> float | None:
+def read_floor(root: StoragePath, view: str, validation: str) -> float | None:
     """The floor kept, or None."""
     try:
         value = read_json(floor_path(root, view, validation))

@@ -9,12 +9,13 @@ them, never a task's name, so that equal items are one task. Knows nothing of te
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from raystudy.artifacts.sealed import damaged, sha256, write_sealed
-from raystudy.artifacts.shards import TOKEN_TYPE, IntArray, TokenArray, items_digest, open_shards, shard_folder
+from raystudy.artifacts.files import StoragePath
+from raystudy.artifacts.node_cache import write_sealed
+from raystudy.artifacts.sealed import damaged, sha256
+from raystudy.artifacts.shards import TOKEN_TYPE, IntArray, TokenArray, items_digest, shard_folder, shards_here
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ItemShard:
     items: tuple[Item, ...]
 
 
-def write_items(root: Path, items: Sequence[Item], vocabulary_size: int) -> str:
+def write_items(root: StoragePath, items: Sequence[Item], vocabulary_size: int) -> str:
     """Write the items, at least one, unless they are there; returns their digest."""
     choices = [choice for item in items for choice in item.choices]
     tokens = np.concatenate([part for choice in choices for part in (choice.context, choice.continuation)])
@@ -65,18 +66,17 @@ def write_items(root: Path, items: Sequence[Item], vocabulary_size: int) -> str:
     return digest
 
 
-def open_items(root: Path, digest: str) -> ItemShard:
+def open_items(root: StoragePath, digest: str) -> ItemShard:
     """The items called `digest`; every file's SHA-256 is compared, once per process.
 
     Raises:
         DamagedError: they are missing, or are not what was written.
     """
-    folder = shard_folder(root, digest)
-    manifest = open_shards(folder, "items")
+    folder, manifest = shards_here(root, digest, "items")
     tokens = np.fromfile(folder / "tokens.bin", dtype=TOKEN_TYPE)
     sizes, rows = np.load(folder / "choices.npy"), np.load(folder / "items.npy")
     if sizes[:, :2].sum() != len(tokens) or rows[:, 0].sum() != len(sizes):
-        raise damaged(folder, "its counts do not add up")
+        raise damaged(shard_folder(root, digest), "its counts do not add up")
     ends = np.cumsum(sizes[:, :2].reshape(-1))
     parts = np.split(tokens, ends[:-1])
     choices = [Choice(parts[2 * i], parts[2 * i + 1], int(size[2])) for i, size in enumerate(sizes)]

@@ -15,7 +15,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.damage import Look, look, set_aside
@@ -26,8 +25,9 @@ from raystudy.artifacts.evaluations import (
     evaluation_file,
     reading_of,
 )
-from raystudy.artifacts.files import StoragePath, json_files, names_in, read_json, unreadable, write_bytes, write_json
+from raystudy.artifacts.files import StoragePath, parse_json, write_bytes, write_json
 from raystudy.artifacts.results import RESULT_FORMAT, Readings, Record, check_spec, parse_result
+from raystudy.artifacts.run_files import RunFiles
 from raystudy.artifacts.weights import weights_path
 from raystudy.errors import StorageError, UnreadableError
 from raystudy.specs.base import canonical_json
@@ -38,19 +38,19 @@ from raystudy.specs.run import Run
 class RunLedger:
     """All runs below `root/runs`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: StoragePath) -> None:
         self.root = root
+        self.files = RunFiles(root)
         self.mends = False  # a launch sets it; what only reads leaves everything as it is
         self.damage: list[str] = []
 
-    def folder(self, run_id: str) -> Path:
+    def folder(self, run_id: str) -> StoragePath:
         """The folder of one run."""
         return self.root / "runs" / run_id
 
     def started(self) -> set[str]:
         """Ids of all runs that have been started here: those with a spec or a result; raises UnreadableError."""
-        folders = names_in(self.root / "runs")
-        return {name for name in folders if not {"spec.json", "result.json"}.isdisjoint(names_in(self.folder(name)))}
+        return self.files.started()
 
     def read(
         self, run_id: str, validation: Iterable[str] = (), run: Run | None = None, readings: Readings = ()
@@ -60,32 +60,54 @@ class RunLedger:
         Evaluations made after the run ended are joined for the `validation` digests asked for, and those of
         `readings`. Where `run` is given the result must be that of this very run, not only under its id.
         """
-        path = self.folder(run_id) / "result.json"
-        seen = look(path)
+        record = self._result(run_id, run)
+        return None if record is None else self._joined(record, tuple(validation), tuple(readings))
+
+    def _result(self, run_id: str, run: Run | None) -> Record | None:
+        name = f"{run_id}/result.json"
+        content, seen = self.files.read_seen(name)
+        if content is None:
+            return None
+        shown = self.files.shown(name)
         try:
-            result = read_json(path)
-            record = None if result is None else parse_result(run_id, result, path)
-            if record is not None and run is not None:
-                check_spec(record, run, path)
+            record = parse_result(run_id, parse_json(content, shown), shown)
+            if run is not None:
+                check_spec(record, run, shown)
         except UnreadableError:
             raise
         except StorageError as error:
-            if self._put_aside(path, seen, str(error)):
+            if self.put_aside(name, seen, str(error)):
                 return None
-            return self.read(run_id, validation, run, readings)  # another launch has made it anew meanwhile
-        if record is None:
-            return None
-        digests = tuple(validation)
-        found = {reading: self._metrics(run_id, digests, reading) for reading in readings}
-        return replace(self._with_evaluations(record, digests), readings=found)
+            return self._result(run_id, run)  # another launch has made it anew meanwhile
+        return record
+
+    def _joined(self, record: Record, validation: tuple[str, ...], readings: tuple[Reading, ...]) -> Record:
+        found = {reading: self._metrics(record.run_id, validation, reading) for reading in readings}
+        return replace(self._with_evaluations(record, validation), readings=found)
+
+    def _evaluation_names(
+        self, record: Record, validation: tuple[str, ...], readings: tuple[Reading, ...]
+    ) -> list[str]:
+        """The files that `_joined` reads."""
+        asked = [(dataset, reading) for reading in readings for dataset in validation]
+        asked += [(dataset, last) for dataset, last in self._lacking(record, validation)]
+        return [_evaluation_name(record.run_id, dataset, reading) for dataset, reading in asked]
 
     def _with_evaluations(self, record: Record, validation: Iterable[str]) -> Record:
+        metrics = dict(record.metrics)
+        for dataset, last in self._lacking(record, validation):
+            metrics |= self._metrics(record.run_id, [dataset], last)
+        return replace(record, metrics=metrics)
+
+    @staticmethod
+    def _lacking(record: Record, validation: Iterable[str]) -> list[tuple[str, Reading]]:
+        """The sets that the result says nothing of, with the reading whose evaluations may."""
         lacking = [dataset for dataset in validation if ("loss", dataset) not in record.metrics]
         is_probe = record.result["spec"].get("kind") == "probe"  # its one number is final
         if not lacking or record.status != "finished" or is_probe:
-            return record
+            return []
         last = Reading(step=int(record.result["spec"]["settings"]["steps"]))
-        return replace(record, metrics={**record.metrics, **self._metrics(record.run_id, lacking, last)})
+        return [(dataset, last) for dataset in lacking]
 
     def _metrics(self, run_id: str, validation: Iterable[str], reading: Reading) -> dict[tuple[str, str], float]:
         """What the evaluations of a reading say, for those of the sets that have one."""
@@ -100,16 +122,25 @@ class RunLedger:
         self, runs: Mapping[str, Run], validation: Iterable[str] = (), readings: Mapping[str, Readings] | None = None
     ) -> dict[str, Record]:
         """The records there are of `runs`, by run id, with their `readings`."""
-        digests, asked = tuple(validation), readings or {}
-        records = ((run_id, self.read(run_id, digests, run, asked.get(run_id, ()))) for run_id, run in runs.items())
-        return {run_id: record for run_id, record in records if record is not None}
+        digests, asked = tuple(validation), {run_id: tuple(each) for run_id, each in (readings or {}).items()}
+        with self.files.together(len(runs)):
+            self.files.fetch(f"{run_id}/result.json" for run_id in runs)
+            results = ((run_id, self._result(run_id, run)) for run_id, run in runs.items())
+            found = {run_id: record for run_id, record in results if record is not None}
+            self.files.fetch(
+                name
+                for run_id, record in found.items()
+                for name in self._evaluation_names(record, digests, asked.get(run_id, ()))
+            )
+            return {run_id: self._joined(record, digests, asked.get(run_id, ())) for run_id, record in found.items()}
 
-    def _put_aside(self, path: StoragePath, seen: Look, why: str) -> bool:
-        """Report damage and, if this ledger mends, keep it aside; False when the damage is there no more."""
+    def put_aside(self, name: str, seen: Look, why: str) -> bool:
+        """Report damage of a run's file and, if this ledger mends, keep it aside; False when it is there no more."""
         if not self.mends:
             self.damage.append(f"{why}; it counts as missing until the study is run again")
             return True
-        aside = set_aside(path, seen)
+        aside = set_aside(self.files.path(name), seen)
+        self.files.forget(name)
         if aside is not None:
             self.damage.append(f"{why}; kept as {aside.name} and made again")
         return aside is not None
@@ -120,7 +151,8 @@ class RunLedger:
 
     def put_file_aside(self, path: StoragePath, why: str) -> None:
         """Keep aside a file of a run that is of no use, so that it can be made anew."""
-        self._put_aside(path, look(path), why)
+        name = str(path).removeprefix(self.files.shown(""))
+        self.put_aside(name, look(path), why)
 
     def write_spec(self, run: Run) -> None:
         """Leave the run's spec before it starts."""
@@ -134,18 +166,14 @@ class RunLedger:
 
     def read_curve(self, run_id: str) -> list[dict[str, float | None]]:
         """The rows of the training curve; none when there is no curve, or a torn one, which is reported."""
-        path = self.folder(run_id) / "curve.jsonl"
-        seen = look(path)
+        name = f"{run_id}/curve.jsonl"
+        content, seen = self.files.read_seen(name)
         try:
-            return [_curve_row(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise unreadable(path, error) from error
+            return [] if content is None else [_curve_row(line) for line in content.decode().splitlines()]
         except (ValueError, RecursionError) as error:
-            told = f"{path} must be a training curve, but is torn or foreign ({error})"
+            told = f"{self.files.shown(name)} must be a training curve, but is torn or foreign ({error})"
             if self.mends:
-                self._put_aside(path, seen, told)
+                self.put_aside(name, seen, told)
             else:
                 way_out = "The result beside it is whole: remove the run's folder to make both again"
                 self.damage.append(f"{told}; it is left out. {way_out}")
@@ -158,33 +186,40 @@ class RunLedger:
 
     def read_evaluation(self, run_id: str, validation: str, reading: Reading) -> dict[str, Any] | None:
         """The evaluation of a reading of `run_id` on a validation set, or None."""
-        path = self.folder(run_id) / "eval" / f"{evaluation_digest(validation, reading)}.json"
-        seen = look(path)
+        name = _evaluation_name(run_id, validation, reading)
+        content, seen = self.files.read_seen(name)
+        shown = self.files.shown(name)
         try:
-            value = read_json(path)
-            return None if value is None else check_evaluation(run_id, validation, reading, value, path)
+            return (
+                None
+                if content is None
+                else check_evaluation(run_id, validation, reading, parse_json(content, shown), shown)
+            )
         except UnreadableError:
             raise
         except StorageError as error:
-            if self._put_aside(path, seen, str(error)):
+            if self.put_aside(name, seen, str(error)):
                 return None
             return self.read_evaluation(run_id, validation, reading)
 
     def read_evaluations(self, run_id: str) -> list[dict[str, Any]]:
         """All evaluations of a run; a torn or foreign one is told and left out."""
         found = []
-        for path in json_files(self.folder(run_id) / "eval"):
-            seen = look(path)
+        names = sorted(name for name in self.files.names(run_id, "eval") if name.endswith(".json"))
+        self.files.fetch(f"{run_id}/eval/{name}" for name in names)
+        for name in (f"{run_id}/eval/{name}" for name in names):
+            content, seen = self.files.read_seen(name)
+            shown = self.files.shown(name)
             try:
-                value = read_json(path)
+                value = parse_json(content or b"", shown)
                 reading = reading_of(value)
-                name = evaluation_digest(value["validation"], reading)
+                expected = _evaluation_name(run_id, value["validation"], reading)
             except UnreadableError:
                 raise
             except (StorageError, AttributeError, KeyError, TypeError, ValueError) as error:
-                self._put_aside(path, seen, f"{path} must be an evaluation ({error})")
+                self.put_aside(name, seen, f"{shown} must be an evaluation ({error})")
                 continue
-            known = self.read_evaluation(run_id, value["validation"], reading) if path.stem == name else None
+            known = self.read_evaluation(run_id, value["validation"], reading) if name == expected else None
             found += [known] if known is not None else []
         return found
 
@@ -195,29 +230,34 @@ class RunLedger:
 
     def write_attempt(self, run_id: str, attempt: Mapping[str, Any]) -> None:
         """Note one failed attempt under the next free number."""
-        number = len(self._attempt_paths(run_id)) + 1
+        number = len(self._attempts(run_id)) + 1
         while not write_json(self.folder(run_id) / "attempts" / f"{number}.json", attempt, exclusive=True):
             number += 1
 
     def read_attempts(self, run_id: str) -> list[dict[str, Any]]:
         """The failed attempts of a run, oldest first, without torn ones, which are reported."""
         attempts = []
-        for path in self._attempt_paths(run_id):
-            seen = look(path)
+        for name in self._attempts(run_id):
+            content, seen = self.files.read_seen(name)
             try:
-                value = read_json(path)
+                value = None if content is None else parse_json(content, self.files.shown(name))
                 if not isinstance(value, dict):
-                    raise StorageError(f"{path} must be an attempt, but is not")
+                    raise StorageError(f"{self.files.shown(name)} must be an attempt, but is not")
                 attempts.append(value)
             except UnreadableError:
                 raise
             except StorageError as error:
-                self._put_aside(path, seen, str(error))
+                self.put_aside(name, seen, str(error))
         return attempts
 
-    def _attempt_paths(self, run_id: str) -> list[StoragePath]:
-        paths = json_files(self.folder(run_id) / "attempts")
-        return sorted((path for path in paths if path.stem.isdigit()), key=lambda path: int(path.stem))
+    def _attempts(self, run_id: str) -> list[str]:
+        names = (name for name in self.files.names(run_id, "attempts") if name.endswith(".json"))
+        numbers = sorted(int(stem) for name in names if (stem := name.removesuffix(".json")).isdigit())
+        return [f"{run_id}/attempts/{number}.json" for number in numbers]
+
+
+def _evaluation_name(run_id: str, validation: str, reading: Reading) -> str:
+    return f"{run_id}/eval/{evaluation_digest(validation, reading)}.json"
 
 
 def _curve_row(line: str) -> dict[str, float | None]:

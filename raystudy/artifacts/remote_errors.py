@@ -146,6 +146,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def told(error: Exception, path: "UPath", *, writes: bool, waited_seconds: float = 0.0) -> StorageError:
     """The error for the user: what must hold, what came, and the way out."""
     kind: type[StorageError] = UnwritableError if writes else UnreadableError
+    path = path.parent if path.name.startswith(".writing-") else path  # a probe, which nobody knows by name
     bucket, what = f"{path.protocol}://{path.drive or path.parts[0]}", _said(error)
     if is_missing_bucket(error):
         return kind(f"the storage must be in a bucket that is there, but there is no {bucket}. Make it or name another")
@@ -176,7 +177,7 @@ def told(error: Exception, path: "UPath", *, writes: bool, waited_seconds: float
 
 def _said(error: Exception) -> str:
     """The error in one line without secrets: the storage's code, the HTTP status, its sentence."""
-    sentence = " ".join(str(error).split())[:300] or type(error).__name__
+    sentence = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
     code, status = code_of(error), status_of(error)
     about = ", ".join([*([code] if code else []), *([f"HTTP {status} {_phrase(status)}"] if status else [])])
     return without_secrets(f"{about}: {sentence}" if about else sentence)

@@ -5,6 +5,7 @@ many writers one wins, by the store's own decision. Retries lie in `remote_retri
 """
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,9 +40,12 @@ class Found:
 def options_of(protocol: str) -> dict[str, Any]:
     """How fsspec opens a storage of this kind: without caches of listings, and without tries of its own."""
     if protocol == "s3":
-        # botocore takes region, endpoint and credentials from the environment, its files or the machine's role.
+        # botocore takes region and credentials from the environment, its files or the machine's role. It would take the
+        # endpoint too; given here, it tells two storages of one process apart.
         config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
-        return {"use_listings_cache": False, "config_kwargs": {**config, "max_pool_connections": 2 * CONCURRENCY}}
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        at = {"endpoint_url": endpoint} if endpoint else {}
+        return {"use_listings_cache": False, "config_kwargs": {**config, "max_pool_connections": 2 * CONCURRENCY}, **at}
     return {"use_listings_cache": False} if protocol == "gs" else {}
 
 
@@ -64,6 +68,15 @@ def read(path: "UPath") -> bytes | None:
         return persistently(path, get, writes=False)
     except (FileNotFoundError, IsADirectoryError):
         return None
+
+
+def read_range(path: "UPath", start: int, end: int) -> bytes:
+    """Bytes `start` .. `end` - 1 of an object; raises FileNotFoundError or UnreadableError."""
+    return persistently(
+        path,
+        lambda: bytes(filesystem(path).cat_file(path.path, start=start, end=end)) if end > start else b"",
+        writes=False,
+    )
 
 
 def read_many(paths: "Iterable[UPath]") -> list[bytes | None]:
@@ -99,19 +112,14 @@ def write(path: "UPath", content: bytes, *, exclusive: bool) -> bool:
 
 
 def _create(path: "UPath", create: Callable[[], None], is_ours: Callable[[], bool]) -> bool:
-    """Create exclusively; an answer that was lost is told from another writer's object by its content."""
-    tries = 0
+    """Create exclusively. An answer that was lost is told from another writer's object by its content.
 
-    def attempt() -> None:
-        nonlocal tries
-        tries += 1
-        create()
-
-    try:
-        persistently(path, attempt, writes=True)
-    except FileExistsError:
-        return tries > 1 and is_ours()
-    return True
+    Below us aiohttp, too, sends a call again whose connection was closed, so that even the first refusal may be ours.
+    """
+    with suppress(FileExistsError):
+        persistently(path, create, writes=True)
+        return True
+    return is_ours()
 
 
 def upload(local: Path, path: "UPath", *, exclusive: bool) -> bool:

@@ -7,6 +7,7 @@ of one minute is survived; what does not (no rights, no bucket, no room) is told
 import logging
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -96,11 +97,12 @@ def persistently(path: "UPath", do: Callable[[], T], *, writes: bool) -> T:
         OSError: this machine's own disk has no room.
     """
     began, most = time.monotonic(), patience_seconds()
-    pause = _FIRST_PAUSE_SECONDS
+    pause, outer = _FIRST_PAUSE_SECONDS, sys.exception()
     while True:
         try:
             found = do()
         except Exception as error:
+            _detach(error, outer)
             waited = time.monotonic() - began
             if not is_foreign(error) or _is_local(error):
                 raise
@@ -116,6 +118,15 @@ def persistently(path: "UPath", do: Callable[[], T], *, writes: bool) -> T:
         else:
             _outage.is_over()
             return found
+
+
+def _detach(error: BaseException, outer: BaseException | None) -> None:
+    """Leave out of the history of an error what the caller was handling when it called: its status is another's."""
+    each: BaseException | None = error
+    while outer is not None and each is not None and each is not outer:
+        if each.__context__ is outer:
+            each.__context__ = None
+        each = each.__cause__ or each.__context__
 
 
 def _is_local(error: Exception) -> bool:

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.evaluations import check_format, lacking_answers
@@ -83,7 +82,7 @@ def _is_read(metrics: Mapping[tuple[str, str], float], validation: Iterable[str]
     return not (any(loss is None or math.isnan(loss) for loss in losses) or lacking_answers(metrics, tasks))
 
 
-def check_spec(record: Record, run: Run, path: Path) -> None:
+def check_spec(record: Record, run: Run, path: object) -> None:
     """Raises StorageError unless the result's spec is that of `run`."""
     spec = record.result.get("spec")
     # Written by this version the two are equal, which is a tenth of the work; fields added since have defaults.

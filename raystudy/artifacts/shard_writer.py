@@ -4,12 +4,13 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raystudy.artifacts.sealed import sha256, write_sealed
+from raystudy.artifacts.files import StoragePath
+from raystudy.artifacts.node_cache import write_sealed
+from raystudy.artifacts.sealed import sha256
 from raystudy.artifacts.shards import (
     MAX_VOCABULARY,
     TOKEN_TYPE,
@@ -33,7 +34,7 @@ class SourceDraft:
 
 
 def write_tokens(
-    root: Path,
+    root: StoragePath,
     documents: Sequence[TokenArray],
     document_bytes: Sequence[int],
     vocabulary_size: int,
@@ -78,7 +79,9 @@ def write_tokens(
     return digest
 
 
-def write_view(root: Path, recipe_name: str, sources: Sequence[SourceDraft], budget_tokens: int | None = None) -> str:
+def write_view(
+    root: StoragePath, recipe_name: str, sources: Sequence[SourceDraft], budget_tokens: int | None = None
+) -> str:
     """Write a view and return its digest; every source must keep at least one document.
 
     `recipe_name` and `budget_tokens` are shown in the manifest and are no part of the digest.

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from raystudy.artifacts.files import StoragePath
+from raystudy.artifacts.node_cache import on_this_node
 from raystudy.artifacts.sealed import damaged, open_sealed
 from raystudy.errors import DataError
 from raystudy.specs.base import digest as spec_digest
@@ -149,14 +151,13 @@ class RecipeView:
         return sum(source.num_tokens for source in self.sources)
 
 
-def open_tokens(root: Path, digest: str, verify: bool = True) -> TokenShard:
+def open_tokens(root: StoragePath, digest: str, verify: bool = True) -> TokenShard:
     """The token shard called `digest`, memory-mapped.
 
     Raises:
         DataError: it is missing or damaged; with `verify` every file's SHA-256 is compared, once per process.
     """
-    folder = shard_folder(root, digest)
-    manifest = open_shards(folder, "tokens", verify)
+    folder, manifest = shards_here(root, digest, "tokens", verify)
     return TokenShard(
         digest=digest,
         vocabulary_size=int(manifest["vocabulary_size"]),
@@ -167,14 +168,13 @@ def open_tokens(root: Path, digest: str, verify: bool = True) -> TokenShard:
     )
 
 
-def open_view(root: Path, digest: str, verify: bool = True) -> RecipeView:
+def open_view(root: StoragePath, digest: str, verify: bool = True) -> RecipeView:
     """The built recipe called `digest`.
 
     Raises:
         DataError: it, or a token shard it reads, is missing or damaged.
     """
-    folder = shard_folder(root, digest)
-    manifest = open_shards(folder, "view", verify)
+    folder, manifest = shards_here(root, digest, "view", verify)
     shards: dict[str, TokenShard] = {}
     sources = []
     for row in manifest["sources"]:
@@ -186,14 +186,14 @@ def open_view(root: Path, digest: str, verify: bool = True) -> RecipeView:
     return RecipeView(digest, int(manifest["vocabulary_size"]), tuple(sources), manifest)
 
 
-def open_view_parts(root: Path, digest: str) -> list[Selected]:
+def open_view_parts(root: StoragePath, digest: str) -> list[Selected]:
     """The documents that the view called `digest` keeps, whatever their source; its checksums are not compared.
 
     Raises:
         DataError: it, or a token shard it reads, is missing.
     """
-    folder = shard_folder(root, digest)
-    parts = [part for row in open_shards(folder, "view", verify=False)["sources"] for part in row["parts"]]
+    folder, manifest = shards_here(root, digest, "view", verify=False)
+    parts = [part for row in manifest["sources"] for part in row["parts"]]
     return [Selected(open_tokens(root, part["shard"], verify=False), np.load(folder / part["kept"])) for part in parts]
 
 
@@ -206,7 +206,7 @@ class SourceSize:
     num_tokens: int
 
 
-def source_sizes(root: Path, digest: str) -> list[SourceSize]:
+def source_sizes(root: StoragePath, digest: str) -> list[SourceSize]:
     """The sources of the view called `digest`, from its manifest alone.
 
     Raises:
@@ -228,7 +228,7 @@ def digest_by_manifest(manifest: Mapping[str, Any]) -> str:
     return spec_digest(manifest["data"])  # synthetic: the data's spec is all there is
 
 
-def tokens_size(root: Path, digest: str) -> tuple[int, int]:
+def tokens_size(root: StoragePath, digest: str) -> tuple[int, int]:
     """Of the token shard called `digest`: its tokens without those that begin documents, and its bytes of text.
 
     Raises:
@@ -238,12 +238,24 @@ def tokens_size(root: Path, digest: str) -> tuple[int, int]:
     return int(manifest["tokens"]) - int(manifest["documents"]), int(manifest["bytes"])
 
 
-def shard_folder(root: Path, digest: str) -> Path:
-    """Where the shards called `digest` lie."""
+def shard_folder(root: StoragePath, digest: str) -> StoragePath:
+    """Where the shards called `digest` lie on the storage."""
     return root / "shards" / digest
 
 
-def shards_read_by(root: Path, digest: str) -> list[str]:
+def shards_here(root: StoragePath, digest: str, kind: str, verify: bool = True) -> tuple[Path, dict[str, Any]]:
+    """A local folder that holds the shards called `digest`, and their manifest.
+
+    Raises:
+        DamagedError: they are missing, damaged or of another kind.
+        NodeFullError: this node has no room for what lies on a remote storage.
+    """
+    folder = shard_folder(root, digest)
+    here = on_this_node(folder, verify)
+    return here, _checked(folder, open_sealed(here, verify), kind)
+
+
+def shards_read_by(root: StoragePath, digest: str) -> list[str]:
     """The token shards that the view called `digest` reads; none for a token shard. Compares no checksums of files.
 
     Raises:
@@ -253,9 +265,12 @@ def shards_read_by(root: Path, digest: str) -> list[str]:
     return [part["shard"] for source in sources for part in source["parts"]]
 
 
-def open_shards(folder: Path, kind: str | None, verify: bool = True) -> dict[str, Any]:
-    """The manifest, once it is seen to be of the folder's digest and, unless None, of this kind."""
-    manifest = open_sealed(folder, verify)
+def open_shards(folder: StoragePath, kind: str | None, verify: bool = True) -> dict[str, Any]:
+    """The manifest on the storage, once it is seen to be of the folder's digest and, unless None, of this kind."""
+    return _checked(folder, open_sealed(folder, verify), kind)
+
+
+def _checked(folder: StoragePath, manifest: dict[str, Any], kind: str | None) -> dict[str, Any]:
     found = manifest.get("kind")
     if kind is not None and found != kind:
         raise damaged(folder, f"it holds {found!r} instead of {kind!r}")

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raystudy.artifacts.files import exists, read_json, storage_errors, write_bytes, write_json
+from raystudy.artifacts.files import StoragePath, exists, read_bytes, read_json, storage_errors, write_bytes, write_json
 from raystudy.artifacts.records import RunLedger
+from raystudy.artifacts.remote_storage import check_promises, open_root
+from raystudy.artifacts.remote_storage import is_uri as is_uri
 from raystudy.errors import StorageError
 from raystudy.specs.base import digest
 from raystudy.specs.load import LoadedStudy
@@ -34,9 +36,9 @@ def folder_name(name: str) -> str:
 class StudyFolder:
     """`studies/<name>/` on a storage."""
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: StoragePath, name: str) -> None:
         self.name = name
-        self.path = root / "studies" / folder_name(name)
+        self.path: StoragePath = root / "studies" / folder_name(name)
 
     def write_study(self, study: LoadedStudy, inputs: dict[str, Any]) -> None:
         """Keep the resolved study, the text it came from and the digests of its shards."""
@@ -45,6 +47,36 @@ class StudyFolder:
         text = study.text + "".join(f"\n# --set {override}" for override in study.overrides)
         write_bytes(self.path / "study.yaml", text.encode())
         write_json(self.path / "study.json", {"study": resolved, "inputs": inputs})
+
+    @classmethod
+    def at(cls, root: StoragePath, path: StoragePath) -> "StudyFolder":
+        """The folder of a study at `path`, whatever its study is called."""
+        folder = cls(root, path.name)
+        folder.path = path
+        return folder
+
+    @property
+    def compacted(self) -> StoragePath:
+        """Where copies of many records lie in few files, on a remote storage."""
+        return self.path / "compacted"
+
+    def is_there(self) -> bool:
+        """Whether there is a study; raises UnreadableError."""
+        return exists(self.path / "study.json")
+
+    def read_text(self) -> str:
+        """The study as it was written; empty where that is not there.
+
+        Raises:
+            StorageError: it is no text.
+        """
+        content = read_bytes(self.path / "study.yaml")
+        try:
+            return "" if content is None else content.decode()
+        except UnicodeDecodeError as error:
+            raise StorageError(
+                f"{self.path / 'study.yaml'} must be text, but is damaged. Run the study again"
+            ) from error
 
     def read_study(self) -> tuple[StudySpec, dict[str, Any]]:
         """The resolved study and the digests of its shards.
@@ -92,7 +124,7 @@ class StudyFolder:
             return {}
         return value if isinstance(value, dict) else {}
 
-    def write_comparison(self, comparison: dict[str, Any]) -> Path:
+    def write_comparison(self, comparison: dict[str, Any]) -> StoragePath:
         """Keep the comparison; returns its path."""
         path = self.path / "comparison.json"
         write_json(path, comparison)
@@ -103,7 +135,7 @@ class StudyFolder:
         value = read_json(self.path / "comparison.json")
         return isinstance(value, dict) and value.get("missing") == []
 
-    def write_report(self, page: str) -> Path:
+    def write_report(self, page: str) -> StoragePath:
         """Keep the report page; returns its path."""
         path = self.path / "report.html"
         write_bytes(path, page.encode())
@@ -111,12 +143,12 @@ class StudyFolder:
 
 
 class Storage:
-    """A folder that holds shards, runs and studies.
+    """A folder, or a bucket's prefix, that holds shards, runs and studies.
 
-    `is_absolute`: it was named by an absolute path, which can be the same folder on all nodes of a cluster.
+    `is_absolute`: it was named by a URI or an absolute path, which can be the same folder on all nodes of a cluster.
     """
 
-    def __init__(self, root: Path, *, is_absolute: bool = True) -> None:
+    def __init__(self, root: StoragePath, *, is_absolute: bool = True) -> None:
         self.root, self.is_absolute = root, is_absolute
         self.runs = RunLedger(root)
 
@@ -125,11 +157,14 @@ class Storage:
         return StudyFolder(self.root, name)
 
     def prepare(self) -> None:
-        """Make the folder and see that it can be written.
+        """Make the folder and see that it can be written; a remote storage must also let the first writer win.
 
         Raises:
             StorageError: it cannot.
         """
+        if not isinstance(self.root, Path):
+            check_promises(self.root)
+            return
         with storage_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root) as probe:
@@ -137,14 +172,17 @@ class Storage:
 
 
 def open_storage(location: str | Path) -> Storage:
-    """The storage at `location`, a local folder.
+    """The storage at `location`: a local folder, `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`. Asks nothing of it.
+
+    Credentials and endpoint come from the environment or the machine's role alone.
 
     Raises:
-        StorageError: `location` is a URI; those come with the cluster part.
+        StorageError: `location` is no such place, or holds credentials.
+        MissingPackageError: the package that reaches it is not installed.
     """
     text = str(location)
-    if "://" in text:
-        raise StorageError(f"the storage must be a local folder in this version, but got {text!r}. Give a path")
+    if is_uri(text):
+        return Storage(open_root(text))
     return Storage(Path(text).absolute(), is_absolute=Path(text).is_absolute())
 
 
@@ -155,8 +193,9 @@ def locate_storage(option: str | Path | None = None, loaded: LoadedStudy | None 
     if os.environ.get("RAYSTUDY_STORAGE"):
         return open_storage(os.environ["RAYSTUDY_STORAGE"])
     if loaded is not None and loaded.spec.storage is not None:
-        beside = loaded.spec.storage if "://" in loaded.spec.storage else loaded.path.parent / loaded.spec.storage
-        storage = open_storage(beside)
+        if is_uri(loaded.spec.storage):
+            return open_storage(loaded.spec.storage)
+        storage = open_storage(loaded.path.parent / loaded.spec.storage)
         storage.is_absolute = Path(loaded.spec.storage).is_absolute()  # the study file's own place may be a job's copy
         return storage
     return open_storage(DEFAULT_STORAGE)

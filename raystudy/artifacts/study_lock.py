@@ -6,10 +6,9 @@ Written once, never replaced. Knows nothing of what is registered, nor whether r
 import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from raystudy.artifacts.files import read_json, write_json
+from raystudy.artifacts.files import StoragePath, read_json, write_json
 from raystudy.errors import StorageError
 from raystudy.specs.base import digest
 
@@ -26,12 +25,12 @@ class Lock:
     started_before: frozenset[str]
 
 
-def lock_path(study_folder: Path) -> Path:
+def lock_path(study_folder: StoragePath) -> StoragePath:
     """Where a study's lock lies."""
     return study_folder / "lock.json"
 
 
-def write_lock(study_folder: Path, registered: Mapping[str, Any], started_before: Iterable[str]) -> bool:
+def write_lock(study_folder: StoragePath, registered: Mapping[str, Any], started_before: Iterable[str]) -> bool:
     """Write the lock with the present time; False when there is one already, which stays."""
     now = datetime.datetime.now(datetime.UTC)
     value = {
@@ -45,7 +44,7 @@ def write_lock(study_folder: Path, registered: Mapping[str, Any], started_before
     return write_json(lock_path(study_folder), value, exclusive=True)
 
 
-def read_lock(study_folder: Path) -> Lock | None:
+def read_lock(study_folder: StoragePath) -> Lock | None:
     """The lock in `study_folder`, or None.
 
     Raises:

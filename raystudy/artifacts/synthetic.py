@@ -4,31 +4,32 @@
 """
 
 import json
-from pathlib import Path
 
 from pydantic import ValidationError
 
-from raystudy.artifacts.sealed import damaged, open_sealed, write_sealed
+from raystudy.artifacts.files import StoragePath
+from raystudy.artifacts.node_cache import on_this_node, write_sealed
+from raystudy.artifacts.sealed import damaged, open_sealed
 from raystudy.artifacts.shards import shard_folder
 from raystudy.specs.base import canonical_json, digest
 from raystudy.specs.synthetic import SyntheticData
 
 
-def write_synthetic(root: Path, data: SyntheticData) -> str:
+def write_synthetic(root: StoragePath, data: SyntheticData) -> str:
     """Write the data's spec, unless it is there, and return its digest."""
     name = digest(data)
     write_sealed(shard_folder(root, name), {}, {"kind": "synthetic", "data": json.loads(canonical_json(data))})
     return name
 
 
-def open_synthetic(root: Path, name: str) -> SyntheticData:
+def open_synthetic(root: StoragePath, name: str) -> SyntheticData:
     """The data called `name`.
 
     Raises:
         DataError: it is missing, or is not what was written.
     """
     folder = shard_folder(root, name)
-    manifest = open_sealed(folder)
+    manifest = open_sealed(on_this_node(folder))
     if manifest.get("kind") != "synthetic":
         raise damaged(folder, f"it holds {manifest.get('kind')!r} instead of 'synthetic'")
     try:

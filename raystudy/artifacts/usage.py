@@ -5,17 +5,16 @@ there is foreign, and not raystudy's to remove. Knows nothing of which study use
 at, as running studies make files vanish, is left out.
 """
 
-import os
 import re
 import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raystudy.artifacts.files import read_json, storage_errors
+from raystudy.artifacts.files import StoragePath, read_json, remove_folder, storage_errors
+from raystudy.artifacts.tree import Node, nodes
 from raystudy.errors import StorageError
 
 _HEX = "[0-9a-f]{32}"
@@ -35,7 +34,7 @@ _HOLDS = {  # one of these, or nothing at all
         r"(spec|result)\.json|curve\.jsonl|(weights-[0-9]+(-[0-9a-f]{16})?|branch-[0-9]+|checkpoint)\.safetensors"
         r"|eval|tasks|attempts"
     ),
-    "studies": re.compile(r"(study|lock|frozen|progress|comparison)\.json|study\.yaml|report\.html|driver"),
+    "studies": re.compile(r"(study|lock|frozen|progress|comparison)\.json|study\.yaml|report\.html|driver|compacted"),
 }
 # Of a run's folders; `work` is a command's, with what its trainer keeps there.
 _FOLDERS = {"eval": "evaluations", "tasks": "evaluations", "checkpoints": "checkpoints", "work": "work"}
@@ -51,7 +50,7 @@ class Item:
 
     kind: str
     name: str
-    path: Path
+    path: StoragePath
     parts: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -60,7 +59,7 @@ class Item:
         return self.parts.total()
 
 
-def inventory(root: Path) -> list[Item]:
+def inventory(root: StoragePath) -> list[Item]:
     """Every item on the storage at `root`; what is left over inside others is an item of its own.
 
     Raises:
@@ -68,7 +67,7 @@ def inventory(root: Path) -> list[Item]:
     """
     try:
         items = [
-            item for folder, kind in _KINDS.items() for path in _entries(root / folder) for item in _items(kind, path)
+            item for folder, kind in _KINDS.items() for node in nodes(root / folder) for item in _items(kind, node)
         ]
     except OSError as error:
         raise StorageError(f"the storage must be readable, but {error.filename}: {error.strerror}") from error
@@ -79,76 +78,62 @@ def inventory(root: Path) -> list[Item]:
     return items
 
 
-def _entries(folder: Path) -> list[Path]:
-    with suppress(FileNotFoundError):
-        return sorted(folder.iterdir()) if folder.is_dir() else []
-    return []
-
-
-def _items(kind: str, path: Path) -> Iterator[Item]:
+def _items(kind: str, node: Node) -> Iterator[Item]:
     # A study may well be called `x.json.bad-1`; no study's folder begins with a dot.
-    if _LEFT_OVER.fullmatch(path.name) and (kind != "studies" or path.name.startswith(".")):
-        yield _whole("left-over", path)
+    if _LEFT_OVER.fullmatch(node.name) and (kind != "studies" or node.name.startswith(".")):
+        yield _whole("left-over", node)
         return
-    if not _is_ours(kind, path):
-        yield _whole("foreign", path)
+    if not _is_ours(kind, node):
+        yield _whole("foreign", node)
         return
     parts: Counter[str] = Counter()
-    for found in _inside(path):
-        if found != path and _LEFT_OVER_INSIDE.fullmatch(found.name):
+    for found, inner in _inside(node, ()):
+        if inner and _LEFT_OVER_INSIDE.fullmatch(found.name):
             yield _whole("left-over", found)
         else:
-            parts[_part(kind, found.relative_to(path))] += _size(found)
-    yield Item(kind, path.stem if kind == "pointers" else path.name, path, parts)
+            parts[_part(kind, inner)] += found.num_bytes
+    yield Item(kind, node.path.stem if kind == "pointers" else node.name, node.path, parts)
 
 
-def _inside(path: Path) -> Iterator[Path]:
-    """The files at or below `path`, links not followed; what is left over as a whole, whatever it holds."""
-    if path.is_symlink() or not path.is_dir():
-        yield path
+def _inside(node: Node, inner: tuple[str, ...]) -> Iterator[tuple[Node, tuple[str, ...]]]:
+    """The files at or below `node` with their place in the item; what is left over as a whole, whatever it holds."""
+    if not node.is_folder:
+        yield node, inner
         return
-    for child in _entries(path):
+    for child in node.below:
         if _LEFT_OVER_INSIDE.fullmatch(child.name):
-            yield child
+            yield child, (*inner, child.name)
         else:
-            yield from _inside(child)
+            yield from _inside(child, (*inner, child.name))
 
 
-def _is_ours(kind: str, path: Path) -> bool:
-    if not _NAMES[kind].fullmatch(path.name) or path.is_dir() != (kind != "pointers"):
+def _is_ours(kind: str, node: Node) -> bool:
+    if not _NAMES[kind].fullmatch(node.name) or node.is_folder != (kind != "pointers"):
         return False
     if kind not in _HOLDS:
         return True
-    names = [child.name for child in _entries(path) if not _LEFT_OVER_INSIDE.fullmatch(child.name)]
+    names = [child.name for child in node.below if not _LEFT_OVER_INSIDE.fullmatch(child.name)]
     return not names or any(_HOLDS[kind].fullmatch(name) for name in names)
 
 
-def _whole(kind: str, path: Path) -> Item:
-    return Item(kind, path.name, path, Counter({kind: _size(path)}))
+def _whole(kind: str, node: Node) -> Item:
+    return Item(kind, node.name, node.path, Counter({kind: node.total_bytes()}))
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
-    if path.is_dir() and not path.is_symlink():
-        return sum(_size_of_file(Path(folder) / name) for folder, _, names in os.walk(path) for name in names)
-    return _size_of_file(path)
-
-
-def _size_of_file(path: Path) -> int:
-    with suppress(FileNotFoundError):
-        return path.lstat().st_size
-    return 0
-
-
-def _part(kind: str, file: Path) -> str:
-    """What kind of content a file of an item is; `file`: where it lies in the item."""
+def _part(kind: str, inner: tuple[str, ...]) -> str:
+    """What kind of content a file of an item is; `inner`: where it lies in the item."""
     if kind != "runs":
         return kind
-    if len(file.parts) > 1:
-        return _FOLDERS.get(file.parts[0], "records")
-    if file.name.startswith(("weights-", "branch-")):
+    if len(inner) > 1:
+        return _FOLDERS.get(inner[0], "records")
+    if inner[0].startswith(("weights-", "branch-")):
         return "weights"
-    return {"curve.jsonl": "curves", "checkpoint.safetensors": "checkpoints"}.get(file.name, "records")
+    return {"curve.jsonl": "curves", "checkpoint.safetensors": "checkpoints"}.get(inner[0], "records")
+
+
+def shown_in(path: StoragePath, root: StoragePath) -> str:
+    """Where `path` lies below the storage's `root`, to be told."""
+    return str(path).removeprefix(str(root)).lstrip("/")
 
 
 def pointer_target(item: Item) -> str | None:
@@ -164,15 +149,21 @@ def pointer_target(item: Item) -> str | None:
 def remove(item: Item) -> None:
     """Remove an item, first from sight by one rename, so that nothing half-removed is ever taken for whole.
 
+    On a remote storage, which cannot rename, what makes a folder whole goes first.
+
     Raises:
         StorageError: the storage refuses.
     """
-    with storage_errors(item.path):
-        if not item.path.is_symlink() and not item.path.exists():
+    path = item.path
+    if not isinstance(path, Path):
+        remove_folder(path)
+        return
+    with storage_errors(path):
+        if not path.is_symlink() and not path.exists():
             return  # it lay in another item that is gone
-        out_of_sight = item.path.with_name(f".writing-removed-{uuid.uuid4().hex}")
+        out_of_sight = path.with_name(f".writing-removed-{uuid.uuid4().hex}")
         try:
-            item.path.rename(out_of_sight)
+            path.rename(out_of_sight)
         except FileNotFoundError:
             return  # somebody else was first
         if out_of_sight.is_dir() and not out_of_sight.is_symlink():

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,16 +16,28 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from raystudy.artifacts import remote_files
 from raystudy.artifacts.checkpoints import check_checkpoint_file, checkpoint_path, step_checkpoints
+from raystudy.artifacts.compacted import unpack
 from raystudy.artifacts.downstream import answers_digest, answers_problem, task_metrics
 from raystudy.artifacts.evaluations import evaluated_metrics, evaluation_digest, evaluation_problem, reading_of
-from raystudy.artifacts.files import StoragePath, exists, json_files, read_json
+from raystudy.artifacts.files import (
+    StoragePath,
+    exists,
+    is_remote,
+    json_files,
+    names_in,
+    read_bytes,
+    read_json,
+    read_range,
+    size_of,
+)
 from raystudy.artifacts.results import Record, parse_result
 from raystudy.artifacts.sealed import open_sealed
 from raystudy.artifacts.shards import digest_by_manifest, shard_folder
 from raystudy.artifacts.storage import Storage, StudyFolder
 from raystudy.artifacts.study_lock import read_lock
-from raystudy.artifacts.usage import Item, inventory
+from raystudy.artifacts.usage import Item, inventory, shown_in
 from raystudy.errors import RaystudyError, StorageError
 from raystudy.specs.reading import Reading
 from raystudy.specs.run import read_run
@@ -50,18 +62,20 @@ def verify(storage: Storage) -> Verification:
         StorageError: it cannot be read, or holds nothing of raystudy's.
     """
     found = Verification()
-    looks: dict[str, Callable[[Storage, Item, Verification], None]] = {
-        "shards": _shards,
-        "pointers": _pointer,
-        "runs": _run,
-        "studies": _study,
-    }
-    for item in inventory(storage.root):
-        if item.kind == "foreign":
-            found.foreign.append(str(item.path.relative_to(storage.root)))
-        if item.kind in looks:
-            found.checked[item.kind] += 1
-            _attempt(found, item.path, lambda item=item: looks[item.kind](storage, item, found))  # type: ignore[misc]
+    items = inventory(storage.root)
+    found.foreign = [shown_in(item.path, storage.root) for item in items if item.kind == "foreign"]
+    # From afar many items at a time, each with a ledger of its own that tells its damage.
+    each = remote_files.at_once if is_remote(storage.root) else map
+    for part in each(lambda item: _look_at(Storage(storage.root), item), [i for i in items if i.kind in _LOOKS]):
+        found.problems += part.problems
+        found.checked += part.checked
+    return found
+
+
+def _look_at(storage: Storage, item: Item) -> Verification:
+    found = Verification()
+    found.checked[item.kind] += 1
+    _attempt(found, item.path, lambda: _LOOKS[item.kind](storage, item, found))
     return found
 
 
@@ -86,7 +100,7 @@ def _shards(storage: Storage, item: Item, found: Verification) -> None:
         raise StorageError(f"{item.path} must hold the shards of its name, but its manifest is that of others")
     for source in manifest.get("sources", ()):
         for part in source["parts"]:
-            if not shard_folder(storage.root, part["shard"]).is_dir():
+            if not exists(shard_folder(storage.root, part["shard"])):
                 raise StorageError(f"{item.path} reads the shards {part['shard']}, but they are not there")
 
 
@@ -98,41 +112,54 @@ def _pointer(_storage: Storage, item: Item, _found: Verification) -> None:
 
 def _run(storage: Storage, item: Item, found: Verification) -> None:
     record: list[Record] = []
+    names = set(names_in(item.path))
     spec, result, curve = (item.path / name for name in ("spec.json", "result.json", "curve.jsonl"))
-    if spec.exists():
-        _attempt(found, spec, lambda: _check_id(item, read_json(spec), spec))
-    if result.exists():
+    if spec.name in names:
+        _attempt(found, spec, lambda: _check_id(item, _json(spec), spec))
+    if result.name in names:
         _attempt(found, result, lambda: record.append(_result(item, result)))
         found.checked["results"] += 1
-    if curve.exists():
+    if curve.name in names:
         before = len(storage.runs.damage)
         _attempt(found, curve, lambda: storage.runs.read_curve(item.name))  # it tells what is torn, and leaves it out
         found.problems += storage.runs.damage[before:]
-    evaluations = json_files(item.path / "eval")
+    evaluations = json_files(item.path / "eval") if "eval" in names else []
     for path in evaluations:
         _attempt(found, path, lambda path=path: _evaluation(item, path, record))  # type: ignore[misc]
-    answers = json_files(item.path / "tasks")
+    answers = json_files(item.path / "tasks") if "tasks" in names else []
     for path in answers:
         _attempt(found, path, lambda path=path: _answers(item, path, record))  # type: ignore[misc]
     found.checked["evaluations"] += len(evaluations) + len(answers)
-    for path in sorted((*item.path.glob("weights-*.safetensors"), *item.path.glob("branch-*.safetensors"))):
-        _attempt(found, path, lambda path=path: _weights(path))  # type: ignore[misc]
-        found.checked["weights"] += 1
-    for path in (*step_checkpoints(item.path), *item.path.glob(checkpoint_path(item.path).name)):
+    for name in sorted(names):
+        if name.endswith(".safetensors") and name.startswith(("weights-", "branch-")):
+            path = item.path / name
+            _attempt(found, path, lambda path=path: _weights(path))  # type: ignore[misc]
+            found.checked["weights"] += 1
+    checkpoints = step_checkpoints(item.path) if "checkpoints" in names else []
+    own = checkpoint_path(item.path)
+    for path in (*checkpoints, *([own] if own.name in names else [])):
         _attempt(found, path, lambda path=path: _checkpoint(item, path))  # type: ignore[misc]
         found.checked["checkpoints"] += 1
-    for path in json_files(item.path / "attempts"):
-        _attempt(found, path, lambda path=path: read_json(path)["cause"])  # type: ignore[misc]
+    for path in json_files(item.path / "attempts") if "attempts" in names else []:
+        _attempt(found, path, lambda path=path: _json(path)["cause"])  # type: ignore[misc]
 
 
-def _result(item: Item, path: Path) -> Record:
+def _json(path: StoragePath) -> Any:
+    """The JSON in a file that was listed; raises FileNotFoundError where it is gone."""
     value = read_json(path)
+    if value is None and not exists(path):
+        raise FileNotFoundError(str(path))
+    return value
+
+
+def _result(item: Item, path: StoragePath) -> Record:
+    value = _json(path)
     record = parse_result(item.name, value, path)
     _check_id(item, value["spec"], path)
     return record
 
 
-def _check_id(item: Item, spec: Any, path: Path) -> None:
+def _check_id(item: Item, spec: Any, path: StoragePath) -> None:
     try:
         run_id = read_run(json.dumps(spec)).run_id
     except ValidationError as error:
@@ -142,7 +169,7 @@ def _check_id(item: Item, spec: Any, path: Path) -> None:
 
 
 def _evaluation(item: Item, path: StoragePath, record: list[Record]) -> None:
-    value = read_json(path)
+    value = _json(path)
     problem = evaluation_problem(value, item.name)
     if problem is None and path.stem != evaluation_digest(value["validation"], reading_of(value)):
         problem = "its name is not that of its validation set, step and read-out"
@@ -156,7 +183,7 @@ def _evaluation(item: Item, path: StoragePath, record: list[Record]) -> None:
 
 
 def _answers(item: Item, path: StoragePath, record: list[Record]) -> None:
-    value = read_json(path)
+    value = _json(path)
     problem = answers_problem(value, item.name)
     if problem is None and path.stem != answers_digest(value["items"], reading_of(value)):
         problem = "its name is not that of its items, step and read-out"
@@ -174,15 +201,17 @@ def _is_last(record: Record, reading: Reading) -> bool:
     return bool(reading.readout is None and steps == reading.step)
 
 
-def _weights(path: Path) -> None:
+def _weights(path: StoragePath) -> None:
     """The header of a safetensors file: 8 bytes of length, JSON, and tensors that end where the file does."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(_MOST_HEADER_BYTES, path.stat().st_size):
-            raise StorageError(f"{path} must hold weights, but its header is longer than the file")
-        header = json.loads(file.read(length))
+    size = size_of(path)
+    if size is None:
+        raise FileNotFoundError(str(path))
+    length = int.from_bytes(read_range(path, 0, 8), "little")
+    if length > min(_MOST_HEADER_BYTES, size):
+        raise StorageError(f"{path} must hold weights, but its header is longer than the file")
+    header = json.loads(read_range(path, 8, 8 + length))
     end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0)
-    if 8 + length + end != path.stat().st_size:
+    if 8 + length + end != size:
         raise StorageError(f"{path} must hold weights, but its tensors do not end where the file does")
 
 
@@ -194,27 +223,47 @@ def _checkpoint(item: Item, path: Path) -> None:
 
 
 def _study(storage: Storage, item: Item, found: Verification) -> None:
-    folder = StudyFolder(storage.root, item.name)
-    folder.path = item.path
+    folder = StudyFolder.at(storage.root, item.path)
+    names = set(names_in(item.path))
     _attempt(found, item.path, lambda: read_lock(item.path))
-    for path in _json_files(item.path):
-        _attempt(found, path, lambda path=path: read_json(path))  # type: ignore[misc]
+    # Those that have a reader of their own are read by it.
+    known = ("study.json", "lock.json", "comparison.json", "frozen.json")
+    for name in sorted(names):
+        if name.endswith(".json") and name not in known:
+            _attempt(found, item.path / name, lambda name=name: read_json(item.path / name))  # type: ignore[misc]
     comparison = item.path / "comparison.json"
-    if comparison.exists():
+    if comparison.name in names:
         _attempt(found, comparison, lambda: _comparison(comparison))
-    if (item.path / "study.json").exists():
+    for name in sorted(names_in(folder.compacted)) if "compacted" in names else ():
+        path = folder.compacted / name
+        _attempt(found, path, lambda path=path: _compacted(storage, path))  # type: ignore[misc]
+        found.checked["compacted"] += 1
+    if "study.json" in names:
         folder.read_study()
-    elif (item.path / "study.yaml").exists() or comparison.exists():
+    elif "study.yaml" in names or comparison.name in names:
         raise StorageError(f"{item.path} must hold a resolved study, but has no study.json. Run the study again")
 
 
-def _json_files(folder: Path) -> Iterator[Path]:
-    # Those that have a reader of their own are read by it.
-    known = ("study.json", "lock.json", "comparison.json", "frozen.json")
-    yield from (path for path in sorted(folder.glob("*.json")) if path.name not in known)
+def _compacted(storage: Storage, path: StoragePath) -> None:
+    """A file of copies is whole, and holds what the objects hold that it is of; those that are gone do not matter."""
+    try:
+        copies = unpack(read_bytes(path) or b"")
+    except StorageError as error:
+        raise StorageError(f"{path} is damaged, and is not used: {error}. Remove it") from error
+    wrong = storage.runs.files.differing(copies)
+    if wrong:
+        raise StorageError(f"{path} must hold what it is a copy of, but does not of {', '.join(wrong[:3])}. Remove it")
 
 
-def _comparison(path: Path) -> None:
+def _comparison(path: StoragePath) -> None:
     value = read_json(path)
     if not isinstance(value, dict) or not str(value.get("format")).startswith("raystudy-comparison/"):
         raise StorageError(f"{path} must be a comparison, but is not. Make it anew with `raystudy compare`")
+
+
+_LOOKS: dict[str, Callable[[Storage, Item, Verification], None]] = {
+    "shards": _shards,
+    "pointers": _pointer,
+    "runs": _run,
+    "studies": _study,
+}

@@ -1,7 +1,6 @@
 """Write a study's records to one Parquet file, to be published or carried to another storage."""
 
 import argparse
-import json
 from pathlib import Path
 
 from raystudy import __version__
@@ -49,18 +48,20 @@ def call(options: argparse.Namespace) -> int:
 def collect(results: StudyResults) -> Export:
     """The study's records with all that lies beside them, read from storage, without values of `engine.environment`."""
     ledger, runs = results.storage.runs, []
-    for run_id, wanted in sorted(make_wave(results.state).wanted.items()):
-        record = ledger.read(run_id)
-        if record is None:
-            continue
-        about = {"recipe": wanted.recipe, "model": wanted.model, "lr": wanted.lr, "seed": wanted.seed}
-        evaluations, attempts = ledger.read_evaluations(run_id), ledger.read_attempts(run_id)
-        answers, curve = read_all_answers(ledger, run_id), ledger.read_curve(run_id)
-        runs.append(ExportedRun(wanted.run, record, evaluations, curve, attempts, answers, about))
-    text = results.folder.path / "study.yaml"
+    wanted_runs = sorted(make_wave(results.state).wanted.items())
+    with ledger.files.together(len(wanted_runs), results.folder.compacted):
+        ledger.files.fetch_all(run_id for run_id, _ in wanted_runs)
+        for run_id, wanted in wanted_runs:
+            record = ledger.read(run_id)
+            if record is None:
+                continue
+            about = {"recipe": wanted.recipe, "model": wanted.model, "lr": wanted.lr, "seed": wanted.seed}
+            evaluations, attempts = ledger.read_evaluations(run_id), ledger.read_attempts(run_id)
+            answers, curve = read_all_answers(ledger, run_id), ledger.read_curve(run_id)
+            runs.append(ExportedRun(wanted.run, record, evaluations, curve, attempts, answers, about))
     return Export(
-        study=dict(masked_study(json.loads((results.folder.path / "study.json").read_bytes()))),
-        text=masked_text(text.read_text(encoding="utf-8")) if text.exists() else "",
+        study=dict(masked_study(read_json(results.folder.path / "study.json"))),
+        text=masked_text(text) if (text := results.folder.read_text()) else "",
         lock=read_json(lock_path(results.folder.path)),
         frozen=read_json(results.folder.path / "frozen.json"),
         runs=runs,

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from raystudy.artifacts.storage import locate_storage
+from raystudy.distribute.jobs.moved import changed_fields
 from raystudy.errors import DataError, IncompleteError, SpecError
 from raystudy.execute.frozen_data import find_data
 from raystudy.execute.resolving import named
@@ -32,11 +33,7 @@ def open_results(options: argparse.Namespace) -> StudyResults:
     storage = locate_storage(options.storage, loaded)
     folder = storage.study(loaded.spec.name)
     stored, _ = folder.read_study()
-    changed = [
-        field
-        for field in type(stored).model_fields
-        if field not in _FREE and getattr(stored, field) != getattr(loaded.spec, field)
-    ]
+    changed = changed_fields(stored, loaded.spec, _FREE)
     if changed:
         raise SpecError(f"{path} has changed since it was last run: {', '.join(changed)}. Run it again first")
     results = StudyResults(storage, folder, loaded.spec)

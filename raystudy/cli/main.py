@@ -22,7 +22,12 @@ VERBS = {
     "plan": "show what a study wants: runs done and missing, tokens, FLOPs, time",
     "run": "make every run that is wanted and not done, with Ray Tune or on this machine alone",
     "parity": "see whether the trainer of one process and the reference trainer are the same thing, in a few steps",
+    "submit": "submit a study to a Ray cluster as a job, over HTTP, with exactly the files it needs",
+    "jobs": "list the jobs on a cluster that run studies",
+    "logs": "print the log of a study's job, or follow it to the job's end",
+    "stop": "stop a study's job: it is interrupted and ends in its own time; finished runs stay",
     "status": "show how far a study is, from its storage alone, while it runs or afterwards",
+    "pull": "copy a study's records, evaluations and comparison to a folder here; no shards, no weights",
     "compare": "compare a study's candidates with its truth, from the records on storage",
     "lock": "write down, before a study runs, what it will be judged by",
     "report": "write a study's report: one self-contained HTML page",
@@ -31,7 +36,7 @@ VERBS = {
     "export-model": "write a trained model to a folder that transformers loads",
     "import": "put the records of an exported study into a storage",
     "storage": "say what lies on a storage and what is used, remove what is not, check all of it",
-    "doctor": "check, before training, what it needs of this machine: packages, GPUs, compiler, port, storage",
+    "doctor": "check, before training, what it needs of this machine, or of a cluster: packages, GPUs, storage, disk",
     "schema": "print the JSON Schema of a study file, a catalogue or a search space",
 }
 MODULES = {"import": "import_records", "export-model": "export_model"}  # what Python allows as names of modules

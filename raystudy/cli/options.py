@@ -29,6 +29,18 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """`--address` of a cluster's job server."""
+    help_text = "the cluster's dashboard, such as http://HOST:8265 (default: RAY_API_SERVER_ADDRESS)"
+    parser.add_argument("--address", metavar="URL", help=help_text)
+
+
+def add_job(parser: argparse.ArgumentParser) -> None:
+    """The argument that names a job."""
+    help_text = "a job's id, or a study's name or file, which stands for its newest job"
+    parser.add_argument("job", metavar="ID|STUDY", help=help_text)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json [FILE]`."""
     parser.add_argument(

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from raystudy.artifacts.files import exists
 from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.artifacts.weights import weights_path
 from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, tell_damage, wants_only_json
@@ -81,7 +82,7 @@ def _without_weights(storage: Storage, state: StudyState, run: WantedRun) -> tup
     if isinstance(run.run, CommandRun):
         return False, []  # its command is started again
     folder = storage.runs.folder(run.run_id)
-    gone = [r for r in lacking_readings(state, run) if not weights_path(folder, r.step, r.readout).exists()]
+    gone = [r for r in lacking_readings(state, run) if not exists(weights_path(folder, r.step, r.readout))]
     last = None if isinstance(run.run, ProbeRun) else Reading(step=run.run.settings.steps)
     return last in gone, [reading for reading in gone if reading != last]
 

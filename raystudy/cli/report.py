@@ -44,11 +44,11 @@ def provenance(results: StudyResults) -> dict[str, Any]:
     """Where the numbers came from: versions, devices, counts, the study file without values of `engine.environment`."""
     records = [record for run in make_wave(results.state).wanted.values() if (record := results.state.record(run))]
     made = [record.result.get("provenance", {}) for record in records]
-    text = results.folder.path / "study.yaml"
+    text = results.folder.read_text()
     return {
         "raystudy": __version__,
         "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "study_file": masked_text(text.read_text(encoding="utf-8")) if text.exists() else "",
+        "study_file": masked_text(text) if text else "",
         "storage": str(results.storage.root),
         "num_runs": dict(Counter(record.status for record in records)),
         "packages": {k: v for about in made for k, v in about.get("packages", {}).items()},

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from raystudy.artifacts.files import is_folder, is_remote
 from raystudy.artifacts.storage import Storage, locate_storage
-from raystudy.artifacts.usage import Item, inventory, remove
+from raystudy.artifacts.usage import Item, inventory, remove, shown_in
 from raystudy.artifacts.verification import verify
 from raystudy.cli.options import add_json, add_storage, print_table, put_json, wants_only_json
 from raystudy.errors import SpecError, StorageError
@@ -35,7 +36,7 @@ def call(options: argparse.Namespace) -> int:
     if options.yes and options.action != "prune":
         raise SpecError(f"--yes goes with prune, but got {options.action}")
     storage = locate_storage(options.storage)
-    if not storage.root.is_dir():
+    if not is_remote(storage.root) and not is_folder(storage.root):
         raise StorageError(f"the storage must be there, but {storage.root} is not a folder. Name it with --storage")
     return {"usage": _usage, "prune": _prune, "verify": _verify}[options.action](options, storage)
 
@@ -115,7 +116,7 @@ def _print_items(options: argparse.Namespace, title: str, items: Sequence[Item],
         return
     _say(options, f"{title}: {len(items)}, {_size(sum(item.num_bytes for item in items))}")
     for item in items[:_MOST_LISTED]:
-        _say(options, f"  {item.path.relative_to(usage.root)}  {_size(item.num_bytes)}")
+        _say(options, f"  {shown_in(item.path, usage.root)}  {_size(item.num_bytes)}")
     if len(items) > _MOST_LISTED:
         _say(options, f"  and {len(items) - _MOST_LISTED} more")
 

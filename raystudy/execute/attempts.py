@@ -9,9 +9,8 @@ the launch. Knows nothing of how a group is started.
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
-from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.storage import open_storage
 from raystudy.errors import RaystudyError
 from raystudy.execute.decoder_work import check_same_end
 from raystudy.execute.first_cause import Cause
@@ -122,7 +121,7 @@ class Attempts:
 
     def _record_out_of_memory(self, run: TrainRun, words: str) -> str:
         """Leave a result that says so; the run's status. Of a run that is trained again the result stays as it is."""
-        storage = Storage(Path(self._task.storage))
+        storage = open_storage(self._task.storage)
         storage.runs.mends = True
         about = about_task(replace(self._task, num_preemptions=self._num_preemptions), {})
         at = Workplace(storage, self._task.validation, self._task.device, about, notes=self._notes)

@@ -2,26 +2,28 @@
 
 A run has a work folder beside its record, `runs/<run_id>/work/`: `spec.json` (what is asked, written anew at every
 attempt), `log.txt` (what all attempts printed) and `out/`, which stays the same, so that the trainer goes on from its
-own checkpoints there. One process at a time has the folder.
+own checkpoints there. One process at a time has the folder. Of a remote storage it is on this node meanwhile (see
+command_work.py).
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raystudy.artifacts.files import read_json, storage_errors, write_json
+from raystudy.artifacts.files import StoragePath, read_json, storage_errors, write_json
+from raystudy.artifacts.node_cache import on_this_node
 from raystudy.artifacts.results import Record
 from raystudy.artifacts.shards import TokenShard, open_tokens, shard_folder
 from raystudy.errors import RaystudyError, StorageError
 from raystudy.execute.command_record import write_record
 from raystudy.execute.command_result import RESULT, Wish, put_aside, read_result
+from raystudy.execute.command_work import held
 from raystudy.execute.made import now
 from raystudy.execute.workplace import Workplace
 from raystudy.specs.command import fill
@@ -49,7 +51,7 @@ def make_command_run(run: CommandRun, at: Workplace, commission: Commission, ask
     record = _record(run, at, asked)
     if record is not None and _is_measured(record, run, at, asked):
         return record.status, False
-    with _held(work) as lock:
+    with held(work) as place:
         record = _record(run, at, asked)
         if record is not None and _is_measured(record, run, at, asked):
             return record.status, False  # made by whoever held the folder meanwhile
@@ -58,7 +60,8 @@ def make_command_run(run: CommandRun, at: Workplace, commission: Commission, ask
         steps = tuple(sorted({reading.step for reading in asked.readings}))
         wish = Wish(run, dict(at.validation), steps, commission.metric, frozenset(commission.held), shards)
         started_at = now()
-        result, seconds = _result(work, wish, at, commission, lock)
+        with place.kept():
+            result, seconds = _result(place.here, wish, at, commission, place.lock)
         if record is not None and record.status != result.status:
             raise RaystudyError(
                 f"run {run.run_id}, started again for losses that lack, must end {record.status} as it did, but is "
@@ -74,20 +77,6 @@ def _record(run: CommandRun, at: Workplace, asked: Asked) -> Record | None:
 
 def _is_measured(record: Record, run: CommandRun, at: Workplace, asked: Asked) -> bool:
     return record.is_measured(at.validation, run.settings.steps, asked.readings)
-
-
-@contextlib.contextmanager
-def _held(work: Path) -> Iterator[int]:
-    """The work folder, for one process at a time where the file system can tell; the open lock."""
-    with storage_errors(work):
-        (work / "out").mkdir(parents=True, exist_ok=True)
-        lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
-    finally:
-        os.close(lock)
 
 
 def _result(work: Path, wish: Wish, at: Workplace, commission: Commission, lock: int) -> tuple[CommandResult, float]:
@@ -131,7 +120,8 @@ def _see_shards(run: CommandRun, at: Workplace, commission: Commission) -> dict[
 
 def _spec(work: Path, wish: Wish, at: Workplace, commission: Commission) -> dict[str, Any]:
     """What spec.json holds."""
-    run, root = wish.run, at.storage.root.resolve()
+    run, root = wish.run, at.storage.root
+    root = root.resolve() if isinstance(root, Path) else root
     plain = run.model_dump(mode="json")
     return {
         "format": SPEC_FORMAT,
@@ -158,10 +148,10 @@ def _spec(work: Path, wish: Wish, at: Workplace, commission: Commission) -> dict
     }
 
 
-def _place(root: Path, digest: str, outside: ExternalPlace | None) -> dict[str, str]:
+def _place(root: StoragePath, digest: str, outside: ExternalPlace | None) -> dict[str, str]:
     if outside is not None:
         return {"kind": "external", "path": outside.path, "version": outside.version}
-    return {"kind": "shards", "path": str(shard_folder(root, digest)), "version": digest}
+    return {"kind": "shards", "path": str(on_this_node(shard_folder(root, digest))), "version": digest}
 
 
 def _arguments(work: Path, spec: Mapping[str, Any], commission: Commission) -> list[str]:

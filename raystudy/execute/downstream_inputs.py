@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
+from raystudy.artifacts.files import is_folder
 from raystudy.artifacts.items import open_items
 from raystudy.artifacts.shards import tokens_size
 from raystudy.artifacts.storage import Storage
@@ -91,7 +92,7 @@ def _find(name: str, task: DownstreamTask, inputs: StudyInputs, study: StudySpec
         return stand_in
     except DamagedError as error:
         storage.runs.damage.append(str(error))
-        return error.path.name if error.path.is_dir() else stand_in
+        return error.path.name if is_folder(error.path) else stand_in
 
 
 def _size(storage: Storage, digest: str) -> tuple[int, int] | None:

@@ -4,11 +4,11 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raystudy.artifacts.downstream import task_metrics, write_answers
 from raystudy.artifacts.evaluations import plain_readout
+from raystudy.artifacts.files import StoragePath
 from raystudy.artifacts.items import ItemShard, open_items
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import DataError, RaystudyError
@@ -83,6 +83,6 @@ def _row(metric: str, digest: str, name: str, value: float) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=32)
-def open_items_once(root: Path, digest: str) -> ItemShard:
+def open_items_once(root: StoragePath, digest: str) -> ItemShard:
     """The items called `digest`, read once per process."""
     return open_items(root, digest)

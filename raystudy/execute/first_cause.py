@@ -6,10 +6,9 @@ leaves its cause in the group's folder by exclusive creation, so that the first 
 
 import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from raystudy.artifacts.files import NO_ROOM, json_files, read_json, unwritable, write_json
+from raystudy.artifacts.files import NO_ROOM, StoragePath, json_files, read_json, unwritable, write_json
 from raystudy.errors import DamagedError, RaystudyError, UnwritableError
 
 Kind = Literal["lost", "preempted", "hang", "program", "refused", "out-of-memory", "consequence"]
@@ -69,13 +68,13 @@ def is_consequence(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _CONSEQUENCES.search(str(error)) is not None
 
 
-def leave_cause(folder: Path, cause: Cause) -> bool:
+def leave_cause(folder: StoragePath, cause: Cause) -> bool:
     """Leave a rank's cause for whoever started the group; False when another was first."""
     name = f"consequence-{cause.rank}" if cause.kind == "consequence" else "cause"
     return write_json(folder / f"{name}.json", asdict(cause), exclusive=True, durable=False)
 
 
-def first_cause(folder: Path) -> Cause | None:
+def first_cause(folder: StoragePath) -> Cause | None:
     """The first cause that a rank left, else a consequence, if there is any."""
     for path in [folder / "cause.json", *(path for path in json_files(folder) if path.name.startswith("consequence"))]:
         found = read_json(path)

@@ -1,9 +1,9 @@
 """The trigram floors of a recipe: read where a run before has left them, else worked out and kept."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raystudy.artifacts.files import StoragePath
 from raystudy.artifacts.floors import read_floor, write_floor
 from raystudy.artifacts.shards import RecipeView
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def trigram_floors(
-    root: Path, view: RecipeView, validation: "Mapping[str, ValidationDocuments]"
+    root: StoragePath, view: RecipeView, validation: "Mapping[str, ValidationDocuments]"
 ) -> dict[str, float | None]:
     """Nats per token on each validation set, by digest; None for a recipe that is too large to count."""
     found = {digest: read_floor(root, view.digest, digest) for digest in validation}

@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
+from raystudy.artifacts.files import StoragePath
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import DataError
 from raystudy.execute.downstream_inputs import check_tasks, with_tasks
@@ -76,7 +76,7 @@ def build_data(loaded: LoadedStudy, storage: Storage, frozen: Frozen, progress: 
     return _settle(study, frozen, keys, absent, now).with_tasks(study, storage, progress)
 
 
-def mend_data(path: Path, loaded: LoadedStudy, storage: Storage, frozen: Frozen, progress: Progress) -> None:
+def mend_data(path: StoragePath, loaded: LoadedStudy, storage: Storage, frozen: Frozen, progress: Progress) -> None:
     """Build shards anew that a worker found damaged at `path`, once this process finds them damaged too.
 
     Raises:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from raystudy.artifacts.files import write_bytes
+from raystudy.artifacts.files import StoragePath, json_files, read_bytes, write_bytes
+from raystudy.artifacts.remote_retries import patience
 from raystudy.errors import StorageError
 from raystudy.execute.first_cause import Cause, leave_cause
 from raystudy.reference import beat
@@ -27,6 +28,7 @@ OUTSIDE_STEPS_SECONDS = 600.0  # least limit while ranks start, evaluate or writ
 SILENCE_SECONDS = 10.0  # least time without a word after which a rank counts as stopped
 HANG_STATUS = 76  # exit status of a rank that found a hang
 _FIRST_STEP_SECONDS = 0.5  # within which the first step of all is told, whatever the interval is
+_PATIENCE_SECONDS = 5.0  # with a remote storage: what cannot be read or told now, the next look or beat does
 _LEAST_CPU_SECONDS = 0.5  # of processor time that count as coming on, outside steps
 _WAITING = (os.sep + os.path.join("torch", "distributed") + os.sep, os.sep + os.path.join("deepspeed", "comm") + os.sep)
 
@@ -44,7 +46,7 @@ class Watch:
     """Looks at the beats of `size` ranks in `folder`; `limit_seconds` is how long a step may take."""
 
     def __init__(
-        self, folder: Path, size: int, limit_seconds: float, clock: Callable[[], float] = time.monotonic
+        self, folder: StoragePath, size: int, limit_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._folder, self._size, self._limit, self._clock = folder, size, limit_seconds, clock
         self._last: dict[int, _Seen] = {}
@@ -117,27 +119,31 @@ class Watch:
         found = {}
         for rank in range(self._size):
             try:
-                value = json.loads(_beat_path(self._folder, rank).read_bytes())
-            except (OSError, ValueError):
+                with patience(_PATIENCE_SECONDS):
+                    value = json.loads(read_bytes(_beat_path(self._folder, rank)) or b"")
+            except (StorageError, ValueError):
                 continue
             about = (value["cpu_seconds"], value["is_waiting"], value["place"], value["word"])
             found[rank] = _Seen(Beat(*value["beat"]), *about)
         return found
 
 
-def has_begun(folder: Path) -> bool:
+def has_begun(folder: StoragePath) -> bool:
     """Whether any rank came past the start of the first run, by the beats that ranks left in `folder`."""
-    for path in folder.glob("beat-*.json"):
-        with suppress(OSError, ValueError):
-            if Beat(*json.loads(path.read_bytes())["beat"]) > Beat():
-                return True
+    with suppress(StorageError):
+        for path in json_files(folder):
+            with suppress(ValueError):
+                if path.name.startswith("beat-") and Beat(*json.loads(read_bytes(path) or b"")["beat"]) > Beat():
+                    return True
     return False
 
 
 class WatchThread:
     """A rank's thread that writes its beat and looks for a hang; on one it leaves the cause and ends the process."""
 
-    def __init__(self, folder: Path, rank: int, size: int, limit_seconds: float, thread: int | None = None) -> None:
+    def __init__(
+        self, folder: StoragePath, rank: int, size: int, limit_seconds: float, thread: int | None = None
+    ) -> None:
         """`thread`: the identifier of the thread that trains, by default the main one."""
         self._folder, self._rank = folder, rank
         self._watch = Watch(folder, size, limit_seconds)
@@ -187,7 +193,8 @@ class WatchThread:
             "is_waiting": any(part in file for file, _ in files for part in _WAITING),
             "place": f"{Path(files[0][0]).name}, line {files[0][1]}" if files else "",
         }
-        write_bytes(_beat_path(self._folder, self._rank), json.dumps(about).encode(), durable=False)
+        with patience(_PATIENCE_SECONDS):
+            write_bytes(_beat_path(self._folder, self._rank), json.dumps(about).encode(), durable=False)
 
 
 def _files(frame: FrameType | None) -> "list[tuple[str, int]]":
@@ -199,7 +206,7 @@ def _files(frame: FrameType | None) -> "list[tuple[str, int]]":
     return found
 
 
-def _beat_path(folder: Path, rank: int) -> Path:
+def _beat_path(folder: StoragePath, rank: int) -> StoragePath:
     return folder / f"beat-{rank}.json"
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from raystudy.artifacts.damage import Look, look, set_aside
 from raystudy.artifacts.external import write_external
+from raystudy.artifacts.files import StoragePath, exists, is_folder
 from raystudy.artifacts.sealed import verify_again
 from raystudy.artifacts.shards import SourceSize, shards_read_by, source_sizes
 from raystudy.artifacts.storage import Storage
@@ -66,13 +67,13 @@ def build_inputs(study: StudySpec, storage: Storage, progress: Progress) -> Stud
     return StudyInputs(shards, validation, found.vocabulary, None)
 
 
-def see_whole(path: Path, study: StudySpec, storage: Storage) -> None:
+def see_whole(path: StoragePath, study: StudySpec, storage: Storage) -> None:
     """See that the shards at `path`, if there are any, are what was written.
 
     Raises:
         DamagedError: they are not.
     """
-    if path.exists():
+    if exists(path):
         verify_again(path)
         if not study.is_synthetic:
             shards_read_by(storage.root, path.name)
@@ -84,7 +85,7 @@ def mending(action: Callable[[], _Value], progress: Progress) -> _Value:
     A thing is set aside when `action` finds it damaged twice and it was there all the time in between: another launch
     that meets the same damage may have made it anew just now.
     """
-    suspect: tuple[Path, Look] | None = None
+    suspect: tuple[StoragePath, Look] | None = None
     while True:
         try:
             return action()
@@ -176,7 +177,7 @@ def find_inputs(study: StudySpec, storage: Storage, *, raises: bool = False) -> 
             if raises:
                 raise
             storage.runs.damage.append(str(error))
-            return error.path.name if error.path.is_dir() else f"{UNBUILT}{name}"
+            return error.path.name if is_folder(error.path) else f"{UNBUILT}{name}"
 
     root, shards, validation = storage.root, dict[str, str](), dict[str, str]()
     for recipe in study.all_recipes:

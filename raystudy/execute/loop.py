@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.damage import set_torn_json_aside
 from raystudy.artifacts.leftovers import remove_leftovers
-from raystudy.artifacts.storage import Storage, StudyFolder
-from raystudy.errors import BudgetError, IncompleteError, StorageError, UnwritableError
+from raystudy.artifacts.node_cache import take_fetched
+from raystudy.artifacts.storage import Storage, StudyFolder, open_storage
+from raystudy.errors import BudgetError, DamagedError, IncompleteError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.command_tasks import make_command_tasks, split_commands
 from raystudy.execute.downstream_inputs import mend_tasks
@@ -123,6 +123,7 @@ def run_study(
             with make_executor() as executor:
                 state = driver.run_waves(state, executor)
             _clean_up(storage, folder, driver.wave(state))
+        driver.compact(state)
         return driver.finish(state)
 
 
@@ -174,10 +175,24 @@ class _Driver:
                 raise new_shards_refused(data, before, after, self._slots)
             tell_changes(data, before, after, self._slots, self.progress)
         self._frozen = data.freeze(chosen)
-        self._inputs = with_leaks(data.now, study, self.storage, self.progress)
+        self._inputs = self._with_leaks(data.now)
+        for line in take_fetched():
+            self.progress.say(line)
         if self._frozen != frozen:
             self.folder.write_frozen(self._frozen.as_plain())
         self.folder.write_study(self.loaded, asdict(self._inputs))
+
+    def _with_leaks(self, inputs: StudyInputs) -> StudyInputs:
+        """The inputs with what is leaked; shards that are found damaged on the way here are built anew."""
+        met: set[str] = set()
+        while True:
+            try:
+                return with_leaks(inputs, self.loaded.spec, self.storage, self.progress)
+            except DamagedError as error:
+                if str(error.path) in met:
+                    raise
+                met.add(str(error.path))
+                mend_data(error.path, self.loaded, self.storage, self._frozen, self.progress)
 
     def read(self) -> StudyState:
         """The state as the records say now; what rules it resolves is frozen before anything rests on it."""
@@ -207,12 +222,18 @@ class _Driver:
             self.progress.start(f"wave {number}", len(chosen), sum(run.flops for run in chosen))
             failed = self._execute(chosen, executor)
             state = self.read()
+            self.compact(state)
             for run in chosen:
                 if run not in failed and not state.is_done(run):
                     failed.append(run)
                     self.launch.causes[str(run)] = UNSEEN
             failures.update(run.run_id for run in failed)
         return state
+
+    def compact(self, state: StudyState) -> None:
+        """Copy the records of a remote storage into few files, for whoever reads them from afar."""
+        with suppress(StorageError):  # a courtesy: without them every record is read by itself
+            self.storage.runs.files.compact(make_wave(state).wanted, self.folder.compacted)
 
     def _may_try(self, run: WantedRun, failures: Counter[str]) -> bool:
         return run.run_id not in self._final and failures[run.run_id] < MAX_FAILURES
@@ -243,7 +264,7 @@ class _Driver:
                 self.progress.say(f"failed: {run}: {report.cause}")
                 self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
                 if report.damaged:
-                    mend_data(Path(report.damaged), self.loaded, self.storage, self._frozen, self.progress)
+                    mend_data(open_storage(report.damaged).root, self.loaded, self.storage, self._frozen, self.progress)
                     mend_tasks(self.loaded.spec, self.storage, self._inputs, self.progress)
             else:
                 self.launch.num_made += 1

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.storage import open_storage
 from raystudy.execute.first_cause import cause_of, leave_cause
 from raystudy.execute.groups import FOLDER_VARIABLE
 from raystudy.execute.hang_watch import WatchThread
@@ -60,7 +60,7 @@ def _make(task: Task, folder: Path, meeting: Path, observe: "Observe | None") ->
     engine = DeepSpeedEngine.model_validate_json(task.group)
     world = join(engine.device, PATIENCE_SECONDS, meeting=meeting / "meeting")
     with WatchThread(meeting, world.rank, world.size, 60 * engine.hang_minutes):
-        at = Workplace(Storage(Path(task.storage)), task.validation, world.device, {})
+        at = Workplace(open_storage(task.storage), task.validation, world.device, {})
         cases = read_cases(folder)
         view, documents = world.together(lambda: (at.view(cases[0].run.shards), at.documents()))
         (observe or observe_all_on_ranks)(cases, view, documents, world, folder)

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raystudy.artifacts.checkpoints import remove_checkpoint
-from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.storage import open_storage
 from raystudy.errors import RaystudyError
 from raystudy.execute.decoder_work import check_same_end, see_what_lacks
 from raystudy.execute.first_cause import Cause, cause_of
@@ -94,7 +93,7 @@ class _Member:
 
     def __init__(self, task: Task, run: TrainRun, asked: Asked, engine: DeepSpeedEngine, world: "World") -> None:
         self._run, self._asked, self._engine, self._world = run, asked, engine, world
-        storage = Storage(Path(task.storage))
+        storage = open_storage(task.storage)
         storage.runs.mends = world.rank == 0
         about = {
             **about_task(task, {"deepspeed": version("deepspeed")}),

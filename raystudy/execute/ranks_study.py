@@ -5,16 +5,16 @@ the others what to make. The engine's number of workers must be that of the rank
 """
 
 import argparse
-import shutil
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from raystudy.artifacts.files import writing_name
-from raystudy.artifacts.storage import Storage, locate_storage
-from raystudy.errors import RaystudyError, SpecError
+from raystudy.artifacts.files import StoragePath, remove_folder, storage_errors, writing_name
+from raystudy.artifacts.storage import Storage, locate_storage, open_storage
+from raystudy.errors import RaystudyError, SpecError, StorageError
 from raystudy.execute.attempts import Attempts
 from raystudy.execute.first_cause import Cause
 from raystudy.execute.hang_watch import WatchThread
@@ -89,10 +89,10 @@ def _follow(engine: DeepSpeedEngine, world: World) -> int:
         told = world.broadcast(None)
         if "status" in told:
             return int(told["status"])
-        _make(Task(**told["task"]), engine, world, Path(told["folder"]))
+        _make(Task(**told["task"]), engine, world, open_storage(told["folder"]).root)
 
 
-def _make(task: Task, engine: DeepSpeedEngine, world: World, folder: Path) -> list[RunReport]:
+def _make(task: Task, engine: DeepSpeedEngine, world: World, folder: StoragePath) -> list[RunReport]:
     try:
         with WatchThread(folder, world.rank, world.size, 60 * engine.hang_minutes):
             return make_on_rank(task)
@@ -128,10 +128,13 @@ class _RanksExecutor:
             yield from _make(task, self._engine, self._world, self._folder)
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(self._folder, Path):  # a remote storage has no empty folders
+            with storage_errors(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)  # beats may still come; what ended the work is told, not that
+        with contextlib.suppress(StorageError):  # beats may still come; what ended the work is told, not that
+            remove_folder(self._folder)

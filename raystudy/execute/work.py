@@ -9,15 +9,15 @@ import socket
 import time
 from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from raystudy import __version__
 from raystudy.artifacts.downstream import join_answers
 from raystudy.artifacts.files import NO_ROOM, unwritable
+from raystudy.artifacts.node_cache import take_fetched
 from raystudy.artifacts.results import Record
-from raystudy.artifacts.storage import Storage
-from raystudy.errors import DamagedError, RaystudyError, UnwritableError
+from raystudy.artifacts.storage import open_storage
+from raystudy.errors import DamagedError, NodeFullError, RaystudyError, UnwritableError
 from raystudy.execute.decoder_work import make_decoder_run
 from raystudy.execute.feature_work import make_feature_runs, numpy_versions
 from raystudy.execute.made import Made
@@ -114,7 +114,9 @@ def do_task(task: Task) -> list[RunReport]:
         _report_command(task, run, ask) for run, ask in zip(specs, asked, strict=True) if isinstance(run, CommandRun)
     ]
     reports += _report_probes(task, [run for run in specs if isinstance(run, TextProbe)])
-    return [*reports, *_report_features(task, [r for r in specs if isinstance(r, FeaturesRun | FeaturesProbe)])]
+    reports += _report_features(task, [r for r in specs if isinstance(r, FeaturesRun | FeaturesProbe)])
+    notes = take_fetched()
+    return [replace(reports[0], note="; ".join(filter(None, (reports[0].note, *notes)))), *reports[1:]]
 
 
 def reports_of(task: Task) -> Generator[RunReport, None, None]:
@@ -140,7 +142,7 @@ def settle_process() -> None:
 def _report(task: Task, run: TrainRun, asked: Asked) -> RunReport:
     started = time.perf_counter()
     try:
-        storage = Storage(Path(task.storage))
+        storage = open_storage(task.storage)
         storage.runs.mends = True
         means = (task.micro_batch_tokens, task.checkpoint_minutes, task.downstream)
         at = Workplace(storage, task.validation, task.device, about_task(task, {}), *means)
@@ -156,7 +158,7 @@ def _report_command(task: Task, run: CommandRun, asked: Asked) -> RunReport:
 
     started = time.perf_counter()
     try:
-        storage = Storage(Path(task.storage))
+        storage = open_storage(task.storage)
         storage.runs.mends = True
         commission = Commission.model_validate_json(task.command)
         at = Workplace(storage, task.validation, task.device, about_task(task, {}))
@@ -168,13 +170,13 @@ def _report_command(task: Task, run: CommandRun, asked: Asked) -> RunReport:
 
 
 def _report_probes(task: Task, runs: list[TextProbe]) -> list[RunReport]:
-    storage = Storage(Path(task.storage))
+    storage = open_storage(task.storage)
     storage.runs.mends = True
     return _report_made(runs, make_probes(runs, Workplace(storage, task.validation, task.device, about_task(task, {}))))
 
 
 def _report_features(task: Task, runs: list[FeaturesRun | FeaturesProbe]) -> list[RunReport]:
-    storage = Storage(Path(task.storage))
+    storage = open_storage(task.storage)
     storage.runs.mends = True
     return _report_made(runs, make_feature_runs(runs, storage, task.validation, about_task(task, numpy_versions())))
 
@@ -201,7 +203,7 @@ def failed_report(run_id: str, error: Exception, seconds: float = 0.0) -> RunRep
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         error = unwritable(error.filename or "a file", error)
     cause = str(error) if isinstance(error, RaystudyError) else f"{type(error).__name__}: {error}"
-    is_unwritable = isinstance(error, UnwritableError)
+    is_unwritable = isinstance(error, UnwritableError | NodeFullError)  # nor has this node room for others
     damaged = str(error.path) if isinstance(error, DamagedError) else ""
     return RunReport(run_id, "failed", 0, seconds, cause, is_unwritable, damaged)
 
@@ -211,7 +213,7 @@ def failed_reports(task: Task, cause: str, seconds: float = 0.0) -> list[RunRepo
 
     Each member bears an equal share of the `seconds` that the task had gone on.
     """
-    ledger = Storage(Path(task.storage)).runs
+    ledger = open_storage(task.storage).runs
     reports, share = [], seconds / len(task.runs)
     for run, asked in zip(task.specs(), task.asked_of(), strict=True):
         record = ledger.read(run.run_id, task.validation, readings=asked.readings)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from raystudy.artifacts.files import StoragePath
 from raystudy.artifacts.shards import RecipeView, TokenShard, open_tokens, open_view
 from raystudy.artifacts.storage import Storage
 
@@ -46,12 +46,12 @@ class Workplace:
 
 
 @lru_cache(maxsize=8)
-def _view(root: Path, digest: str) -> RecipeView:
+def _view(root: StoragePath, digest: str) -> RecipeView:
     return open_view(root, digest)
 
 
 @lru_cache(maxsize=64)
-def _documents(root: Path, digest: str) -> "ValidationDocuments":
+def _documents(root: StoragePath, digest: str) -> "ValidationDocuments":
     from raystudy.train.evaluation import ValidationDocuments
 
     shard: TokenShard = open_tokens(root, digest)

@@ -7,10 +7,10 @@ memory. Knows nothing of models or training.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from raystudy.artifacts.files import StoragePath
 from raystudy.artifacts.shard_writer import SourceDraft, write_tokens, write_view
 from raystudy.artifacts.shards import Selected, TokenShard, open_tokens
 from raystudy.errors import DataError
@@ -57,7 +57,7 @@ class _Document:
     changed: bool = False
 
 
-def build_recipe(recipe: TextRecipe, tokenizer: str, root: Path) -> str:
+def build_recipe(recipe: TextRecipe, tokenizer: str, root: StoragePath) -> str:
     """Digest of the recipe's view on the storage `root`, built unless it is there.
 
     `tokenizer` is `embedded` or the path of a tokenizer.json.
@@ -79,7 +79,7 @@ def build_recipe(recipe: TextRecipe, tokenizer: str, root: Path) -> str:
     return keep_built(root, inputs, write_view(root, recipe.name, drafts, recipe.tokens))
 
 
-def find_recipe(recipe: TextRecipe, tokenizer: str, root: Path) -> str | None:
+def find_recipe(recipe: TextRecipe, tokenizer: str, root: StoragePath) -> str | None:
     """Digest of the recipe's view if it is built; reads own files only to compare their checksums.
 
     Raises:
@@ -88,12 +88,12 @@ def find_recipe(recipe: TextRecipe, tokenizer: str, root: Path) -> str | None:
     return find_built(root, inputs_digest(recipe, tokenizer))
 
 
-def find_validation(validation: ValidationSet, tokenizer: str, root: Path) -> str | None:
+def find_validation(validation: ValidationSet, tokenizer: str, root: StoragePath) -> str | None:
     """Digest of the validation set's token shard if it is built; raises as `find_recipe`."""
     return find_built(root, validation_inputs_digest(validation, tokenizer))
 
 
-def build_validation(validation: ValidationSet, tokenizer: str, root: Path) -> str:
+def build_validation(validation: ValidationSet, tokenizer: str, root: StoragePath) -> str:
     """Digest of the validation set's token shard on the storage `root`, built unless it is there.
 
     Documents are cut to `max_document_bytes`, then `max_documents` of them are kept in hash order.
@@ -170,7 +170,7 @@ def _draft_source(
     source: SourceInputs,
     documents: Sequence[_Document],
     tokenizer: TokenizerFile,
-    root: Path,
+    root: StoragePath,
 ) -> SourceDraft:
     """The source's kept documents as token shards and indices, cut to its share of the token budget."""
     own = [document for document in documents if document.place.source == number]
@@ -194,7 +194,7 @@ def _draft_source(
     return SourceDraft(source.name, source.weight, drafts)
 
 
-def _select(part: SourcePart, kept: Sequence[_Document], tokenizer: TokenizerFile, root: Path) -> Selected:
+def _select(part: SourcePart, kept: Sequence[_Document], tokenizer: TokenizerFile, root: StoragePath) -> Selected:
     """The kept documents in the part's shared shard, or in a shard of their own if a step changed one."""
     if any(document.changed for document in kept):
         shard = open_tokens(root, _write_texts(root, [document.text for document in kept], tokenizer))
@@ -203,13 +203,13 @@ def _select(part: SourcePart, kept: Sequence[_Document], tokenizer: TokenizerFil
     return Selected(_shared_shard(part, tokenizer, root), indices)
 
 
-def _shared_shard(part: SourcePart, tokenizer: TokenizerFile, root: Path) -> TokenShard:
+def _shared_shard(part: SourcePart, tokenizer: TokenizerFile, root: StoragePath) -> TokenShard:
     inputs = part_digest(part, tokenizer)
     found = find_built(root, inputs)
     return open_tokens(root, found or keep_built(root, inputs, _write_texts(root, part.read(), tokenizer)))
 
 
-def _write_texts(root: Path, texts: Sequence[str], tokenizer: TokenizerFile, overlap: float = 0.0) -> str:
+def _write_texts(root: StoragePath, texts: Sequence[str], tokenizer: TokenizerFile, overlap: float = 0.0) -> str:
     lengths, size = [len(text.encode()) for text in texts], tokenizer.vocabulary_size
     return write_tokens(root, tokenizer.encode(texts), lengths, size, tokenizer.end_of_text, overlap)
 

@@ -6,9 +6,9 @@ that nothing is read, filtered or tokenised twice. Knows nothing of how shards a
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-from raystudy.artifacts.files import read_json, write_json
+from raystudy.artifacts.files import StoragePath, read_json, write_json
+from raystudy.artifacts.sealed import is_sealed
 from raystudy.artifacts.shards import shard_folder, shards_read_by
 from raystudy.errors import DamagedError, DataError, StorageError, UnreadableError
 from raystudy.recipes.sources import SOURCES, SourcePart
@@ -81,7 +81,7 @@ def part_digest(part: SourcePart, tokenizer: TokenizerFile) -> str:
     return digest(["tokens", BUILD_VERSION, part.identity, tokenizer.digest])
 
 
-def find_built(root: Path, inputs: str) -> str | None:
+def find_built(root: StoragePath, inputs: str) -> str | None:
     """Digest of the finished shards for these inputs; None where there are none or a folder of them is gone.
 
     Raises:
@@ -102,18 +102,18 @@ def find_built(root: Path, inputs: str) -> str | None:
     return shards if are_there(root, shards) else None
 
 
-def are_there(root: Path, shards: str) -> bool:
-    """Whether the shards of this digest, and those that they read, have their folders on the storage.
+def are_there(root: StoragePath, shards: str) -> bool:
+    """Whether the shards of this digest, and those that they read, are on the storage, whole or damaged.
 
     Raises:
         DamagedError: their manifest is torn or foreign.
     """
-    if not shard_folder(root, shards).is_dir():
+    if not is_sealed(shard_folder(root, shards)):
         return False
-    return all(shard_folder(root, shard).is_dir() for shard in shards_read_by(root, shards))
+    return all(is_sealed(shard_folder(root, shard)) for shard in shards_read_by(root, shards))
 
 
-def keep_built(root: Path, inputs: str, shards: str) -> str:
+def keep_built(root: StoragePath, inputs: str, shards: str) -> str:
     """Note that these inputs gave the shards of this digest, and return it."""
     write_json(root / "built" / f"{inputs}.json", {"digest": shards})
     return shards

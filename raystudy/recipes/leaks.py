@@ -9,11 +9,11 @@ nor is a document shorter than one run. Knows token shards and a tokenizer; noth
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from raystudy.artifacts.files import StoragePath
 from raystudy.artifacts.shards import IntArray, TokenArray, TokenShard, open_tokens, open_view_parts
 from raystudy.recipes.overlap import HashArray
 from raystudy.recipes.tokenizer import TokenizerFile
@@ -45,7 +45,9 @@ class _Characters:
         return self.hashes[places], bounds
 
 
-def find_leaks(root: Path, shards: Mapping[str, str], validation: Mapping[str, str], tokenizer: TokenizerFile) -> Leaks:
+def find_leaks(
+    root: StoragePath, shards: Mapping[str, str], validation: Mapping[str, str], tokenizer: TokenizerFile
+) -> Leaks:
     """Share of documents found, by recipe and validation set, where it is LEAKED_SHARE or more.
 
     `shards` and `validation` map names to the digests of views and token shards on the storage `root`.

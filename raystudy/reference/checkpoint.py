@@ -7,7 +7,6 @@ must be called by all ranks alike.
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from raystudy.artifacts.checkpoints import (
     write_step_checkpoint,
 )
 from raystudy.artifacts.damage import look, set_aside
+from raystudy.artifacts.files import StoragePath
 from raystudy.errors import RaystudyError, StorageError
 from raystudy.reference.training import ReferenceTraining
 from raystudy.reference.world import World
@@ -39,7 +39,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, run_id: str, engine: DeepSpeedEngine, world: World, asked: Asked | None = None
+        self, folder: StoragePath, run_id: str, engine: DeepSpeedEngine, world: World, asked: Asked | None = None
     ) -> None:
         self._folder, self._run_id, self._engine, self._world = folder, run_id, engine, world
         self._made_with = {"raystudy": __version__, **versions(), "device": torch.device(world.device).type}
@@ -89,7 +89,7 @@ class Checkpoints:
         self.note = "; ".join([*notes, "begun anew"]) if notes else ""
         return None
 
-    def _refusal(self, path: Path, about: Mapping[str, Any]) -> str:
+    def _refusal(self, path: StoragePath, about: Mapping[str, Any]) -> str:
         """Why a whole checkpoint is not gone on from; empty where it is."""
         if about["made_with"] != self._made_with:
             return f"{path} was made with {_words(about['made_with'])}, not {_words(self._made_with)}; begun anew"

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 _MAX_NAME_CHARACTERS = 200
+# They turn the direction of whatever is printed after them; no script needs them in a name.
+_BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 FLOAT_DIGITS = 6  # significant digits of a float inside an identity
 
 
@@ -45,6 +47,10 @@ def check_name(name: str) -> str:
         raise ValueError(f"a name has at most {_MAX_NAME_CHARACTERS} characters, this one {len(name)}")
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
         raise ValueError("a name must not hold control characters or line breaks")
+    if _BIDI_CONTROLS & set(name):
+        raise ValueError(
+            "a name must not hold characters that turn the direction of text (U+202A to U+202E, U+2066 to U+2069)"
+        )
     if "/" in name or "\\" in name or ".." in name:
         raise ValueError("a name must not hold '/', '\\' or '..'")
     return name

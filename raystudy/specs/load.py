@@ -26,12 +26,13 @@ from raystudy.specs.yaml_file import KeyPath, Position, Problem, YamlDocument, p
 
 @dataclass(frozen=True)
 class LoadedStudy:
-    """A checked study, the path and the text it came from, and the overrides that were applied."""
+    """A checked study, the path and the text it came from, the overrides that were applied, and all files read."""
 
     spec: StudySpec
     path: Path
     text: str
     overrides: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
@@ -55,7 +56,9 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
     spec = _validate(document)
     if document.problems or spec is None:
         raise SpecError(_listing(path, document.problems))
-    return LoadedStudy(spec, path, path.read_text(encoding="utf-8"), tuple(overrides))
+    read = {Path(position.file) for position in document.positions.values() if position.line}
+    files = {path, *(path.parent / file for file in spec.catalogues), *filter(is_file, read)}
+    return LoadedStudy(spec, path, path.read_text(encoding="utf-8"), tuple(overrides), tuple(sorted(files)))
 
 
 def _listing(path: Path, problems: list[Problem]) -> str:

@@ -21,7 +21,7 @@ _MOST_DIGITS = 1000  # of a whole number; Python refuses to read far longer ones
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _CORE_TAG = "tag:yaml.org,2002:"
-_CORE_TYPES = ("str", "int", "float", "bool", "null", "timestamp", "value", "merge", "!")
+_CORE_TYPES = ("str", "int", "float", "bool", "null", "timestamp", "value", "merge", "!", "seq", "map")
 _SPECIAL = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 
@@ -138,15 +138,27 @@ class _Reader:
             self._open.discard(id(node))
 
     def _read_open(self, node: Node, path: KeyPath, position: Position) -> Any:
+        self._check(node, path, position)
         if isinstance(node, ScalarNode):
-            if str(node.tag).removeprefix(_CORE_TAG) not in _CORE_TYPES:
-                self.problems.append(Problem(position, show_path(path), f"tags are not allowed, but got {node.tag}"))
             is_text = node.style in ("'", '"', "|", ">") or str(node.tag) == f"{_CORE_TAG}str"
             return node.value if is_text else read_scalar(node.value)
         if isinstance(node, SequenceNode):
             return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         assert isinstance(node, MappingNode)
         return self._read_mapping(node, path)
+
+    def _check(self, node: Node, path: KeyPath, position: Position) -> None:
+        """Find tags, and text that no file could hold; put together surrogate pairs, as JSON writes them."""
+        if str(node.tag).removeprefix(_CORE_TAG) not in _CORE_TYPES:
+            self.problems.append(Problem(position, show_path(path), f"tags are not allowed, but got {node.tag}"))
+        if isinstance(node, ScalarNode) and not str(node.value).isascii():
+            units = node.value.encode("utf-16-le", "surrogatepass")
+            try:
+                node.value = units.decode("utf-16-le")
+            except UnicodeDecodeError:
+                rule = f"text must be Unicode, but got half of a surrogate pair in {node.value[:40]!r}"
+                self.problems.append(Problem(position, show_path(path), rule))
+                node.value = units.decode("utf-16-le", "replace")
 
     def _read_mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -155,6 +167,7 @@ class _Reader:
             if not isinstance(key_node, ScalarNode):
                 self.problems.append(Problem(position, show_path(path), "a key must be text, not a list or a map"))
                 continue
+            self._check(key_node, path, position)
             key = str(key_node.value)
             if key in result:
                 rule = f"every name must occur once, but {key!r} occurs again"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raystudy.artifacts.downstream import join_answers
-from raystudy.artifacts.storage import Storage, StudyFolder, locate_storage, open_storage
+from raystudy.artifacts.storage import Storage, StudyFolder, is_uri, locate_storage, open_storage
 from raystudy.artifacts.study_lock import read_lock
 from raystudy.errors import StorageError, UnreadableError
 from raystudy.specs.reading import Asked
@@ -44,8 +44,9 @@ def read_records(
             return state
         known |= asked
         readings = {run_id: asked[run_id].readings for run_id in new}
-        found = storage.runs.read_all(new, inputs.validation.values(), readings)
-        records = {**records, **join_answers(storage.runs, found, inputs.tasks.values())}
+        with storage.runs.files.together(len(new), storage.study(study.name).compacted):
+            found = storage.runs.read_all(new, inputs.validation.values(), readings)
+            records = {**records, **join_answers(storage.runs, found, inputs.tasks.values())}
 
 
 def read_frozen(folder: StudyFolder) -> Frozen:
@@ -153,9 +154,12 @@ class StudyResults:
     def curves(self) -> pd.DataFrame:
         """Training curves in long form: run_id, recipe, model, lr, seed, step, loss, gradient_norm."""
         rows = []
-        for run_id, wanted in make_wave(self.state).wanted.items():
-            about = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model, "seed": wanted.seed}
-            rows += [{**about, **row} for row in self.storage.runs.read_curve(run_id)]
+        wanted_runs, files = make_wave(self.state).wanted, self.storage.runs.files
+        with files.together(len(wanted_runs), self.folder.compacted):
+            files.fetch(f"{run_id}/curve.jsonl" for run_id in wanted_runs)
+            for run_id, wanted in wanted_runs.items():
+                about = {"run_id": run_id, "recipe": wanted.recipe, "model": wanted.model, "seed": wanted.seed}
+                rows += [{**about, **row} for row in self.storage.runs.read_curve(run_id)]
         return _frame(rows)
 
     @cached_property
@@ -200,18 +204,21 @@ class StudyResults:
 
 
 def load(path: str | Path) -> StudyResults:
-    """Load a study from its folder (`STORAGE/studies/NAME`) or by name, from RAYSTUDY_STORAGE or the default storage.
+    """Load a study from its folder or URI (`STORAGE/studies/NAME`), or by name (RAYSTUDY_STORAGE, default storage).
 
     Raises:
         StorageError: there is no such study.
     """
+    text = str(path)
+    if is_uri(text):
+        root, _, name = text.rstrip("/").rpartition("/studies/")
+        storage = open_storage(root or text)
+        return StudyResults(storage, StudyFolder.at(storage.root, storage.root / "studies" / name))
     folder = Path(path)
     if not (folder / "study.json").exists():
         storage = locate_storage()
-        if not (storage.study(str(path)).path / "study.json").exists():
+        if not storage.study(text).is_there():
             raise StorageError(f"{path} must be the folder of a study, or the name of one in {storage.root}")
-        return StudyResults(storage, storage.study(str(path)))
+        return StudyResults(storage, storage.study(text))
     storage = open_storage(folder.absolute().parent.parent)
-    study_folder = StudyFolder(storage.root, folder.name)
-    study_folder.path = folder.absolute()
-    return StudyResults(storage, study_folder)
+    return StudyResults(storage, StudyFolder.at(storage.root, folder.absolute()))

@@ -55,10 +55,11 @@ def read_status(results: StudyResults, driver: str | None) -> Status:
     done = [run for run in wave.wanted.values() if state.is_done(run)]
     statuses = Counter(record.status for run in done if (record := state.record(run)) is not None)
     failed = []
-    for run in wave.todo:
-        attempts = results.storage.runs.read_attempts(run.run_id)
-        if attempts:
-            failed.append(FailedRun(str(run), run.run_id, len(attempts), _cause(attempts[0])))
+    with results.storage.runs.files.together(len(wave.todo)):
+        for run in wave.todo:
+            attempts = results.storage.runs.read_attempts(run.run_id)
+            if attempts:
+                failed.append(FailedRun(str(run), run.run_id, len(attempts), _cause(attempts[0])))
     flops_left = sum(run.flops for run in wave.todo) + sum(item.flops for _, item in wave.waiting)
     speed = results.folder.read_progress().get("flops_per_second") if driver is not None else None
     is_known = isinstance(speed, int | float) and speed > 0

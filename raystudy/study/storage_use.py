@@ -7,11 +7,12 @@ count as unused. Reads the storage; removes nothing.
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+from raystudy.artifacts.files import StoragePath, exists, names_in, read_many
 from raystudy.artifacts.sealed import open_sealed
 from raystudy.artifacts.shards import shard_folder
 from raystudy.artifacts.storage import Storage, StudyFolder
@@ -41,7 +42,7 @@ class StudyUse:
 class Usage:
     """The items of a storage, and what each study uses."""
 
-    root: Path
+    root: StoragePath
     items: tuple[Item, ...]
     studies: tuple[StudyUse, ...]
 
@@ -125,16 +126,13 @@ def read_usage(storage: Storage) -> Usage:
     return Usage(storage.root, items, studies)
 
 
-def study_folder(storage: Storage, path: Path) -> StudyFolder:
+def study_folder(storage: Storage, path: StoragePath) -> StudyFolder:
     """The folder of a study at `path`, whatever its study is called."""
-    folder = StudyFolder(storage.root, path.name)
-    folder.path = path
-    return folder
+    return StudyFolder.at(storage.root, path)
 
 
 def _use_of(storage: Storage, item: Item, runs: list[Item]) -> StudyUse:
-    made = [name for name in ("study.yaml", "comparison.json") if (item.path / name).exists()]
-    if not made and not (item.path / "study.json").exists():
+    if {"study.yaml", "comparison.json", "study.json"}.isdisjoint(names_in(item.path)):
         return StudyUse(item.name, note="it has not been run yet")
     try:
         results = StudyResults(storage, study_folder(storage, item.path))
@@ -146,32 +144,35 @@ def _use_of(storage: Storage, item: Item, runs: list[Item]) -> StudyUse:
         return StudyUse(item.name, problem=f"what it uses cannot be known: {error}")
     wanted, note = set(wave.wanted), ""
     if wave.todo or wave.waiting:
+        trained_on = _shards_of([run for run in runs if run.name not in wanted])
         # Later waves, and a sweep's further points, are named by results that are not there.
-        wanted |= {run.name for run in runs if _shards_of(run) in data | {None}}
+        wanted |= {name for name, shards in trained_on.items() if shards in data | {None}}
         note = "some of its runs are missing, so every run on its data counts as used"
     return StudyUse(item.name, frozenset(wanted), frozenset(shards), note=note)
 
 
-def _parts(root: Path, shard: str) -> set[str]:
+def _parts(root: StoragePath, shard: str) -> set[str]:
     """The token shards that a view reads; none for shards of other kinds, or that are not there."""
     folder = shard_folder(root, shard)
-    if not folder.exists():
+    if not exists(folder):
         return set()
     sources = open_sealed(folder, verify=False).get("sources", ())
     return {part["shard"] for source in sources for part in source["parts"]}
 
 
-def _shards_of(run: Item) -> str | None:
-    """The digest of the shards that a run trained on; None where neither its spec nor its result says."""
+def _shards_of(runs: list[Item]) -> dict[str, str | None]:
+    """By run, the digest of the shards that it trained on; None where neither its spec nor its result says."""
+    found: dict[str, str | None] = dict.fromkeys(run.name for run in runs)
     for name, parents in (("spec.json", ()), ("result.json", ("spec",))):
-        try:
-            value = json.loads((run.path / name).read_bytes())
-            for parent in parents:
-                value = value[parent]
-            return str(value["shards"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
+        lacking = [run for run in runs if found[run.name] is None]
+        contents = read_many([run.path / name for run in lacking])
+        for run, content in zip(lacking, contents, strict=True):
+            with suppress(ValueError, KeyError, TypeError):
+                value = json.loads(content or b"")
+                for parent in parents:
+                    value = value[parent]
+                found[run.name] = str(value["shards"])
+    return found
 
 
 def frozen_problems(storage: Storage) -> list[str]:

@@ -6,7 +6,6 @@ is not used, nor is a torn one (kept aside); both are told in `note`. One of ano
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +13,7 @@ import torch
 from raystudy import __version__
 from raystudy.artifacts.checkpoints import Checkpoint, checkpoint_path, read_checkpoint, write_checkpoint
 from raystudy.artifacts.damage import look, set_aside
+from raystudy.artifacts.files import StoragePath
 from raystudy.errors import StorageError
 from raystudy.specs.base import digest
 from raystudy.specs.reading import Asked
@@ -40,7 +40,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, run_id: str, device: str, every_seconds: float, asked: Asked | None = None
+        self, folder: StoragePath, run_id: str, device: str, every_seconds: float, asked: Asked | None = None
     ) -> None:
         self._folder, self._run_id, self._every = folder, run_id, every_seconds
         self._made_with = {"raystudy": __version__, **versions(), "device": torch.device(device).type}

@@ -108,13 +108,14 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 def comparison(storage: Path, name: str = "tiny-features") -> Any:
     """The study's comparison, worked out anew, without what may differ between executions."""
     folder = Storage(storage).study(name)
-    return _without_seconds(StudyResults(Storage(storage), folder).comparison_json)
+    return without_seconds(StudyResults(Storage(storage), folder).comparison_json)
 
 
-def _without_seconds(value: Any) -> Any:
+def without_seconds(value: Any) -> Any:
+    """A comparison, or a part of it, without the times that runs took."""
     if isinstance(value, dict):
-        return {key: _without_seconds(item) for key, item in value.items() if not key.endswith("_seconds")}
-    return [_without_seconds(item) for item in value] if isinstance(value, list) else value
+        return {key: without_seconds(item) for key, item in value.items() if not key.endswith("_seconds")}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
 
 
 def killed(storage: Path, seed: int, reference: Any, *, victims: str = "both", times: int = 1) -> Trial:

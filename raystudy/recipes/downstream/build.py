@@ -1,7 +1,6 @@
 """Builds the items of downstream tasks on storage, or finds them built from the same inputs."""
 
-from pathlib import Path
-
+from raystudy.artifacts.files import StoragePath
 from raystudy.artifacts.items import Item, write_items
 from raystudy.artifacts.shards import open_tokens
 from raystudy.recipes.downstream.continuation import continuation_items
@@ -35,12 +34,12 @@ def task_inputs_digest(task: DownstreamTask, validation: str, tokenizer: str) ->
     return digest(parts)
 
 
-def find_task(task: DownstreamTask, validation: str, tokenizer: str, root: Path) -> str | None:
+def find_task(task: DownstreamTask, validation: str, tokenizer: str, root: StoragePath) -> str | None:
     """Digest of the task's items if they are built; raises as `task_inputs_digest`."""
     return find_built(root, task_inputs_digest(task, validation, tokenizer))
 
 
-def build_task(task: DownstreamTask, validation: str, tokenizer: str, root: Path) -> str:
+def build_task(task: DownstreamTask, validation: str, tokenizer: str, root: StoragePath) -> str:
     """Digest of the task's items on the storage `root`, built unless they are there.
 
     Raises:
@@ -56,7 +55,7 @@ def build_task(task: DownstreamTask, validation: str, tokenizer: str, root: Path
     return keep_built(root, inputs, write_items(root, _items(task, validation, opened, root), opened.vocabulary_size))
 
 
-def _items(task: DownstreamTask, validation: str, tokenizer: TokenizerFile, root: Path) -> list[Item]:
+def _items(task: DownstreamTask, validation: str, tokenizer: TokenizerFile, root: StoragePath) -> list[Item]:
     if isinstance(task, ContinuationTask):
         return continuation_items(task, open_tokens(root, validation), tokenizer)
     questions = jsonl_questions(task) if isinstance(task, JsonlTask) else harness_questions(task)

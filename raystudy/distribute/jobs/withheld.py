@@ -1,0 +1,69 @@
+"""What never leaves this machine with a job: keys, tokens, credentials, version control, caches.
+
+By name and place, and by how a private key begins. It cannot know a secret inside an ordinary file.
+"""
+
+import re
+from pathlib import Path, PurePath
+
+# Ray's own upload drops the first four wherever they stand, so that nothing in them could travel anyway.
+CLOSED_FOLDERS = frozenset(
+    {
+        ".git",
+        ".venv",
+        "venv",
+        "__pycache__",
+        ".hg",
+        ".svn",
+        ".aws",
+        ".azure",
+        ".docker",
+        ".gcloud",
+        ".gnupg",
+        ".kube",
+        ".ray",
+        ".ssh",
+        ".config",
+        "node_modules",
+        ".ipynb_checkpoints",
+        ".mypy_cache",
+        ".pytest_cache",
+        ".ruff_cache",
+        ".hypothesis",
+        ".tox",
+        ".eggs",
+        "raystudy-storage",
+    }
+)
+_SECRET = re.compile(
+    r"\.env(\..*)?|.*\.env|[._]netrc|\.npmrc|\.pypirc|\.git-credentials|\.htpasswd|\.boto|\.s3cfg|\.pgpass"
+    r"|id_(rsa|dsa|ecdsa|ed25519)(\..*)?|.*\.(pem|key|p12|pfx|jks|keystore|kdbx|ppk|gpg)"
+    r"|\.?credentials(\..*)?|.*credentials.*\.json|.*service[-_]?account.*\.json|.*client[-_]secret.*\.json"
+    r"|\.?secrets?(\..*)?|auth_token|.*[._-]token|token",
+    re.IGNORECASE,
+)
+_IGNORE_FILES = frozenset({".gitignore", ".rayignore"})  # they would make Ray's upload drop what is needed
+_KEY_BEGINS = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY" + rb"-----")
+_LOOKED_AT_BYTES = 65536
+
+
+def why_withheld(place: PurePath, file: Path) -> str:
+    """Why the file at `place` in the working folder must not travel; empty where it may.
+
+    `file` is where it lies here, behind links: a link does not make a key something else.
+    """
+    is_link = not file.as_posix().endswith(place.as_posix())
+    for parts, name in ((place.parts[:-1], place.name), *([(file.parts[:-1], file.name)] if is_link else [])):
+        closed = next((part for part in parts if part in CLOSED_FOLDERS), None)
+        if closed is not None:
+            return f"lies in {closed}/"
+        if _SECRET.fullmatch(name):
+            return "may hold a secret, by its name"
+        if name in _IGNORE_FILES:
+            return "is not for the cluster"
+    try:
+        with file.open("rb") as opened:
+            is_key = _KEY_BEGINS.search(opened.read(_LOOKED_AT_BYTES)) is not None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return "holds a private key" if is_key else ""

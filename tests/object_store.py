@@ -1,0 +1,209 @@
+"""A real S3 server on loopback (moto's, a process of its own), and a proxy before it that makes what networks make.
+
+The proxy also does what S3 guarantees and moto, which looks before it writes, does not: conditional writes come one
+after another. Nothing here knows raystudy.
+"""
+
+import http.client
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+BUCKET = "studies"
+# Dummy credentials; the secret is one that a test can look for in everything that was written.
+SECRET = "planted-Secret/Xq7Zp2Rv9Lm4Tn8Wb3Kd6Hs1"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDKEY000001",
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "server", "date"}
+
+
+@dataclass
+class Faults:
+    """What goes wrong for the calls to come."""
+
+    failing: float = 0.0  # share of calls that get a 500, a 503 SlowDown or a closed connection
+    lost_answers: float = 0.0  # share of calls that are done and whose answer is lost
+    latency_seconds: float = 0.0
+    refuses_writes: int = 0  # the HTTP status of every write: 403, 405, 507
+    ignores_conditions: bool = False
+    gone_until: float = 0.0  # on the monotonic clock
+    calls: Counter[str] = field(default_factory=Counter)
+    generator: random.Random = field(default_factory=lambda: random.Random(7))
+
+    def gone_for(self, seconds: float) -> None:
+        """No answer at all for so long."""
+        self.gone_until = time.monotonic() + seconds
+
+    def heal(self) -> None:
+        """Nothing goes wrong from here on; calls are counted from nought."""
+        self.failing = self.lost_answers = self.latency_seconds = self.gone_until = 0.0
+        self.refuses_writes, self.ignores_conditions = 0, False
+        self.calls.clear()
+
+
+class Proxy(ThreadingHTTPServer):
+    """Passes S3 calls on to `target` (host, port), with faults."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, target: tuple[str, int], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.target, self.faults, self.conditional = target, Faults(), threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
+    server: Proxy
+
+    def do_GET(self) -> None:
+        faults = self.server.faults
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        writes = self.command in ("PUT", "POST", "DELETE") and "select" not in self.path
+        listing = self.command == "GET" and "list-type=2" in self.path
+        faults.calls["LIST" if listing else self.command] += 1
+        time.sleep(faults.latency_seconds)
+        chance = faults.generator.random()
+        if time.monotonic() < faults.gone_until or chance < faults.failing / 3:
+            self._hang_up()
+        elif chance < faults.failing:
+            is_slow_down = chance < faults.failing * 2 / 3
+            self._fail(503 if is_slow_down else 500, "SlowDown" if is_slow_down else "InternalError")
+        elif writes and faults.refuses_writes:
+            code = {403: "AccessDenied", 405: "MethodNotAllowed", 507: "InsufficientStorage"}[faults.refuses_writes]
+            self._fail(faults.refuses_writes, code)
+        else:
+            self._pass_on(body, is_lost=faults.generator.random() < faults.lost_answers)
+
+    do_PUT = do_POST = do_DELETE = do_HEAD = do_GET  # noqa: N815 (http.server looks for these names)
+
+    def _pass_on(self, body: bytes, *, is_lost: bool) -> None:
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
+        if self.server.faults.ignores_conditions:
+            headers = {name: value for name, value in headers.items() if not name.lower().startswith("if-")}
+        is_conditional = any(name.lower().startswith("if-") for name in headers)
+        with self.server.conditional if is_conditional else suppress(OSError):
+            onward = http.client.HTTPConnection(*self.server.target, timeout=60)
+            onward.request(self.command, self.path, body, {**headers, "Host": "{}:{}".format(*self.server.target)})
+            answer = onward.getresponse()
+            content = answer.read()
+            onward.close()
+        if is_lost:
+            self._hang_up()
+            return
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in _HOP:
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _fail(self, status: int, code: str) -> None:
+        content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[Proxy]:
+    """Moto's server with an empty bucket BUCKET behind a proxy; its output goes to `folder`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **ENVIRONMENT}
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with (folder / "moto.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+    try:
+        _make_bucket(port, server)
+        proxy = Proxy(("127.0.0.1", port))
+        threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+        proxy.server_close()
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _make_bucket(port: int, server: "subprocess.Popen[bytes]") -> None:
+    """Wait for the server by making the bucket."""
+    signed = {
+        "Authorization": f"AWS4-HMAC-SHA256 Credential={ENVIRONMENT['AWS_ACCESS_KEY_ID']}/20260101/us-east-1/s3/x"
+    }
+    for _ in range(300):
+        assert server.poll() is None, "moto's server has ended"
+        with suppress(OSError, http.client.HTTPException):
+            onward = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            onward.request("PUT", f"/{BUCKET}", headers=signed)
+            if onward.getresponse().status == 200:
+                return
+        time.sleep(0.1)
+    raise AssertionError("moto's server does not answer")
+
+
+@pytest.fixture(scope="session")
+def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """One S3 server for all tests that need one."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3(s3_process: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The server without faults, and this process's environment so that it is reached."""
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": s3_process.url}.items():
+        monkeypatch.setenv(name, value)
+    s3_process.faults.heal()
+    yield s3_process
+    s3_process.faults.heal()
+
+
+@pytest.fixture
+def s3_uri(request: pytest.FixtureRequest) -> str:
+    """A prefix of its own on the server."""
+    request.getfixturevalue("s3")
+    return f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}"
