@@ -6,22 +6,25 @@ says of them. `--list` shows the rows.
 
 import argparse
 import json
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from tests.chaos import jobs, kills, nodes, storages
-from tests.chaos.cluster import Cluster
+from tests.chaos import buckets, jobs, kills, nodes, storages
+from tests.chaos.cluster import Cluster, running
 from tests.chaos.namespace import is_inside, run_inside
-from tests.chaos.places import MEMORY, in_memory
+from tests.chaos.places import MEMORY, Bucket, in_memory
 from tests.chaos.trials import STUDY, Seen, Stage, undisturbed
 from tests.conftest import ROOT
 from tests.slow.results import table, today, write_result
 
 _MOST_TOLD = 5  # lines of a trial that the result file keeps
-ROWS: dict[str, Callable[[Stage], Seen]] = {**kills.ROWS, **jobs.ROWS, **storages.ROWS, **nodes.ROWS}
+FOLDER_ROWS: dict[str, Callable[[Stage], Seen]] = {**kills.ROWS, **jobs.ROWS, **storages.ROWS, **nodes.ROWS}
+ROWS = {**FOLDER_ROWS, **buckets.ROWS}
 
 
 def main(arguments: list[str]) -> int:
@@ -38,24 +41,51 @@ def main(arguments: list[str]) -> int:
         return 0 if options.list else 2
     if not is_inside():
         return run_inside("tests.chaos", arguments).returncode
-    expected = undisturbed(MEMORY / "undisturbed")
-    cluster, is_good = Cluster(), True
-    try:
-        cluster.start()
-        for name in chosen:
-            row = _row(name, cluster, expected, range(options.seed, options.seed + options.trials))
-            is_good &= row["good"] == row["trials"]
-            if not options.no_result:
-                _write(row, expected[1])
-    finally:
-        cluster.end()
+    is_good = True
+    for name, rows in (("folder", FOLDER_ROWS), ("bucket", buckets.ROWS)):
+        here = [row for row in chosen if row in rows]
+        if here:
+            with _in_folders() if name == "folder" else _in_buckets() as make_stage:
+                for row in here:
+                    is_good &= _take(row, make_stage, options)
     return 0 if is_good else 1
 
 
-def _row(name: str, cluster: Cluster, expected: tuple[Any, int], seeds: range) -> dict[str, Any]:
+MakeStage = Callable[[int], Stage]
+
+
+@contextmanager
+def _in_folders() -> Iterator[MakeStage]:
+    """A cluster, and stages whose place is a folder in memory."""
+    expected = undisturbed(MEMORY / "undisturbed")
+    with running(Cluster()) as cluster:
+        yield lambda seed: Stage(cluster, in_memory(seed), expected, seed)
+
+
+@contextmanager
+def _in_buckets() -> Iterator[MakeStage]:
+    """A cluster whose nodes reach a bucket by a proxy, and stages whose place is a folder of it."""
+    expected = undisturbed(MEMORY / "smaller", buckets.SMALLER)
+    with buckets.bucket_server(MEMORY / "server") as (proxy, environment):
+        os.environ.update(environment)
+        with running(Cluster(environment=environment, spares=[proxy.server_pid])) as cluster:
+            yield lambda seed: Stage(
+                cluster, Bucket(proxy, f"{seed}-{time.monotonic_ns()}"), expected, seed, buckets.SMALLER
+            )
+
+
+def _take(name: str, make_stage: MakeStage, options: argparse.Namespace) -> bool:
+    """All trials of a row, and its place in the result file; whether all were good."""
+    row = _row(name, make_stage, range(options.seed, options.seed + options.trials))
+    if not options.no_result:
+        _write(row)
+    return bool(row["good"] == row["trials"])
+
+
+def _row(name: str, make_stage: MakeStage, seeds: range) -> dict[str, Any]:
     seen = []
     for seed in seeds:
-        stage = Stage(cluster, in_memory(seed), expected, seed)
+        stage = make_stage(seed)
         try:
             one = ROWS[name](stage)
         except Exception as error:  # the trial did not come to its end: bad, and the next has a new cluster
@@ -63,7 +93,7 @@ def _row(name: str, cluster: Cluster, expected: tuple[Any, int], seeds: range) -
             one.check(False, f"{type(error).__name__}: {error}"[:2000])
         stage.place.remove()
         if not one.is_good:
-            cluster.start()
+            stage.cluster.start()
         seen.append(one)
         print(f"{name}: seed {seed}: {'good' if one.is_good else 'BAD'}: {one}", flush=True)
     return {
@@ -83,7 +113,7 @@ def _row(name: str, cluster: Cluster, expected: tuple[Any, int], seeds: range) -
     }
 
 
-def _write(row: dict[str, Any], num_runs: int) -> None:
+def _write(row: dict[str, Any]) -> None:
     date = today()
     path = ROOT / "docs" / "results" / f"cluster-chaos-{date}.json"
     old = json.loads(path.read_text())["rows"] if path.exists() else []
@@ -95,7 +125,7 @@ def _write(row: dict[str, Any], num_runs: int) -> None:
     lines = [
         f"# Faults on a Ray cluster, {date}",
         "",
-        f"`make chaos` on `{STUDY}` ({num_runs} runs): a job over HTTP on a head and a node, of one CPU each, in",
+        f"`make chaos` on `{STUDY}`: a job over HTTP on a head and a node, of one CPU each, in",
         "network, process and mount namespaces of their own. A trial is disturbed at a random moment, submitted again",
         "and compared, digit for digit, with a study that was not disturbed. Good: nothing lost or repeated, equal, an",
         "exit status that says what became of the job, one message where a launch does not succeed, no traceback.",

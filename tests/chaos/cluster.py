@@ -12,7 +12,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,16 @@ _SOONER = {
 class Cluster:
     """Of a head and nodes with a CPU for tasks each; ends all processes of the namespace in the end."""
 
-    def __init__(self, *, nodes: int = 1, head_cpus: int = 1, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        nodes: int = 1,
+        head_cpus: int = 1,
+        environment: dict[str, str] | None = None,
+        spares: Sequence[int] = (),
+    ) -> None:
+        """`environment`: more of it, for all that reaches the cluster; `spares`: processes that are no part of it."""
+        self.spares = frozenset(spares)
         self._sizes, self._more = (nodes, head_cpus), environment or {}
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.folder = Path()
@@ -146,7 +156,7 @@ class Cluster:
 
     def end(self) -> None:
         """Kill all that is left in the namespace, and remove the cluster's folder."""
-        pids = all_pids()
+        pids = [pid for pid in all_pids() if pid not in self.spares]
         kill(pids, signal.SIGKILL)
         wait_until_gone(pids, 10)
         for process in self.nodes.values():
@@ -154,6 +164,16 @@ class Cluster:
         self.nodes, self._count = {}, 0
         if self.folder != Path():
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def running(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster started, and ended with the block."""
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.end()
 
 
 class Job:

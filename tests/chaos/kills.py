@@ -55,7 +55,7 @@ def everything(stage: Stage) -> Seen:
     """All there is: head, nodes, workers, driver and follower, in one go; then there is a new cluster."""
     job = stage.submit()
     stage.wait_for_work(job)
-    kill(all_pids())
+    kill(pid for pid in all_pids() if pid not in stage.cluster.spares)
     stage.ended(job, GONE, silent=True)
     stage.cluster.start()
     return stage.finish()

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from raystudy.artifacts.storage import open_storage
 from raystudy.study.results import StudyResults
-from tests.faults.trials import Times, comparison, results_on
+from tests.faults.trials import Times, comparison, results_on, without_seconds
+from tests.object_store import BUCKET, Proxy
 
 NAME = "chaos"
 MEMORY = Path("/dev/shm/chaos")  # in the namespace alone
@@ -59,9 +60,7 @@ class Folder:
 class Bucket:
     """A folder of a bucket behind a proxy that notes what was written, in order (`tests/object_store.py`)."""
 
-    def __init__(self, proxy: Any, name: str) -> None:
-        from tests.object_store import BUCKET
-
+    def __init__(self, proxy: Proxy, name: str) -> None:
         self.proxy, self.location = proxy, f"s3://{BUCKET}/{name}"
         self._prefix = f"/{BUCKET}/{name}/"
 
@@ -85,8 +84,6 @@ class Bucket:
         return sum(".bad-" in key for key in self._written())
 
     def comparison(self) -> Any:
-        from tests.faults.trials import without_seconds
-
         storage = open_storage(self.location)
         return without_seconds(StudyResults(storage, storage.study(NAME)).comparison_json)
 

@@ -33,9 +33,10 @@ class Seen(Trial):
     told: list[str] = field(default_factory=list)
 
 
-def undisturbed(path: Path) -> tuple[Any, int]:
+def undisturbed(path: Path, overrides: Sequence[str] = ()) -> tuple[Any, int]:
     """The comparison that must come out, and the number of runs."""
-    words = [sys.executable, "-m", "raystudy", "run", STUDY, "--storage", str(path), "--local", "--workers", "1"]
+    sets = [word for override in overrides for word in ("--set", override)]
+    words = [sys.executable, "-m", "raystudy", "run", STUDY, "--storage", str(path), "--local", "--workers", "1", *sets]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return Folder(path).comparison(), len(Folder(path).results())
@@ -44,8 +45,11 @@ def undisturbed(path: Path) -> tuple[Any, int]:
 class Stage:
     """What a fault works on: a cluster that is up, an empty place, and the moments that its seed draws."""
 
-    def __init__(self, cluster: Cluster, place: Place, expected: tuple[Any, int], seed: int) -> None:
-        self.cluster, self.place, self.seed = cluster, place, seed
+    def __init__(
+        self, cluster: Cluster, place: Place, expected: tuple[Any, int], seed: int, overrides: Sequence[str] = ()
+    ) -> None:
+        """`overrides`: of the study, in every job."""
+        self.cluster, self.place, self.seed, self._overrides = cluster, place, seed, overrides
         self._reference, self.num_runs = expected
         self.moments = random.Random(seed)
         self.seen = Seen(seed=seed)
@@ -59,7 +63,7 @@ class Stage:
 
     def submit(self, *overrides: str, via: str = API) -> Job:
         """The study as a job that is followed, by `raystudy submit` or the plain line."""
-        sets = [word for override in overrides for word in ("--set", override)]
+        sets = [word for override in (*self._overrides, *overrides) for word in ("--set", override)]
         where = ["--storage", self.place.location, *sets]
         if self.by_raystudy:
             words = [sys.executable, "-m", "raystudy", "submit", STUDY, *where, "--address", via, "--follow"]
