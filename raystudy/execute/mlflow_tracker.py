@@ -10,7 +10,7 @@ from raystudy.execute.trackers import TrackedRun
 from raystudy.specs.tracking import MlflowTracker
 
 _TAG, _STUDY, _STATUS = "raystudy.run_id", "raystudy.study", "raystudy.status"
-_MOST_METRICS, _MOST_CHARACTERS = 1000, 500  # MLflow's limits: of a request, and of a parameter's value
+_MOST_METRICS, _MOST_CHARACTERS = 900, 500  # MLflow's limits: of a request, and of a parameter's value
 _REFUSED = re.compile(r"[^\w\-. /:]")  # what it takes in no metric's name
 # A server that does not answer is given up soon: what was not told is told next time.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
@@ -77,9 +77,9 @@ class MlflowConnection:
         parameters = [self._entities.Param(k, str(v)[:_MOST_CHARACTERS]) for k, v in run.parameters.items()]
         metrics = [self._metric(name, value, ended, 0) for name, value in run.metrics.items()]
         metrics += [self._metric(name, value, ended, step) for step, row in run.curve for name, value in row.items()]
-        self._client.log_batch(theirs, params=parameters)
         for first in range(0, len(metrics), _MOST_METRICS):
-            self._client.log_batch(theirs, metrics=metrics[first : first + _MOST_METRICS])
+            some = metrics[first : first + _MOST_METRICS]
+            self._client.log_batch(theirs, metrics=some, params=parameters if first == 0 else ())
         status = "FINISHED" if run.status == "finished" else "FAILED"
         self._client.set_terminated(theirs, status, end_time=ended)
 
