@@ -5,6 +5,7 @@ by then is told by the next launch, or by `raystudy track`.
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,8 @@ from raystudy.study.results import StudyResults
 _EVERY_SECONDS = 60.0  # between two tellings of a launch, or ten times what the last took
 _LAST_SECONDS = 20.0  # for the last telling of a launch
 _LOOK_SECONDS = 0.1
-_LONGEST = 300  # characters of a message
+_LONGEST = 150  # characters of what a tracker says
+_SECRET = re.compile(r"://[^/\s@]*@")  # a user and a password in an address that came from the environment
 
 
 def track(results: StudyResults) -> Iterator[tuple[str, int | RaystudyError]]:
@@ -53,7 +55,8 @@ def _told(kind: str, tell: Callable[[], int]) -> int | RaystudyError:
     except RaystudyError as error:
         return error
     except Exception as error:  # whatever the tracker's own client raises
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:_LONGEST]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        first = _SECRET.sub("://", lines[0])[:_LONGEST]
         return RaystudyError(
             f"{kind} must take what it is told of runs, but: {first}. Nothing is lost: the next launch, or "
             f"`raystudy track`, tells it what it lacks"
@@ -138,4 +141,4 @@ def _message(output: str) -> str:
     """What the verb has said, in one line."""
     lines = [line for line in output.splitlines() if line.strip()]
     told = [line.removeprefix("raystudy: ") for line in lines if line.startswith("raystudy: ")] or lines[-1:]
-    return "; ".join(told)[: 2 * _LONGEST]
+    return "; ".join(told)[: 4 * _LONGEST]

@@ -29,7 +29,7 @@ class FakeTracker:
 
     def tell(self, run: TrackedRun) -> None:
         if self.calls >= self.most:
-            raise ConnectionError("it is down\nand says so at length")
+            raise ConnectionError("it is down at http://me:planted@host/\nand says so at length")
         self.calls += 1
         self.runs[run.run_id] = run
 
@@ -95,7 +95,7 @@ def test_one_tracker_that_fails_keeps_no_other_from_being_told(results, monkeypa
     monkeypatch.setattr(tracking, "WandbConnection", lambda *_: FakeTracker())
     told = dict(tracking.track(results))
     assert isinstance(told["MLflow"], RaystudyError)
-    assert "it is down. Nothing is lost" in str(told["MLflow"])
+    assert "it is down at http://host/. Nothing is lost" in str(told["MLflow"])
     assert "\n" not in str(told["MLflow"])
     assert told["W&B"] > 50
 

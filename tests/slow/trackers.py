@@ -92,7 +92,7 @@ class Check:
         print(self.rows[-1], flush=True)
 
     def up(self) -> tuple[bool, str]:
-        """MLflow is up: a launch tells it; a second launch and `track` tell the rest, if there is any, and nothing twice."""
+        """MLflow is up: a launch tells it; a second one and `track` tell the rest, if any, and nothing twice."""
         seconds = self.start_server()
         first = self.launch("up")
         num_first = len(self.listed("up"))
@@ -103,10 +103,10 @@ class Check:
         is_equal = by_id.keys() == results.keys() and all(
             abs(by_id[i]["metrics"]["loss/target"] - loss) < 1e-12 for i, loss in results.items() if loss is not None
         )
-        is_good = is_equal and len(runs) == len(by_id) and told.returncode == 0 and 0 < num_first
+        is_good = is_equal and len(runs) == len(by_id) and told.returncode == 0 and num_first > 0
         return is_good and len(first[1]) + len(again[1]) == (num_first < len(runs)), (
-            f"{num_first} runs of {len(results)} there after a launch of {first[0]:.1f} s; {len(runs)}, each once, after "
-            f"a second and `track`; losses equal: {is_equal}; server up after {seconds:.0f} s"
+            f"{num_first} runs of {len(results)} there after a launch of {first[0]:.1f} s; {len(runs)}, once each, "
+            f"after a second and `track`; losses equal: {is_equal}; server up after {seconds:.0f} s"
         )
 
     def down(self) -> tuple[bool, str]:
