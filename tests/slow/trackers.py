@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,21 +26,6 @@ from tests.slow.results import table, today, write_result
 
 STUDY = ROOT / "tests" / "chaos" / "study.yaml"
 FEW = ("recipes=[mix-0012, mix-3000]", "models.target.training.steps=500", "protocols.truth.seeds=[0]")
-_LIST = """
-import json, sys
-from mlflow.tracking import MlflowClient
-client = MlflowClient(tracking_uri=sys.argv[1])
-experiment = client.get_experiment_by_name(sys.argv[2])
-runs, token = [], None
-while experiment is not None:
-    page = client.search_runs([experiment.experiment_id], page_token=token)
-    runs += [{"id": r.data.tags["raystudy.run_id"], "status": r.info.status, "params": r.data.params,
-              "metrics": r.data.metrics} for r in page]
-    token = page.token
-    if not token:
-        break
-print(json.dumps(runs))
-"""
 
 
 def main(arguments: list[str]) -> int:
@@ -199,9 +185,32 @@ class Check:
         return found
 
     def listed(self, name: str) -> list[dict[str, Any]]:
-        """What MLflow has."""
-        words = [str(self.python), "-c", _LIST, self.uri, name]
-        return list(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
+        """What MLflow has, as its own API says."""
+        found = self._asked(f"experiments/get-by-name?experiment_name={name}")
+        if found is None:
+            return []
+        about = {"experiment_ids": [found["experiment"]["experiment_id"]], "max_results": 1000}
+        answer = self._asked("runs/search", about) or {}
+        return [
+            {
+                "id": next(tag["value"] for tag in run["data"]["tags"] if tag["key"] == "raystudy.run_id"),
+                "status": run["info"]["status"],
+                "metrics": {each["key"]: each["value"] for each in run["data"].get("metrics", [])},
+            }
+            for run in answer.get("runs", [])
+        ]
+
+    def _asked(self, path: str, about: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """An answer of the server; None where it has none."""
+        content = None if about is None else json.dumps(about).encode()
+        url = f"{self.uri}/api/2.0/mlflow/{path}"
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(url, content, {"Content-Type": "application/json"}), timeout=60
+            ) as answer:
+                return dict(json.loads(answer.read()))
+        except urllib.error.HTTPError:
+            return None
 
     def start_server(self) -> float:
         """Seconds until it answers."""
