@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raystudy.artifacts.storage import Storage, locate_storage
+from raystudy.distribute.same_code import SameCode, SameCodeOnRank
 from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
 from raystudy.execute.budget import Budget
+from raystudy.execute.code_digest import code_digest
 from raystudy.execute.gpus import check_gpus, check_group_gpus, visible_gpus
 from raystudy.execute.inputs import need_deepspeed, need_packages
 from raystudy.execute.local import Executor, local_executor
@@ -59,7 +61,8 @@ def launch(
             return local_executor(chosen, resources.gpus_per_run, has_gpu_groups=has_gpu_groups, by_torch=by_torch)
         from raystudy.distribute.tune_executor import TuneExecutor
 
-        return TuneExecutor(address, resources, is_storage_shared=storage.is_absolute)
+        work, group_work = SameCode(code_digest()), SameCodeOnRank(code_digest())
+        return TuneExecutor(address, resources, is_storage_shared=storage.is_absolute, work=work, group_work=group_work)
 
     told = progress or Progress()
     with TrackingBeside(loaded.spec, storage, told.say):
