@@ -68,9 +68,9 @@ def write_study(path: Path, num_recipes: int) -> None:
     path.write_text(yaml.safe_dump(study, sort_keys=False))
 
 
-def plant(study: Path, folder: Path) -> int:
+def plant(study: Path, storage: Storage) -> int:
     """Write a record for every run that the study wants, wave after wave; their number."""
-    loaded, storage = load_study(study), Storage(folder)
+    loaded = load_study(study)
     storage.prepare()
     inputs = find_inputs(loaded.spec, storage)
     stored = {"shards": inputs.shards, "validation": inputs.validation, "vocabulary": inputs.vocabulary}
@@ -122,7 +122,7 @@ def main() -> None:
         study, storage = folder / "large.yaml", folder / "storage"
         if not study.exists():
             write_study(study, options.recipes)
-            plant(study, storage)
+            plant(study, Storage(storage))
         num_records = sum(1 for _ in (storage / "runs").iterdir())
         commands = {"run": ["--local"], "plan": [], "compare": []}
         raw = {

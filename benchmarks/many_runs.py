@@ -1,18 +1,22 @@
-"""What a launch of very many short runs costs with Ray Tune: wall time, time a run, and the driver's memory.
+"""What a launch of very many short runs costs with Ray Tune, or with --local: wall time, and the driver's memory.
 
 A run is a STUB named so: its worker sleeps and leaves a record through the real ledger, so that the cores are Ray's
 and raystudy's and what is measured is overhead. All else (study, waves, tasks, Tune, ledger, exit) is the real thing.
-The spec of a run has as many steps as raystudy estimates for the seconds slept, so that tasks are cut as they would be.
+The spec of a run has as many steps as raystudy estimates for the seconds slept (or for --estimate), so that tasks are
+cut as they would be.
 Wall time is that of the whole launch, from before Ray starts until after it has ended. Writes one JSON file.
 
     python benchmarks/many_runs.py --runs 2000 --seconds 0.5 --json benchmarks/results/many-runs.json
     python benchmarks/many_runs.py --runs 300 --seconds 0 --json benchmarks/results/trivial-runs.json
+    python benchmarks/many_runs.py --runs 5000 --seconds 0 --estimate 1 --json benchmarks/results/5000-runs.json
+    python benchmarks/many_runs.py --runs 5000 --seconds 0 --local --json benchmarks/results/5000-runs-local.json
 """
 
 import argparse
 import json
 import os
 import platform
+import sys
 import threading
 import time
 from pathlib import Path
@@ -23,6 +27,8 @@ import numpy as np
 
 from raystudy.artifacts.storage import Storage
 from raystudy.distribute.tune_executor import TuneExecutor, Work
+from raystudy.execute import local, worker
+from raystudy.execute.local import Executor
 from raystudy.execute.loop import Launch, run_study
 from raystudy.execute.progress import Progress
 from raystudy.execute.tasks import FEWEST_TASKS, estimated_seconds
@@ -100,17 +106,30 @@ class Counting(Progress):
         super().ended(status, tokens, flops)
 
 
-def measure(num_runs: int, seconds: float, scratch: Path) -> dict[str, Any]:
+def be_worker(seconds: float) -> None:
+    """A worker process of --local whose work is the stub."""
+    work = stub_work(seconds)
+    worker.reports_of = lambda task: iter(work(task))  # type: ignore[assignment,return-value]
+    worker.main()
+
+
+def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """One launch."""
-    seeds = json.dumps(list(range(num_runs // RUNS_PER_SEED)))
-    steps = steps_for(seconds)
+    seconds = options.seconds
+    seeds = json.dumps(list(range(options.runs // RUNS_PER_SEED)))
+    steps = steps_for(seconds if options.estimate is None else options.estimate)
     overrides = [f"training.steps={steps}", f"protocols.truth.seeds={seeds}", f"protocols.fixed.seeds={seeds}"]
     loaded = load_study(STUDY, overrides)
     progress = Counting()
     memory = DriverMemory(progress)
     memory.start()
     started = time.perf_counter()
-    executor = TuneExecutor(None, loaded.spec.resources, work=stub_work(seconds))
+    executor: Executor
+    if options.local:
+        local.WORKER = (sys.executable, str(Path(__file__).resolve()), "--as-worker", str(seconds))  # type: ignore[assignment]
+        executor = local.LocalExecutor(None)
+    else:
+        executor = TuneExecutor(None, loaded.spec.all_resources, work=stub_work(seconds))
     done: Launch = run_study(loaded, Storage(scratch / "storage"), lambda: executor, progress)
     wall = time.perf_counter() - started
     memory.ended.set()
@@ -120,6 +139,7 @@ def measure(num_runs: int, seconds: float, scratch: Path) -> dict[str, Any]:
     return {
         "inputs": {
             "work": f"STUB: sleeps {seconds} s a run and writes a record; nothing is trained",
+            "executor": "--local" if options.local else "Ray Tune",
             "runs": done.num_made,
             "steps_in_spec": steps,
             "fewest_tasks_of_a_wave": FEWEST_TASKS,
@@ -141,10 +161,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--estimate", type=float, help="seconds that raystudy is to expect of a run, if not --seconds")
+    parser.add_argument("--local", action="store_true", help="without Ray")
+    parser.add_argument("--as-worker", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.as_worker is not None:
+        be_worker(options.as_worker)
+        return
     with TemporaryDirectory(prefix="raystudy-bench-") as scratch:
-        summary = measure(options.runs, options.seconds, Path(scratch))
+        summary = measure(options, Path(scratch))
     print(json.dumps({key: value for key, value in summary.items() if key != "raw"}, indent=1))
     if options.json is not None:
         options.json.write_text(json.dumps(summary, indent=1) + "\n")

@@ -81,3 +81,9 @@ class BudgetError(RaystudyError):
     """A launch stopped at its budget before all wanted runs were made."""
 
     exit_status = 8
+
+
+class StoppedError(RaystudyError):
+    """Work stopped where it can go on, as asked: before a walltime ended, or by a batch system's signal."""
+
+    exit_status = 11

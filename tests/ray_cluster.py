@@ -55,13 +55,16 @@ def ray_cluster() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def running_cluster() -> Iterator[dict[str, str]]:
-    """A running cluster of two nodes with a logical CPU each, job server on loopback; the environment to reach it."""
+    """A running cluster of two nodes, job server on loopback; the environment to reach it.
+
+    Each has a logical CPU, the head four logical GPUs, which are not there.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rs-"))
     port, jobs = free_port(), free_port()
     environment = {**private_environment(folder), "RAY_ADDRESS": f"127.0.0.1:{port}"}
     environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{jobs}"
     head = ["--head", "--port", str(port), "--include-dashboard", "true", "--dashboard-host", "127.0.0.1"]
-    head += ["--dashboard-port", str(jobs), "--disable-usage-stats"]
+    head += ["--dashboard-port", str(jobs), "--disable-usage-stats", "--num-gpus", "4"]
     nodes = [_start("head", head, folder, environment)]
     try:
         _wait_for(lambda: _listens(port), nodes, folder)
@@ -74,7 +77,9 @@ def running_cluster() -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(name: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+def _start(
+    name: str, arguments: list[str], folder: Path, environment: dict[str, str], cpus: int = 1
+) -> "subprocess.Popen[bytes]":
     """`ray start` of one node on loopback, which ends with this process's signal."""
     # Jobs are started by the node's agent, whose fixed default port another cluster on this machine may hold.
     arguments = [*arguments, "--node-ip-address", "127.0.0.1", "--dashboard-agent-listen-port", str(free_port())]
@@ -82,7 +87,7 @@ def _start(name: str, arguments: list[str], folder: Path, environment: dict[str,
     (folder / name[0]).mkdir()  # one letter: the paths of sockets below it are limited
     arguments += [
         "--num-cpus",
-        "1",
+        str(cpus),
         "--object-store-memory",
         "100000000",
         "--block",

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raystudy.artifacts.files import StoragePath, exists, names_in, remove_file, write_bytes
+from raystudy.artifacts.files import StoragePath, exists, names_in, remove_file, write_parts
 from raystudy.artifacts.node_cache import fetched
 from raystudy.errors import RaystudyError, StorageError
 
 FORMAT = "raystudy-checkpoint/1"
+_KINDS = {"f": "F", "i": "I", "u": "U"}  # of numbers, as numpy and as safetensors name them
 _STEP = re.compile(r"step-[0-9]{8,}\.safetensors")
 
 
@@ -74,12 +75,30 @@ def _steps_folder(run_folder: StoragePath) -> StoragePath:
 
 
 def _write(path: StoragePath, checkpoint: Checkpoint) -> None:
-    from safetensors.numpy import save  # an optional package, needed only where something trains
-
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     about = json.dumps({"run_id": checkpoint.run_id, "step": checkpoint.step, "about": checkpoint.about})
     metadata = {"format": FORMAT, "about": about, "sha256": _checksum(sorted(arrays.items()), about)}
-    write_bytes(path, save(arrays, metadata), durable=False)
+    write_parts(path, _safetensors(arrays, metadata), durable=False)
+
+
+def _safetensors(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """A file of safetensors in parts, none of which is a copy of an array, as the package's own `save` would make.
+
+    Source: https://huggingface.co/docs/safetensors, "Format": the length of the header in 8 bytes, the header as JSON,
+    then all arrays end to end. The widest come first, so that each lies where its own type may.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    place = 0
+    for name, array in ordered:
+        kind = "BOOL" if array.dtype.kind == "b" else _KINDS[array.dtype.kind] + str(8 * array.itemsize)
+        offsets = [place, place := place + array.nbytes]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, array in ordered:
+        yield array.reshape(-1).view(np.uint8).data
 
 
 def read_checkpoint(run_folder: StoragePath, run_id: str) -> Checkpoint | None:

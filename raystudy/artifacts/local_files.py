@@ -8,7 +8,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,15 +55,19 @@ def writing_name() -> str:
     return f".writing-{place_tag()}-{os.getpid()}-{uuid.uuid4().hex}"
 
 
-def write(path: Path, content: bytes, *, exclusive: bool, durable: bool) -> bool:
-    """Write a file; with `exclusive` False is returned where there is one already; raises UnwritableError."""
+def write(path: Path, parts: Iterable[bytes | memoryview], *, exclusive: bool, durable: bool) -> bool:
+    """Write a file of these parts, end to end; with `exclusive` False is returned where there is one already.
+
+    Raises:
+        UnwritableError: the storage cannot be written.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # A name of its own, opened the ordinary way so that the user's umask decides who may read it.
         partial = path.with_name(writing_name())
         try:
             with partial.open("xb") as file:
-                file.write(content)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             if not _put_in_place(partial, path, exclusive=exclusive):

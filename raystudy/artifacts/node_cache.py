@@ -75,8 +75,6 @@ def _mend(folder: StoragePath, here: Path) -> None:
     try:
         sealed.verify_again(here)
     except DamagedError:
-        with node_errors(here):
-            remove(here)
         _fetch(folder, here)
 
 
@@ -129,8 +127,14 @@ def take_fetched() -> list[str]:
 
 
 def _fetch(folder: StoragePath, here: Path) -> None:
-    """Copy the folder here: whole, checked, by one rename. A transfer that changed something is made once more."""
+    """Copy the folder here: whole, checked, by one rename. A transfer that changed something is made once more.
+
+    What has the name here is no whole copy, or was changed since.
+    """
     started = time.monotonic()
+    if here.exists():
+        with node_errors(here):
+            remove(here)
     content = read_bytes(folder / MANIFEST)
     if content is None:
         raise damaged(folder, f"{MANIFEST} is missing")

@@ -11,8 +11,8 @@ here. A copy that some process may be reading is never removed. Knows nothing of
 
 import contextlib
 import errno
-import fcntl
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -30,6 +30,7 @@ CACHE_GB = "RAYSTUDY_CACHE_GB"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
 _CANNOT_WRITE = NO_ROOM | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST}
 _STRANGER_SECONDS = 7 * 86_400.0  # for which a process of another container, which cannot be seen, counts as alive
+_STORAGE, _COPY = re.compile("[0-9a-f]{12}"), re.compile("[0-9a-f]{32}")
 _marked: set[tuple[Path, int]] = set()
 
 
@@ -95,13 +96,19 @@ def locked(here: Path) -> Iterator[None]:
         lock = os.open(_lock_path(here), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock, waits=True)
         except OSError as error:  # without locks several may fetch, and the first rename wins
             if error.errno not in _NO_LOCKS:
                 raise
         yield
     finally:
         os.close(lock)
+
+
+def _lock(file: int, *, waits: bool) -> None:
+    import fcntl  # not on every system; needed for remote storages alone
+
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
 
 
 def mark_used(here: Path) -> None:
@@ -152,7 +159,9 @@ def _limit_bytes() -> float | None:
 
 
 def _copies() -> list[Path]:
-    return [path.parent for path in cache_folder().glob(f"*/[!.]*/{MANIFEST}")]
+    """Every copy there is; what else lies in the cache, as trainers' work, is not ours to remove."""
+    found = (path.parent for path in cache_folder().glob(f"*/*/{MANIFEST}"))
+    return [copy for copy in found if _STORAGE.fullmatch(copy.parent.name) and _COPY.fullmatch(copy.name)]
 
 
 def _held_bytes() -> int:
@@ -171,7 +180,7 @@ def _remove_oldest(wanted: Path) -> bool:
         with contextlib.suppress(OSError):  # somebody is at it
             lock = os.open(_lock_path(copy), os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(lock, waits=False)
                 if not _is_used(copy):
                     remove(copy)
                     return True

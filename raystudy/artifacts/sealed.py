@@ -18,6 +18,8 @@ from raystudy.artifacts.files import (
     StoragePath,
     exists,
     read_bytes,
+    read_range,
+    size_of,
     storage_errors,
     sync_folder,
     unreadable,
@@ -27,6 +29,7 @@ from raystudy.artifacts.files import (
 from raystudy.errors import DamagedError
 
 MANIFEST = "manifest.json"
+_PART_BYTES = 2**26  # of a file on a remote storage
 _verified: set[str] = set()  # folders whose checksums this process has found right
 
 
@@ -157,14 +160,16 @@ def _compare(folder: StoragePath, name: str, expected: str) -> None:
 
 
 def _checksum(file: StoragePath) -> str | None:
-    """SHA-256 of a file; None where there is none."""
+    """SHA-256 of a file, of which only a part is in memory at a time; None where there is none."""
     if isinstance(file, Path):
         try:
             return sha256_of(file)
         except (FileNotFoundError, NotADirectoryError):
             return None
-    content = read_bytes(file)
-    return None if content is None else sha256(content)
+    size, found = size_of(file), hashlib.sha256()
+    for start in range(0, size or 0, _PART_BYTES):
+        found.update(read_range(file, start, min(start + _PART_BYTES, size or 0)))
+    return None if size is None else found.hexdigest()
 
 
 def damaged(folder: StoragePath, found: str) -> DamagedError:

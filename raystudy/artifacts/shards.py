@@ -250,8 +250,7 @@ def shards_here(root: StoragePath, digest: str, kind: str, verify: bool = True) 
         DamagedError: they are missing, damaged or of another kind.
         NodeFullError: this node has no room for what lies on a remote storage.
     """
-    folder = shard_folder(root, digest)
-    here = on_this_node(folder, verify)
+    here = on_this_node(folder := shard_folder(root, digest), verify)
     return here, _checked(folder, open_sealed(here, verify), kind)
 
 

@@ -2,7 +2,7 @@
 
 Exit status: 0 done; 1 another error; 2 a wrong study file or option; 3 the storage; 4 data; 5 the study is held by
 another driver; 6 some wanted runs have no result; 7 a package is missing; 8 the launch stopped at its budget;
-9 parity: the trainers differ; 10 parity: it cannot be decided;
+9 parity: the trainers differ; 10 parity: it cannot be decided; 11 run-task stopped where it can go on;
 130 interrupted, 143 ended by SIGTERM.
 """
 
@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from raystudy import __version__
-from raystudy.cli.stopping import stoppable
+from raystudy.cli.stopping import stoppable, tell_last
 from raystudy.errors import RaystudyError, StorageError
 
 VERBS = {
     "check": "check a study file and all files it names; every problem is reported at once",
     "plan": "show what a study wants: runs done and missing, tokens, FLOPs, time",
     "run": "make every run that is wanted and not done, with Ray Tune or on this machine alone",
+    "run-task": "make the runs of one task that `raystudy plan --emit` has written, as a job of Slurm or by hand",
     "parity": "see whether the trainer of one process and the reference trainer are the same thing, in a few steps",
     "submit": "submit a study to a Ray cluster as a job, over HTTP, with exactly the files it needs",
     "jobs": "list the jobs on a cluster that run studies",
@@ -39,7 +40,11 @@ VERBS = {
     "doctor": "check, before training, what it needs of this machine, or of a cluster: packages, GPUs, storage, disk",
     "schema": "print the JSON Schema of a study file, a catalogue or a search space",
 }
-MODULES = {"import": "import_records", "export-model": "export_model"}  # what Python allows as names of modules
+MODULES = {
+    "import": "import_records",
+    "export-model": "export_model",
+    "run-task": "run_task",
+}  # what Python allows as names of modules
 
 
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
@@ -70,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _call(words)
         except RaystudyError as error:
-            print(f"raystudy: {error}", file=sys.stderr)
+            tell_last(words, str(error), "error", error=type(error).__name__, exit_status=error.exit_status)
             return error.exit_status
         except KeyboardInterrupt:
             pass

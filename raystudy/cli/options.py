@@ -9,6 +9,7 @@ from typing import Any
 
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import SpecError
+from raystudy.execute.log_events import LOG_FORMATS, VARIABLE
 
 _STANDARD_OUTPUT = "-"
 
@@ -27,6 +28,12 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
         "--storage", metavar="URI", help="where shards, runs and studies lie (default: RAYSTUDY_STORAGE, the study "
         "file's storage, raystudy-storage/)"
     )  # fmt: skip
+
+
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """`--log-format text|json`."""
+    help_text = "how progress is told on standard error: for people, or one JSON object a line (default: "
+    parser.add_argument("--log-format", choices=LOG_FORMATS, help=f"{help_text}{VARIABLE}, text)")
 
 
 def add_address(parser: argparse.ArgumentParser) -> None:

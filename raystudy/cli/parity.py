@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from raystudy.artifacts.storage import locate_storage
 from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, wants_only_json
-from raystudy.execute.parity import DEFAULT_STEPS, parities
+from raystudy.distribute.parity import answering
+from raystudy.errors import SpecError
+from raystudy.execute.parity import DEFAULT_STEPS, parities, reference_models
 from raystudy.execute.progress import Progress
 from raystudy.specs.load import load_study
 
@@ -23,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study(parser)
     add_storage(parser)
     parser.add_argument("--model", metavar="NAME", help="compare this model only (default: all of engine deepspeed)")
+    parser.add_argument("--address", help="Ray cluster whose nodes train (default: RAY_ADDRESS, else this machine)")
+    parser.add_argument("--local", action="store_true", help="train on this machine, whatever RAY_ADDRESS says")
     help_text = f"steps of the study's own run that are compared (default: {DEFAULT_STEPS})"
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, metavar="N", help=help_text)
     add_json(parser)
@@ -32,11 +36,15 @@ def call(options: argparse.Namespace) -> int:
     """Compare; the exit status is the verdict's."""
     loaded = load_study(Path(options.study), options.overrides)
     storage = locate_storage(options.storage, loaded)
+    if options.local and options.address is not None:
+        raise SpecError("--local and --address exclude each other. Leave one out")
+    reference_models(loaded.spec, options.model)  # what cannot be compared is told before a cluster is asked
     found = []
-    for parity in parities(loaded.spec, storage, options.model, options.steps, Progress()):
-        found.append(parity)
-        if not wants_only_json(options):
-            _print(parity)
+    with answering(options.address, storage, is_local=options.local) as answer:
+        for parity in parities(loaded.spec, storage, options.model, options.steps, Progress(), answer):
+            found.append(parity)
+            if not wants_only_json(options):
+                _print(parity)
     put_json(options, [parity.as_dict() for parity in found])
     verdicts = {parity.verdict for parity in found}
     worst = next(verdict for verdict in ("different", "undecided", "same") if verdict in verdicts)

@@ -1,4 +1,4 @@
-"""Show what a study wants: runs done and missing, tokens, FLOPs, time."""
+"""Show what a study wants: runs done and missing, tokens, FLOPs, time, cost; or write its next wave as files."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from typing import Any
 from raystudy.artifacts.files import exists
 from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.artifacts.weights import weights_path
+from raystudy.cli.emission import add_emission, check_alone, emit
 from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, tell_damage, wants_only_json
 from raystudy.execute.frozen_data import find_data
 from raystudy.execute.inputs import sizes_of_sources
@@ -20,10 +21,11 @@ from raystudy.specs.load import load_study
 from raystudy.specs.memory_fit import gib
 from raystudy.specs.reading import Reading
 from raystudy.specs.run import CommandRun, ProbeRun
-from raystudy.study.memory import ModelMemory, enough_line, model_memories
+from raystudy.study.memory import ModelMemory, enough_line, model_memories, weights_line
 from raystudy.study.plan import Plan, lacking_evaluations, lacking_readings, make_plan
 from raystudy.study.repeats import repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
+from raystudy.study.spending import read_spending
 from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave
@@ -34,10 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study(parser)
     add_storage(parser)
     add_json(parser)
+    add_emission(parser)
 
 
 def call(options: argparse.Namespace) -> int:
-    """Print the plan; changes nothing."""
+    """Print the plan, which changes nothing; or with --emit build the study's data and write its next wave."""
+    if options.emit is not None:
+        return emit(options)
+    check_alone(options)
     loaded = load_study(Path(options.study), options.overrides)
     storage = locate_storage(options.storage, loaded)
     frozen = read_frozen(storage.study(loaded.spec.name))
@@ -63,6 +69,9 @@ def call(options: argparse.Namespace) -> int:
         for line in repeat_lines(repeated):
             print(line)
         _print_evaluations(len(to_evaluate), to_retrain, for_readings)
+    spending = read_spending(state, storage, slots, gpus_for_groups(state.study))
+    for line in () if wants_only_json(options) else spending.lines():
+        print(line)
     memories = [(memory, _memory_lines(state, memory)) for memory in model_memories(state)]
     if not wants_only_json(options):
         for memory, lines in memories:
@@ -73,6 +82,7 @@ def call(options: argparse.Namespace) -> int:
         "to_retrain_for_readings": for_readings,
     }
     told["memory"] = [{**memory.as_dict(), "remarks": lines} for memory, lines in memories]
+    told["spending"] = spending.as_dict()
     put_json(options, {**plan.as_dict(), **told, "repeated": [row.as_dict() for row in repeated]})
     return 0
 
@@ -119,6 +129,8 @@ def _memory_lines(state: StudyState, memory: ModelMemory) -> list[str]:
     if memory.out_of_memory:
         fit = would_fit(state.study, memory.model, state.inputs.vocabulary)
         lines.append(f"{memory.out_of_memory} runs ended out of memory. {fit}")
+    told = weights_line(memory)
+    lines += [told] if told else []
     alone = memory_of_worker(engine.model_copy(update={"workers": 1}))
     return [*lines, enough_line(memory, alone.num_bytes, alone.source)]
 

@@ -4,10 +4,12 @@ import argparse
 from pathlib import Path
 
 from raystudy.artifacts.storage import locate_storage
-from raystudy.cli.options import add_storage, add_study
+from raystudy.cli.options import add_log_format, add_storage, add_study
 from raystudy.distribute.launch import launch
 from raystudy.errors import SpecError
 from raystudy.execute.budget import Budget
+from raystudy.execute.log_events import log_format
+from raystudy.execute.progress import Progress
 from raystudy.specs.load import load_study
 
 
@@ -25,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-device-hours", type=float, metavar="H", help=help_text)
     help_text = "resolve learning rates and data anew that were frozen by earlier launches; says first what that costs"
     parser.add_argument("--resolve-again", action="store_true", help=help_text)
+    add_log_format(parser)
     parser.add_argument("--no-wait", action="store_true", help="end when another driver holds the study")
 
 
@@ -34,6 +37,7 @@ def call(options: argparse.Namespace) -> int:
         raise SpecError(f"--workers must be 0 or more and goes with --local, but got {options.workers}")
     if options.local and options.address is not None:
         raise SpecError("--local and --address exclude each other. Leave one out")
+    progress = Progress(chosen=log_format(options.log_format))
     budget = Budget(options.max_runs, options.max_device_hours)
     loaded = load_study(Path(options.study), options.overrides)
     storage = locate_storage(options.storage, loaded)
@@ -46,10 +50,19 @@ def call(options: argparse.Namespace) -> int:
         wait=not options.no_wait,
         budget=budget,
         resolve_again=options.resolve_again,
+        progress=progress,
     )
+    line = f"{done.name}: {done.num_made} runs made, {done.num_done_before} were done, {done.num_wanted} wanted"
     if done.is_complete and not done.num_made:
-        print(f"{done.name}: all {done.num_wanted} wanted runs are done; nothing to do")
+        line = f"{done.name}: all {done.num_wanted} wanted runs are done; nothing to do"
+    lost = f"nodes were lost {done.num_preemptions} times in the middle of a run, which was made again"
+    more = [lost] if done.num_preemptions else []
+    more += [done.device_time_used] if done.device_time_used else []
+    for about in more if progress.is_json else ():
+        progress.say(f"{done.name}: {about}")
+    if progress.is_json:
+        progress.say(line, event="launch-ended", made=done.num_made, wanted=done.num_wanted, left=done.num_left)
     else:
-        print(f"{done.name}: {done.num_made} runs made, {done.num_done_before} were done, {done.num_wanted} wanted")
+        print(line, *(f"{done.name}: {about}" for about in more), sep="\n")
     done.raise_if_incomplete()
     return 0

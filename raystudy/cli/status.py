@@ -52,6 +52,12 @@ def _print(status: Status) -> None:
         print(f"failed {times}: {failed.run}: {failed.first_cause}")
     if len(status.failed) > _SHOWN_FAILURES:
         print(f"failed: {len(status.failed) - _SHOWN_FAILURES} more (--json lists them all)")
+    if status.num_preemptions:
+        print(f"preempted: {status.num_preemptions} times a node was lost in the middle of a run, which is no failure")
+    if status.device_time_used:
+        names = {"cpu": "CPU", "cuda": "GPU"}
+        shares = [f"{share:.0%} of {names.get(kind, kind)} time" for kind, share in status.device_time_used.items()]
+        print(f"used by ended runs: {', '.join(shares)}")
     if status.driver is not None:
         left = "not known yet" if status.seconds_left is None else f"about {status.seconds_left:,.0f} s"
         print(f"time left: {left}")

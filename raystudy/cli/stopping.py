@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Literal
 
 LIMIT_SECONDS = 8.0  # for the way out; the promise is 10 s in all
 
@@ -27,13 +28,18 @@ class Stop:
     def tell(self, words: Sequence[str]) -> int:
         """Say how to go on; returns the exit status."""
         number = self.signal or signal.SIGINT
-        command = shlex.join(["raystudy", *words])
-        print(
-            f"raystudy: stopped by {signal.Signals(number).name}; finished runs are kept, the same command goes on "
-            f"from them: {command}",
-            file=sys.stderr,
-        )
+        command, name = shlex.join(["raystudy", *words]), signal.Signals(number).name
+        line = f"stopped by {name}; finished runs are kept, the same command goes on from them: {command}"
+        tell_last(words, line, "warning", signal=name)
         return 128 + number
+
+
+def tell_last(words: Sequence[str], line: str, level: Literal["warning", "error"], **about: object) -> None:
+    """Say on standard error, in the format that progress is told in there, how a verb ended."""
+    from raystudy.execute.log_events import event_line, is_json_asked  # not before handlers of signals are there
+
+    event = "error" if level == "error" else "stopped"
+    print(event_line(event, level, line, **about) if is_json_asked(words) else f"raystudy: {line}", file=sys.stderr)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from raystudy.distribute.jobs.submission import STOP_SECONDS, Driver, Submission
 from raystudy.distribute.jobs.submitting import Decision, decide, is_complete_on, submit
 from raystudy.distribute.shared_storage import NotSharedError
 from raystudy.errors import SpecError
+from raystudy.execute.budget_check import check_budget
 from raystudy.specs.load import LoadedStudy, load_study
 
 _MOST_SHOWN = 10
@@ -61,6 +62,7 @@ def call(options: argparse.Namespace) -> int:
     content = content_digest(parcel.files)
     decision = decide(prefix, server.jobs(), content, lambda: is_complete_on(storage, loaded.spec.name))
     if decision.action == "start":
+        check_budget(loaded, storage)
         not_on = server.head_node() if options.driver_on == "workers" else ""
         submission = Submission(
             job_id=decision.job_id,

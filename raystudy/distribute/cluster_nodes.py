@@ -1,19 +1,34 @@
 """What the nodes of a Ray cluster hold: those that are there and, where an autoscaler runs, those it may start."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from raystudy.distribute.group_places import Node
+from raystudy.distribute.group_places import Cluster, Node
+from raystudy.execute.utilisation import Devices
+
+NODE_LABEL = "ray.io/node-id"  # a label that Ray gives each node
 
 
-def present_nodes(ray: Any) -> list[Node]:
-    """The nodes that are alive."""
+def present_nodes(ray: Any, without: Collection[str] = ()) -> list[Node]:
+    """The nodes that are alive, less those of these ids."""
     return [
-        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        Node(node.get("Resources", {}).get("CPU", 0.0), node.get("Resources", {}).get("GPU", 0.0))
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node.get("NodeID") not in without
     ]
+
+
+def cluster_of(ray: Any, without: Collection[str] = ()) -> Cluster:
+    """The nodes that are there and those that the cluster may come to have, less those of these ids."""
+    present = present_nodes(ray, without)
+    possible, may_grow = possible_nodes(ray)
+    return Cluster(present, possible if may_grow else present, may_grow)
+
+
+def devices_of(cluster: Cluster) -> Devices:
+    """What the nodes that are there hold together."""
+    return Devices(*_total(cluster.present))
 
 
 def possible_nodes(ray: Any) -> tuple[list[Node], bool]:

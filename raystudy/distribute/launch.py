@@ -11,8 +11,9 @@ from raystudy.execute.budget import Budget
 from raystudy.execute.code_digest import code_digest
 from raystudy.execute.gpus import check_gpus, check_group_gpus, visible_gpus
 from raystudy.execute.inputs import need_deepspeed, need_packages
+from raystudy.execute.launched import Launch
 from raystudy.execute.local import Executor, local_executor
-from raystudy.execute.loop import Launch, run_study
+from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
 from raystudy.execute.tracking import TrackingBeside
 from raystudy.specs.load import LoadedStudy, load_study
@@ -40,12 +41,13 @@ def launch(
     """
     if in_ray_job() and not storage.is_absolute:
         raise NotSharedError("this is a Ray job, whose working directory is a copy that goes with the job")
-    resources = loaded.spec.resources
-    chosen = workers if workers is not None else resources.workers
+    resources = loaded.spec.all_resources
+    chosen = workers if workers is not None else loaded.spec.resources.workers
     if local or (address is None and "RAY_ADDRESS" not in os.environ):  # a cluster of its own is this machine
         need_deepspeed(loaded.spec)  # before data are built, which may take hours
     by_torch = loaded.spec.needs_torch
-    if local and resources.gpus_per_run > 0:
+    needs_gpus = any(each.gpus_per_run for each in resources)
+    if local and needs_gpus:
         if by_torch:
             need_packages("torch")
         check_gpus(resources, len(visible_gpus(by_torch=by_torch)), "this machine")
@@ -58,7 +60,7 @@ def launch(
         if local:
             if by_torch:
                 need_packages("torch")
-            return local_executor(chosen, resources.gpus_per_run, has_gpu_groups=has_gpu_groups, by_torch=by_torch)
+            return local_executor(chosen, needs_gpus=needs_gpus or has_gpu_groups, by_torch=by_torch)
         from raystudy.distribute.tune_executor import TuneExecutor
 
         work, group_work = SameCode(code_digest()), SameCodeOnRank(code_digest())

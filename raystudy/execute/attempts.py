@@ -1,13 +1,14 @@
 """What is left of a group's task, and what is done after an attempt that did not make all of it.
 
 A lost or hanging worker: again, from the newest checkpoint, `engine.max_failures` times a run; where no run had begun
-the group counts it, and gives up all that is left. A preempted one: again, however often. Out of memory: again with
-half the micro-batch where that is "auto", else a result that says so. An exception: once more, since it may be the
-machine's; not when it comes again at the same step, or is one that a person must mend. What is given up is final for
-the launch. Knows nothing of how a group is started.
+the group counts it, and gives up all that is left. A preempted one: again, at most MAX_PREEMPTIONS times. Out of
+memory: again with half the micro-batch where that is "auto", else a result that says so. An exception: once more, since
+it may be the machine's; not when it comes again at the same step, or is one that a person must mend. What is given up
+is final for the launch. Knows nothing of how a group is started.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from raystudy.artifacts.storage import open_storage
@@ -15,7 +16,7 @@ from raystudy.errors import RaystudyError
 from raystudy.execute.decoder_work import check_same_end
 from raystudy.execute.first_cause import Cause
 from raystudy.execute.recording import Recording
-from raystudy.execute.work import RunReport, Task, about_task, failed_report
+from raystudy.execute.work import MAX_PREEMPTIONS, RunReport, Task, about_task, failed_report
 from raystudy.execute.workplace import Workplace
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.reading import Asked
@@ -35,7 +36,7 @@ class Attempts:
         self._failures: Counter[str] = Counter()
         self._start_failures = 0  # in a row, before any run had begun
         self._sequences: int | None = None  # of a micro-batch, where memory has made it smaller
-        self._num_preemptions = 0  # of that run
+        self._preemptions = Counter(task.preemptions)
         self.reports: list[RunReport] = []
 
     @property
@@ -54,7 +55,7 @@ class Attempts:
             micro_batch_tokens=engine.micro_batch_tokens,
             group=engine.model_dump_json(),
             notes=(*self._task.notes, *self._notes),
-            num_preemptions=self._num_preemptions,
+            preemptions=dict(self._preemptions),
         )
 
     def made(self, report: RunReport) -> None:
@@ -62,8 +63,14 @@ class Attempts:
         if report.run_id not in self._runs or report.run_id in self._ended():
             return
         notes = [] if report.status == "failed" else [note for note in self._notes if note not in report.note]
-        self.reports.append(replace(report, note="; ".join([*([report.note] if report.note else []), *notes])))
-        self._notes, self._errors, self._start_failures, self._num_preemptions = [], [], 0, 0
+        note = "; ".join([*([report.note] if report.note else []), *notes])
+        times = self._preemptions[report.run_id] - self._task.preemptions.get(report.run_id, 0)
+        self.reports.append(replace(report, note=note, num_preemptions=times))
+        self._notes, self._errors, self._start_failures = [], [], 0
+
+    def begun_again(self, times: Mapping[str, int]) -> None:
+        """Runs, by id, that were begun again so often after the loss of a node, without a new attempt."""
+        self._preemptions.update(times)
 
     def _ended(self) -> set[str]:
         return {report.run_id for report in self.reports}
@@ -77,11 +84,14 @@ class Attempts:
         if run is None:
             return
         if cause.kind == "preempted":
-            self._num_preemptions += 1
-            self._note(f"{cause.words}; begun again from its newest checkpoint")
+            self._preemptions[run.run_id] += 1
+            if self._preemptions[run.run_id] > MAX_PREEMPTIONS:
+                self._give_up(run, cause, seconds, all_left=False)
+            else:
+                self._note(f"{cause.words}; begun again from its newest checkpoint")
         elif cause.kind == "out-of-memory":
             self._out_of_memory(run, cause, seconds)
-        elif cause.kind == "refused" or (cause.words, cause.step) in self._errors:
+        elif cause.kind in ("refused", "node-full") or (cause.words, cause.step) in self._errors:
             self._give_up(run, cause, seconds, all_left=cause.is_unwritable or not cause.run_id)
         else:
             self._errors += [(cause.words, cause.step)] if cause.kind == "program" else []
@@ -123,7 +133,7 @@ class Attempts:
         """Leave a result that says so; the run's status. Of a run that is trained again the result stays as it is."""
         storage = open_storage(self._task.storage)
         storage.runs.mends = True
-        about = about_task(replace(self._task, num_preemptions=self._num_preemptions), {})
+        about = about_task(replace(self._task, preemptions=dict(self._preemptions)), {}, run.run_id)
         at = Workplace(storage, self._task.validation, self._task.device, about, notes=self._notes)
         record = storage.runs.read(run.run_id, run=run)
         status = Recording(run, at, {}, Asked(), is_again=record is not None).out_of_memory(words)

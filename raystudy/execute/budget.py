@@ -1,23 +1,23 @@
-"""What one launch may spend: a number of runs, device time. Chooses which runs of a wave may start now.
+"""What one launch may spend: a number of runs, device time, what its study's budget has left. Chooses which runs of a
+wave may start now.
 
 Knows nothing of how runs are made. Device time of a run: the seconds it took (reading and evaluating included) times
 the devices it holds, of failed runs and evaluations too. What runs ahead will take is guessed from runs of the same
 model and kind that were made: in this launch or on record, whichever took longer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raystudy.errors import SpecError
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import ProbeRun, TrainRun
 from raystudy.specs.study import Resources
-from raystudy.study.speeds import ASSUMED_FLOPS_PER_SECOND
+from raystudy.study.speeds import assumed_flops_per_second
+from raystudy.study.spending import SECONDS_PER_HOUR, Cost, Rates, StudySpending, limits, recorded_cost
 from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave
-
-_SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,24 @@ class Budget:
             raise SpecError(f"--max-device-hours must be above 0, but got {self.max_device_hours:g}")
 
 
+@dataclass(frozen=True)
+class _Limit:
+    """One limit on what runs take: what is left in its unit, and what a run of so many seconds takes of it."""
+
+    words: str
+    left: float
+    takes: Callable[[WantedRun, float], float]
+
+
 class Spending:
     """What a launch has spent of its budget. `num_at_once`: how many runs go on at the same time.
 
-    `engines`: of those models, by name, whose runs several workers train together.
+    `engines`: of those models, by name, whose runs several workers train together; `own`: the resources of those whose
+    runs do not take `resources`. `tried`: what failed tries of earlier launches took, which counts against the study's
+    own budget.
     """
+
+    tried = Cost()
 
     def __init__(
         self,
@@ -50,45 +63,73 @@ class Spending:
         resources: Resources,
         num_at_once: int,
         engines: Mapping[str, DeepSpeedEngine] | None = None,
+        own: Mapping[str, Resources] | None = None,
     ) -> None:
-        self._budget, self._engines = budget, engines or {}
-        self._devices = resources.num_devices
+        self._budget, self._engines, self._own = budget, engines or {}, own or {}
+        self._resources = resources
         self._num_at_once = num_at_once
         self.num_started = 0
         self.device_seconds = 0.0
         self._seconds: dict[tuple[str, str], list[float]] = {}  # of runs made in this launch, by what they are like
+        self._unrecorded: list[tuple[WantedRun, float]] = []  # what went on in this launch and is on no record
+        self._reached = ""
 
     def ended(self, run: WantedRun, seconds: float, *, is_made: bool) -> None:
         """A run has ended, or failed, after so many seconds; with `is_made` they show what a training takes."""
         self.device_seconds += seconds * self._devices_of(run)
         if is_made:
             self._seconds.setdefault(_like(run), []).append(seconds)
+        else:
+            self._unrecorded.append((run, seconds))
 
     def affordable(self, todo: Sequence[WantedRun], state: StudyState) -> list[WantedRun]:
         """The first runs of `todo` that may start now; all where there is no limit, none where it is reached.
 
-        With a limit on device time runs are let go in batches of at most half of what is left (as many as run at
-        once, as long as those fit), of a model that has not been timed only as many as run at once, so that a wrong
+        With a limit on device time or money runs are let go in batches of at most half of what is left (as many as run
+        at once, as long as those fit), of a model that has not been timed only as many as run at once, so that a wrong
         guess is found out before it costs much.
         """
         chosen = list(todo)
         if self._budget.max_runs is not None:
             chosen = chosen[: self._budget.max_runs - self.num_started]
-        if self._budget.max_device_hours is not None:
-            chosen = self._within_time(chosen, state, self._budget.max_device_hours * _SECONDS_PER_HOUR)
+        self._reached = ""
+        for limit in self._limits(state):
+            fit = self._within(limit, chosen, state)
+            if chosen and not fit:
+                self._reached = limit.words
+            chosen = fit
         self.num_started += len(chosen)
         return chosen
 
-    def _within_time(self, todo: list[WantedRun], state: StudyState, limit: float) -> list[WantedRun]:
-        left, taken = limit - self.device_seconds, 0.0
+    def _limits(self, state: StudyState) -> list[_Limit]:
+        """Those of the launch, then those of the study, as they stand now."""
+        found = []
+        if self._budget.max_device_hours is not None:
+            left = self._budget.max_device_hours * SECONDS_PER_HOUR - self.device_seconds
+            spent = f"--max-device-hours {self._budget.max_device_hours:g}, of which "
+            spent += f"{self.device_seconds / SECONDS_PER_HOUR:.3g} are used"
+            found.append(_Limit(spent, left, lambda run, seconds: seconds * self._devices_of(run)))
+        budget = state.study.budget
+        if budget is None:
+            return found
+        rates = Rates(state)
+        cost = sum((rates.run(*took) for took in self._unrecorded), recorded_cost(state) + self.tried)
+        for limit in limits(StudySpending(cost, Cost(), True, budget)):
+            is_money = limit.words.startswith("budget.money")
+            words, takes = f"{limit.words}, of which {limit.spent:.3g} are used", _takes(rates, is_money=is_money)
+            found.append(_Limit(words, limit.most - limit.spent, takes))
+        return found
+
+    def _within(self, limit: _Limit, todo: list[WantedRun], state: StudyState) -> list[WantedRun]:
+        taken = 0.0
         chosen: list[WantedRun] = []
         num_untimed = 0
-        for run in todo if left > 0 else ():
+        for run in todo if limit.left > 0 else ():
             timed = self._timed(run, state)
             num_untimed += timed is None
-            taken += (run.flops / ASSUMED_FLOPS_PER_SECOND if timed is None else timed) * self._devices_of(run)
-            is_enough = num_untimed > self._num_at_once or (taken > left / 2 and len(chosen) >= self._num_at_once)
-            if taken > left or is_enough:
+            taken += limit.takes(run, self._assumed(run) if timed is None else timed)
+            is_enough = num_untimed > self._num_at_once or (taken > limit.left / 2 and len(chosen) >= self._num_at_once)
+            if taken > limit.left or is_enough:
                 break
             chosen.append(run)
         return chosen
@@ -96,7 +137,14 @@ class Spending:
     def _devices_of(self, run: WantedRun) -> float:
         """The devices that the run holds."""
         engine = self._engines.get(run.model) if isinstance(run.run, TrainRun) else None
-        return self._devices if engine is None else engine.num_devices
+        return self._own.get(run.model, self._resources).num_devices if engine is None else engine.num_devices
+
+    def _assumed(self, run: WantedRun) -> float:
+        """The seconds of a run that nothing like it has been timed for."""
+        engine = self._engines.get(run.model) if isinstance(run.run, TrainRun) else None
+        workers = 0 if engine is None else engine.workers
+        device = self._own.get(run.model, self._resources).device if engine is None else engine.device
+        return run.flops / assumed_flops_per_second(workers, is_on_gpu=device == "cuda")
 
     def _timed(self, run: WantedRun, state: StudyState) -> float | None:
         """Mean seconds of runs like `run`; None where there was none yet."""
@@ -106,12 +154,16 @@ class Spending:
         return max(means, default=None)
 
     def words(self) -> str:
-        """The limits, for a message."""
-        parts = [f"--max-runs {self._budget.max_runs}"] if self._budget.max_runs is not None else []
-        if self._budget.max_device_hours is not None:
-            spent = self.device_seconds / _SECONDS_PER_HOUR
-            parts.append(f"--max-device-hours {self._budget.max_device_hours:g}, of which {spent:.3g} are used")
-        return " and ".join(parts)
+        """The limit that was reached, for a message."""
+        return self._reached or f"--max-runs {self._budget.max_runs}"
+
+
+def _takes(rates: Rates, *, is_money: bool) -> Callable[[WantedRun, float], float]:
+    def takes(run: WantedRun, seconds: float) -> float:
+        cost = rates.run(run, seconds)
+        return cost.money if is_money else cost.device_hours
+
+    return takes
 
 
 def _like(run: WantedRun) -> tuple[str, str]:

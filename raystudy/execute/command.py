@@ -31,6 +31,7 @@ from raystudy.specs.command_result import CommandResult
 from raystudy.specs.commission import Commission, ExternalPlace
 from raystudy.specs.reading import Asked
 from raystudy.specs.run import CommandRun
+from raystudy.train import stop_request
 
 SPEC_FORMAT = "raystudy-command/1"
 _GUARD = Path(__file__).with_name("command_guard.py")
@@ -198,12 +199,17 @@ def _attempt(work: Path, spec: Mapping[str, Any], commission: Commission, lock: 
     assert guard.stdin is not None
     assert guard.stdout is not None
     try:
-        told = guard.stdout.read()
+        with stop_request.when_requested(guard.stdin.close):  # which tells it to end the command
+            told = guard.stdout.read()
     finally:
         guard.stdin.close()
         guard.stdout.close()
     guard.wait()
-    _check_end(told, engine.timeout_minutes, work, log, begun)
+    try:
+        _check_end(told, engine.timeout_minutes, work, log, begun)
+    except RaystudyError:
+        stop_request.raise_if_requested()
+        raise
 
 
 def _check_end(told: str, timeout_minutes: float | None, work: Path, log: Path, begun: int) -> None:

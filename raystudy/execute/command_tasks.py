@@ -24,12 +24,14 @@ def make_command_tasks(
             (run.run.model_dump_json(),),
             root,
             validation,
-            study.resources.device,
+            study.resources_of(run.model).device,
             run.recipe,
             run.model,
             asked=(run.everything_asked.model_dump_json(),) if run.asks else (),
             command=commission_of(study, run.model, run.recipe).model_dump_json(),
-            num_devices=study.resources.num_devices,
+            num_devices=study.resources_of(run.model).num_devices,
+            cpus=study.resources_of(run.model).cpus_per_run,
+            gpus=study.resources_of(run.model).gpus_per_run,
         )
         for run in todo
     ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from raystudy.artifacts.files import write_bytes
+from raystudy.artifacts.node_room import CACHE, cache_folder
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import RaystudyError
 from raystudy.execute.gpus import visible_gpus
@@ -67,12 +68,16 @@ def needs_of(study: StudySpec) -> Needs:
     engines = [model.engine for model in decoders if isinstance(model.engine, DeepSpeedEngine)]
     named = [engine for name in study.models if (engine := study.command_of(name)) is not None]
     commands = tuple(engine for place, engine in enumerate(named) if engine not in named[:place])
-    per_run = math.ceil(study.resources.gpus_per_run)
+    by_command = [math.ceil(study.resources_of(name).gpus_per_run) for name in study.models if study.command_of(name)]
     gpus = [engine.workers * engine.gpus_per_worker for engine in engines]
-    gpus += [per_run for model in decoders if isinstance(model.engine, TorchEngine)]
+    gpus += [
+        math.ceil(study.resources_of(name).gpus_per_run)
+        for name, model in study.models.items()
+        if isinstance(model, StudyDecoder) and isinstance(model.engine, TorchEngine)
+    ]
     cpus = [engine.workers * engine.cpus_per_worker for engine in engines]
     own = Needs(study.needs_torch, bool(engines), max(gpus, default=0), max(cpus, default=0.0))
-    return replace(own, command_gpus=per_run if commands else 0, commands=commands)
+    return replace(own, command_gpus=max(by_command, default=0), commands=commands)
 
 
 def examine(needs: Needs, storage: Storage | None = None) -> list[Finding]:
@@ -93,7 +98,7 @@ def examine(needs: Needs, storage: Storage | None = None) -> list[Finding]:
         _machine(needs),
         *map(_trainer, needs.commands),
     ]
-    return [*findings, *(() if storage is None else _storage(storage.root))]
+    return [*findings, *(() if storage is None else _storage(storage))]
 
 
 def _python() -> Finding:
@@ -218,17 +223,38 @@ def _trainer(engine: CommandEngine) -> Finding:
     return Finding("trainer", "ok", f"{program} in {folder}")
 
 
-def _storage(root: Path) -> Iterable[Finding]:
+def _storage(storage: Storage) -> Iterable[Finding]:
+    root = storage.root
+    if not isinstance(root, Path):
+        try:
+            storage.prepare()
+        except RaystudyError as error:
+            yield Finding("storage", "problem", str(error), "See docs/storage.md")
+        else:
+            yield Finding("storage", "ok", f"{root} can be written, and the first of two writers wins")
+        yield _cache(cache_folder())
+        return
     trouble = _unwritable(root, _not_exclusive)
     way_out = "Name another with --storage, or mend the rights there"
     if trouble:
         yield Finding("storage", "problem", f"{root}: {trouble}", way_out)
         return
     yield Finding("storage", "ok", f"{root} can be written, and the first of two writers wins")
-    free = shutil.disk_usage(_nearest(root)).free
+    yield _free(root, "the storage", "Free some, or name another storage: a full one stops a launch")
+
+
+def _cache(folder: Path) -> Finding:
+    """Where this machine will keep what it fetches from a remote storage."""
+    trouble, way_out = _unwritable(folder, _not_written), f"Set {CACHE} to a folder of this machine with more room"
+    if trouble:
+        return Finding("cache", "problem", f"{folder}: {trouble}", way_out)
+    return _free(folder, f"{folder}, where shards are fetched to", way_out)
+
+
+def _free(folder: Path, shown: str, way_out: str) -> Finding:
+    free = shutil.disk_usage(_nearest(folder)).free
     few = free < _LEAST_FREE_DISK
-    way_out = "Free some, or name another storage: a full one stops a launch" if few else ""
-    yield Finding("disk", "warning" if few else "ok", f"{gib(free)} free at the storage", way_out)
+    return Finding("disk", "warning" if few else "ok", f"{gib(free)} free at {shown}", way_out if few else "")
 
 
 def _unwritable(folder: Path, trial: Callable[[Path], str]) -> str:

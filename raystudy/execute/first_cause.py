@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from raystudy.artifacts.files import NO_ROOM, StoragePath, json_files, read_json, unwritable, write_json
-from raystudy.errors import DamagedError, RaystudyError, UnwritableError
+from raystudy.errors import DamagedError, NodeFullError, RaystudyError, UnwritableError
 
-Kind = Literal["lost", "preempted", "hang", "program", "refused", "out-of-memory", "consequence"]
+Kind = Literal["lost", "preempted", "hang", "program", "refused", "node-full", "out-of-memory", "consequence"]
 
 # What gloo, NCCL and torch's store say when the other end of a connection is gone.
 _CONSEQUENCES = re.compile(
@@ -28,9 +28,10 @@ _NETWORK_ERRORS = ("DistNetworkError", "DistStoreError")
 class Cause:
     """What ended a group. `kind`:
 
-    lost: a worker ended without a word; preempted: by SIGTERM from outside; hang: no step was made for too long;
-    program: an exception; refused: an error that a person must mend, which no new attempt does; out-of-memory;
-    consequence: another worker was gone. `rows`: how many sequences a rank computed at once then; 0: not known.
+    lost: a worker ended without a word; preempted: by SIGTERM from outside, or with its node; hang: no step was made
+    for too long; program: an exception; refused: an error that a person must mend, which no new attempt does;
+    node-full: the disk of a node, which `node` names where that is known; out-of-memory; consequence: another worker
+    was gone. `rows`: how many sequences a rank computed at once then; 0: not known.
     """
 
     kind: Kind
@@ -41,6 +42,12 @@ class Cause:
     is_unwritable: bool = False
     damaged: str = ""
     rows: int = 0
+    node: str = ""
+
+
+def needs_mending(error: BaseException) -> bool:
+    """Whether an error is one that a person must mend, which trying again does not; damaged shards are made anew."""
+    return isinstance(error, RaystudyError) and not isinstance(error, DamagedError)
 
 
 def cause_of(error: BaseException, rank: int, run_id: str, step: int, *, is_out_of_memory: bool) -> Cause:
@@ -50,8 +57,10 @@ def cause_of(error: BaseException, rank: int, run_id: str, step: int, *, is_out_
         error = unwritable(error.filename or "a file", error)
     if isinstance(error, RaystudyError) and type(error).__name__ not in _OF_OTHERS:
         damaged = str(error.path) if isinstance(error, DamagedError) else ""
-        is_unwritable = isinstance(error, UnwritableError)
-        return Cause("refused", str(error), **about, is_unwritable=is_unwritable, damaged=damaged)
+        is_full = isinstance(error, NodeFullError)
+        is_unwritable = isinstance(error, UnwritableError) or is_full
+        kind: Kind = "node-full" if is_full else "refused"
+        return Cause(kind, str(error), **about, is_unwritable=is_unwritable, damaged=damaged)
     text = str(error).strip()
     words = f"{type(error).__name__}: {text.splitlines()[0] if text else ''}".removesuffix(": ")
     if is_out_of_memory:

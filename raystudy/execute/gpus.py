@@ -7,7 +7,7 @@ runs that raystudy itself makes.
 import math
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from raystudy.errors import SpecError
 from raystudy.specs.study import Resources, StudySpec
@@ -40,15 +40,16 @@ def _listed_gpus() -> list[str]:
     return [str(index) for index in range(len(lines))]
 
 
-def check_gpus(resources: Resources, available: int, where: str) -> None:
-    """See that one run gets the GPUs it asks for.
+def check_gpus(resources: Iterable[Resources], available: int, where: str) -> None:
+    """See that one run of every kind gets the GPUs it asks for.
 
     Raises:
         SpecError: there are fewer.
     """
-    if resources.gpus_per_run > available:
+    asked = max(each.gpus_per_run for each in resources)
+    if asked > available:
         raise SpecError(
-            f"{where} must have the {resources.gpus_per_run:g} GPUs that resources.gpus_per_run asks for, but has "
+            f"{where} must have the {asked:g} GPUs that resources.gpus_per_run asks for, but has "
             f"{available}. Set it to 0 to train on CPUs, or go where there are GPUs and a build of torch for them"
         )
 

@@ -24,8 +24,10 @@ from raystudy.execute.first_cause import Cause, cause_of, first_cause
 from raystudy.execute.hang_watch import Watch, has_begun
 from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.train import stop_request
 
 FOLDER_VARIABLE = "RAYSTUDY_GROUP_FOLDER"  # where ranks that were started here meet and leave causes and reports
+STOP_FILE = "stop"  # in that folder: ranks are to leave a checkpoint after the step they are in, and to end
 PARENT_VARIABLE = "RAYSTUDY_GROUP_PARENT"  # the process with which they end
 ENTRY = (sys.executable, "-m", "raystudy.reference")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -52,6 +54,8 @@ def group_reports(task: Task, entry: Sequence[str] = ENTRY) -> Generator[RunRepo
                 begun = group.has_begun()
         except OSError as error:  # no room for its folder, no more processes
             cause = cause_of(error, 0, "", 0, is_out_of_memory=False)
+        if attempts.left is not None:
+            stop_request.raise_if_requested()
         seconds = time.perf_counter() - started
         seconds -= sum(report.seconds for report in attempts.reports[num_before:])
         num_told = len(attempts.reports)
@@ -135,6 +139,8 @@ class Group:
         while any(rank.poll() is None for rank in self._ranks):
             time.sleep(_POLL_SECONDS)
             yield from self._take()
+            if stop_request.is_requested():
+                (self._folder / STOP_FILE).touch()
             if any(rank.poll() for rank in self._ranks):
                 break
             if self._ranks[0].poll() == 0:  # all is made; what does not end by itself now is ended

@@ -19,6 +19,7 @@ from typing import IO, Protocol, Self
 
 from raystudy.execute.gpus import gpu_places, visible_gpus
 from raystudy.execute.shapes import Shape, by_shape, groups_at_once, shape_of_engine
+from raystudy.execute.utilisation import Devices
 from raystudy.execute.work import RunReport, Task, failed_reports, reports_of
 from raystudy.specs.engines import DeepSpeedEngine
 
@@ -31,6 +32,11 @@ class Executor(Protocol):
 
     def group_places(self, engine: DeepSpeedEngine) -> int:
         """How many groups of workers of `engine` can be at work at once."""
+        ...
+
+    @property
+    def devices(self) -> Devices:
+        """What runs may take now."""
         ...
 
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
@@ -52,6 +58,11 @@ class InlineExecutor:
     def group_places(self, engine: DeepSpeedEngine) -> int:  # noqa: ARG002 (whatever they are)
         """How many groups can be at work at once."""
         return 1
+
+    @property
+    def devices(self) -> Devices:
+        """One core, and a GPU where any is seen."""
+        return Devices(1.0, 1.0)
 
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         """Make all tasks, in order."""
@@ -132,17 +143,16 @@ class _Worker:
 
 
 class LocalExecutor:
-    """`num_workers` processes on this machine; started when needed, kept between waves.
+    """`num_workers` processes on this machine (None: one per core); started when needed, kept between waves.
 
     A group of workers takes as many of these places as it has workers; its ranks are started by one process. Tasks of
-    one resource shape are made before the next. `places`: of each process the GPUs that it sees; empty: whatever the
-    driver sees. `gpus`: those that groups may have.
+    one resource shape are made before the next. `gpus`: those that runs and groups may have; each process sees its own,
+    and where runs ask for GPUs there are no more processes than the GPUs hold. Without it sees what the driver sees.
     """
 
-    def __init__(self, num_workers: int, places: Sequence[str] = (), gpus: Sequence[str] = ()) -> None:
-        self.num_workers = min(num_workers, len(places)) if places else num_workers
-        self._places: list[str | None] = [*places] if places else [None] * num_workers
-        self._gpus, self._asked = list(gpus), num_workers
+    def __init__(self, num_workers: int | None, gpus: Sequence[str] = ()) -> None:
+        self._num_workers, self._gpus = num_workers, list(gpus)
+        self._asked = num_workers or num_cores()
         self._free: list[str | None] = []
         self._idle: list[_Worker] = []
         self._busy: list[_Worker] = []
@@ -151,6 +161,11 @@ class LocalExecutor:
     def group_places(self, engine: DeepSpeedEngine) -> int:
         """How many groups of `engine` fit at once; at least one."""
         return groups_at_once(shape_of_engine(engine), self._asked, len(self._gpus))
+
+    @property
+    def devices(self) -> Devices:
+        """A core for each worker, and the GPUs."""
+        return Devices(float(self._asked), float(len(self._gpus)))
 
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         """Make all tasks, as many at once as there are places."""
@@ -163,11 +178,15 @@ class LocalExecutor:
     def _places_for(self, shape: Shape) -> list[str | None]:
         """The GPUs that each process sees which makes tasks of this shape."""
         if not shape.workers:
-            return self._places[::-1]
-        count = groups_at_once(shape, self._asked, len(self._gpus))
-        if not shape.gpus:
+            return self._places_of_one(shape)
+        count, gpus = groups_at_once(shape, self._asked, len(self._gpus)), int(shape.gpus)
+        if not gpus:
             return [None] * count
-        return [",".join(self._gpus[place * shape.gpus :][: shape.gpus]) for place in range(count)]
+        return [",".join(self._gpus[place * gpus :][:gpus]) for place in range(count)]
+
+    def _places_of_one(self, shape: Shape) -> list[str | None]:
+        places = gpu_places(self._gpus, shape.gpus) if shape.gpus else [None] * (self._num_workers or num_cores())
+        return [*places[: self._num_workers]][::-1]
 
     def _run_alike(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         waiting = list(reversed(tasks))
@@ -208,20 +227,14 @@ class LocalExecutor:
         self._stop()
 
 
-def local_executor(
-    num_workers: int | None, gpus_per_run: float = 0.0, *, has_gpu_groups: bool = False, by_torch: bool = True
-) -> Executor:
+def local_executor(num_workers: int | None, *, needs_gpus: bool = False, by_torch: bool = True) -> Executor:
     """The executor of `--local`: one worker per core, or as many as the GPUs hold; 0 is the driver itself.
 
     `by_torch`: the GPUs are those that torch finds (`visible_gpus`).
     """
     if num_workers == 0:
         return InlineExecutor()
-    gpus = visible_gpus(by_torch=by_torch) if gpus_per_run or has_gpu_groups else []
-    if gpus_per_run == 0:
-        return LocalExecutor(num_workers or num_cores(), gpus=gpus)
-    places = gpu_places(gpus, gpus_per_run)
-    return LocalExecutor(num_workers or len(places), places, gpus)
+    return LocalExecutor(num_workers, visible_gpus(by_torch=by_torch) if needs_gpus else [])
 
 
 def num_cores() -> int:

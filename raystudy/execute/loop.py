@@ -4,79 +4,50 @@ The truth is on storage: a launch after a crash, an extension, a study that shar
 """
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from typing import Any
 
 from raystudy.artifacts.damage import set_torn_json_aside
 from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.node_cache import take_fetched
+from raystudy.artifacts.remote_retries import patience
 from raystudy.artifacts.storage import Storage, StudyFolder, open_storage
-from raystudy.errors import BudgetError, DamagedError, IncompleteError, StorageError, UnwritableError
+from raystudy.errors import DamagedError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.command_tasks import make_command_tasks, split_commands
 from raystudy.execute.downstream_inputs import mend_tasks
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.frozen_data import build_data, mend_data
 from raystudy.execute.inputs import sizes_of_sources
+from raystudy.execute.launched import Launch
 from raystudy.execute.leak_check import with_leaks
 from raystudy.execute.local import Executor, num_cores
+from raystudy.execute.losses import Losses
 from raystudy.execute.out_of_memory import out_of_memory_words
 from raystudy.execute.progress import Progress
 from raystudy.execute.resolving import new_shards_refused, resolve_again, tell_changes
 from raystudy.execute.tasks import make_tasks
+from raystudy.execute.utilisation import Utilisation
+from raystudy.execute.work import Task, attempt_of
+from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.load import LoadedStudy
 from raystudy.study.chosen import Chosen
 from raystudy.study.frozen import Frozen
 from raystudy.study.lr_rules import drift, newly_resolved
 from raystudy.study.repeats import check_windows, repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
+from raystudy.study.spending import attempts_cost
 from raystudy.study.state import StudyInputs, StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import Wave, make_wave, waiting_lines
 
+_COURTESY_SECONDS = 2.0
 MAX_FAILURES = 3  # of one run in one launch, unless its report says that it has been tried often enough
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
 )
-
-
-@dataclass
-class Launch:
-    """How a launch went. `causes` holds the last cause of every run that stayed without a result.
-
-    `budget`: the budget at which it stopped, in words; empty where it went on to the end. `num_left`: wanted runs
-    that it left.
-    """
-
-    name: str
-    num_wanted: int = 0
-    num_done_before: int = 0
-    num_made: int = 0
-    num_left: int = 0
-    budget: str = ""
-    causes: dict[str, str] = field(default_factory=dict)
-    waiting: list[str] = field(default_factory=list)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every wanted run has its result."""
-        return not self.causes and not self.waiting and not self.budget
-
-    def raise_if_incomplete(self) -> None:
-        """Raises BudgetError with how many runs are left, or IncompleteError that names what is missing and why."""
-        if self.budget:
-            raise BudgetError(
-                f"stopped at the budget of this launch ({self.budget}): {self.num_left} wanted runs of {self.name!r} "
-                f"are left. Finished runs are kept; run the study again to go on"
-            )
-        if not self.is_complete:
-            lines = [f"  {run}: {cause}" for run, cause in self.causes.items()] + [f"  {w}" for w in self.waiting]
-            raise IncompleteError(
-                f"all wanted runs of {self.name!r} must have a result, but these have none. "
-                f"Run the study again to try them again\n" + "\n".join(lines)
-            )
 
 
 def run_study(
@@ -97,70 +68,87 @@ def run_study(
     Raises:
         DataError: the study's text has changed since it was frozen, and `again` was not asked for.
     """
-    storage.prepare()
-    folder = storage.study(loaded.spec.name)
-    with hold_study(folder.path, wait=wait, say=progress.say) as is_clean:
-        progress.keep(_keeper(folder))
-        driver = _Driver(loaded, storage, folder, progress, budget or Budget(), chosen)
-        storage.runs.mends = True
-        for line in set_torn_json_aside(folder.path):
-            progress.say(line)
-        driver.settle(again=again)
-        state = driver.read()
-        for line in storage.runs.damage:
-            progress.say(line)
-        driver.tell_drift(state)
-        wave = driver.wave(state)
-        if wave.todo:
-            sizes = sizes_of_sources(state.study, state.inputs, storage)
-            check_windows(wave.todo, sizes)
-            for line in repeat_lines(repeats(wave.wanted.values(), sizes)):
-                progress.say(line)
-        if not is_clean:
-            _clean_up(storage, folder, wave)
-        driver.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())
+    driver = Driver(loaded, storage, progress, budget or Budget(), chosen)
+    with driver.holding(wait=wait, again=again) as (state, wave):
         if wave.todo:
             with make_executor() as executor:
                 state = driver.run_waves(state, executor)
-            _clean_up(storage, folder, driver.wave(state))
+            driver.clean_up(driver.wave(state))
         driver.compact(state)
         return driver.finish(state)
 
 
 def _keeper(folder: StudyFolder) -> Callable[[dict[str, Any]], None]:
     def keep(state: dict[str, Any]) -> None:
-        with suppress(StorageError):  # a courtesy: what must be safe says so when it is written
+        # A courtesy, for which nothing waits: what must be safe says so when it is written.
+        with suppress(StorageError), patience(_COURTESY_SECONDS):
             folder.write_progress(state)
 
     return keep
 
 
-def _clean_up(storage: Storage, folder: StudyFolder, wave: Wave) -> None:
-    remove_leftovers(storage.root, folder.path, wave.wanted, {run.run_id for run in wave.todo})
-
-
-class _Driver:
-    """One launch of a study whose folder it holds."""
+class Driver:
+    """One launch of a study: what is done while its folder is held (`holding`)."""
 
     def __init__(
         self,
         loaded: LoadedStudy,
         storage: Storage,
-        folder: StudyFolder,
         progress: Progress,
         budget: Budget,
         chosen: Chosen | None = None,
     ) -> None:
-        self.loaded, self.storage, self.folder, self.progress = loaded, storage, folder, progress
+        self.loaded, self.storage, self.progress = loaded, storage, progress
+        self.folder = storage.study(loaded.spec.name)
         self.launch = Launch(loaded.spec.name)
         self._chosen = chosen
         resources = loaded.spec.resources
         self._slots = num_cores() if resources.workers is None else max(resources.workers, 1)
-        self._spending = Spending(budget, resources, self._slots, loaded.spec.deepspeed_engines())
+        engines, own = loaded.spec.deepspeed_engines(), loaded.spec.own_resources
+        self._spending = Spending(budget, resources, self._slots, engines, own)
+        self._utilisation = Utilisation(loaded.spec)
+        self._losses = Losses(storage.runs, progress)
         self._frozen = Frozen()
         self._told: list[str] = []
         self._final: set[str] = set()  # failed runs that are not tried again
         self._inputs = StudyInputs({}, {}, 0)
+
+    @contextmanager
+    def holding(self, *, wait: bool = True, again: bool = False) -> Iterator[tuple[StudyState, Wave]]:
+        """Hold the study, its data settled; gives its state and its first wave. What to know of both is said.
+
+        Raises:
+            DataError, StudyHeldError: as `run_study` and `hold_study`.
+        """
+        storage, progress = self.storage, self.progress
+        storage.prepare()
+        progress.begin(self.loaded.spec.name, storage=str(storage.root))
+        with hold_study(self.folder.path, wait=wait, say=progress.say) as is_clean:
+            progress.keep(_keeper(self.folder))
+            storage.runs.mends = True
+            for line in set_torn_json_aside(self.folder.path):
+                progress.say(line, "warning")
+            self.settle(again=again)
+            state = self.read()
+            for line in storage.runs.damage:
+                progress.say(line, "warning")
+            self.tell_drift(state)
+            wave = self.wave(state)
+            if wave.todo:
+                sizes = sizes_of_sources(state.study, state.inputs, storage)
+                check_windows(wave.todo, sizes)
+                for line in repeat_lines(repeats(wave.wanted.values(), sizes)):
+                    progress.say(line, "warning")
+                if state.study.budget is not None:
+                    self._spending.tried = attempts_cost(state, storage.runs)
+            if not is_clean:
+                self.clean_up(wave)
+            self.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())
+            yield state, wave
+
+    def clean_up(self, wave: Wave) -> None:
+        """Remove what writers that are gone left half-written."""
+        remove_leftovers(self.storage.root, self.folder.path, wave.wanted, {run.run_id for run in wave.todo})
 
     def settle(self, *, again: bool) -> None:
         """Build the study's data, or find them as they were, and keep what the study is."""
@@ -213,8 +201,9 @@ class _Driver:
         """Wave after wave; returns the last state."""
         failures: Counter[str] = Counter()
         number = 0
+        self._utilisation.has(executor.devices)
         while todo := [run for run in self.wave(state).todo if self._may_try(run, failures)]:
-            chosen = self._spending.affordable(todo, state)
+            chosen = self.affordable(todo, state)
             if not chosen:
                 self.launch.budget = self._spending.words()
                 break
@@ -224,11 +213,22 @@ class _Driver:
             state = self.read()
             self.compact(state)
             for run in chosen:
-                if run not in failed and not state.is_done(run):
+                if run not in failed and run.run_id not in self._losses.of_wave and not state.is_done(run):
                     failed.append(run)
                     self.launch.causes[str(run)] = UNSEEN
             failures.update(run.run_id for run in failed)
+        self._utilisation.has(executor.devices)
+        self.launch.device_time_used = self._utilisation.words()
+        self.launch.num_preemptions = self._losses.num_preemptions
         return state
+
+    def affordable(self, todo: list[WantedRun], state: StudyState) -> list[WantedRun]:
+        """Those of `todo` that the budgets of launch and study let start now."""
+        return self._spending.affordable(todo, state)
+
+    def budget_words(self) -> str:
+        """The limit that was reached last."""
+        return self._spending.words()
 
     def compact(self, state: StudyState) -> None:
         """Copy the records of a remote storage into few files, for whoever reads them from afar."""
@@ -240,41 +240,48 @@ class _Driver:
 
     def _execute(self, todo: list[WantedRun], executor: Executor) -> list[WantedRun]:
         """Execute one wave; returns the runs that failed."""
+        by_id = {run.run_id: run for run in todo}
+        failed = []
+        for report in executor.run(self._losses.told(self.tasks_of(todo, executor.group_places))):
+            run = by_id[report.run_id]
+            self._spending.ended(run, report.seconds, is_made=report.is_made)
+            self._utilisation.has(executor.devices)
+            self._utilisation.ended(run, report.seconds)
+            self._losses.count(report)
+            self.progress.used(self._utilisation.shares, self._losses.num_preemptions)
+            self.progress.run_ended(run, report)
+            if report.is_unwritable:
+                raise UnwritableError(report.cause)
+            if report.status == "failed" and not self._losses.may_go_on(run, report):
+                failed.append(run)
+                self._final |= {run.run_id} if report.is_final or report.loss else set()
+                self.launch.causes[str(run)] = report.cause
+                if report.loss:
+                    self.progress.say(f"failed: {run}: {report.cause}", "error")
+                self.storage.runs.write_attempt(run.run_id, attempt_of(str(run), report))
+                if report.damaged:
+                    mend_data(open_storage(report.damaged).root, self.loaded, self.storage, self._frozen, self.progress)
+                    mend_tasks(self.loaded.spec, self.storage, self._inputs, self.progress)
+            elif report.status != "failed":
+                self.launch.num_made += 1
+        return failed
+
+    def tasks_of(
+        self, todo: list[WantedRun], group_places: Callable[[DeepSpeedEngine], int] = lambda _: 1
+    ) -> list[Task]:
+        """Runs of one wave as tasks, the unit that is scheduled. `group_places`: how many groups go on at once."""
         validation = {digest: name for name, digest in self._inputs.validation.items()}
         downstream = {digest: name for name, digest in self._inputs.tasks.items()}
         study, root = self.loaded.spec, str(self.storage.root)
         commands, own = split_commands(todo)
-        means = (study.resources, downstream, study.deepspeed_engines(), executor.group_places)
-        tasks = make_tasks(own, root, validation, *means)
-        tasks += make_command_tasks(commands, root, validation, study)
-        by_id = {run.run_id: run for run in todo}
-        failed = []
-        for report in executor.run(tasks):
-            run = by_id[report.run_id]
-            self._spending.ended(run, report.seconds, is_made=report.is_made)
-            self.progress.ended(report.status, report.num_tokens, run.flops)
-            if report.note:
-                self.progress.say(f"{run}: {report.note}")
-            if report.is_unwritable:
-                raise UnwritableError(report.cause)
-            if report.status == "failed":
-                failed.append(run)
-                self._final |= {run.run_id} if report.is_final else set()
-                self.launch.causes[str(run)] = report.cause
-                self.progress.say(f"failed: {run}: {report.cause}")
-                self.storage.runs.write_attempt(run.run_id, {"cause": report.cause, "run": str(run)})
-                if report.damaged:
-                    mend_data(open_storage(report.damaged).root, self.loaded, self.storage, self._frozen, self.progress)
-                    mend_tasks(self.loaded.spec, self.storage, self._inputs, self.progress)
-            else:
-                self.launch.num_made += 1
-        return failed
+        means = (study.resources, downstream, study.deepspeed_engines(), group_places, study.own_resources)
+        return make_tasks(own, root, validation, *means) + make_command_tasks(commands, root, validation, study)
 
     def tell_drift(self, state: StudyState) -> None:
         """Say, once, which frozen learning rates would be others if resolved anew."""
         for line in drift(state):
             if line not in self._told:
-                self.progress.say(line)
+                self.progress.say(line, "warning")
                 self._told.append(line)
 
     def finish(self, state: StudyState) -> Launch:

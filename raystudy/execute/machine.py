@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from raystudy.execute.gpus import visible_gpus
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.memory import GIB
 from raystudy.specs.study import StudySpec
@@ -60,9 +61,7 @@ def gpus_for_groups(study: StudySpec) -> int:
     """GPUs here that groups of workers may have, as nvidia-smi says; 0 where no model of the study asks for any."""
     if not any(engine.gpus_per_worker for engine in study.deepspeed_engines().values()):
         return 0
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    found = len(_gpu_sizes())
-    return min(len(named), found) if "CUDA_VISIBLE_DEVICES" in os.environ else found
+    return min(len(visible_gpus(by_torch=False)), len(_gpu_sizes()))
 
 
 def _gpu_sizes() -> list[int]:

@@ -1,14 +1,15 @@
-"""Whether a study's reference trainer is the same thing as `train`, asked on this machine: `raystudy parity`.
+"""Whether a study's reference trainer is the same thing as `train`: `raystudy parity`, answered here on this machine.
 
 Both make short runs of the same specs, in a scratch folder: nothing of them is a record. torch is loaded here, in
-functions.
+functions. How a cluster answers is in distribute/parity.py.
 """
 
 import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,7 @@ from raystudy.study.waves import make_wave
 
 if TYPE_CHECKING:
     from raystudy.reference.parity.cases import Case
-    from raystudy.reference.parity.judging import Parity
+    from raystudy.reference.parity.judging import OneProcess, Parity
     from raystudy.reference.parity.observed import Observed
 
 ENTRY = (sys.executable, "-m", "raystudy.execute.parity_rank")
@@ -40,22 +41,43 @@ _DEFAULT_RATE = 1e-3  # where every learning rate of the model waits for results
 _PREFIX = "raystudy-parity-"
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of one model: whether both trainers make the same of `run`, shortened to `steps`.
+
+    `validation` maps a set's digest to its name.
+    """
+
+    model: str
+    run: TrainRun
+    engine: DeepSpeedEngine
+    steps: int
+    storage: Storage
+    validation: Mapping[str, str]
+
+    def task(self) -> Task:
+        """What the reference's workers are given."""
+        runs, group = (self.run.model_dump_json(),), self.engine.model_dump_json()
+        return Task(
+            runs, str(self.storage.root), self.validation, device=self.engine.device, model=self.model, group=group
+        )
+
+
+Answer = Callable[[Question, Progress], "Parity"]
+
+
 def parities(
-    study: StudySpec, storage: Storage, model: str | None, steps: int, progress: Progress
+    study: StudySpec, storage: Storage, model: str | None, steps: int, progress: Progress, answer: Answer
 ) -> Iterator["Parity"]:
-    """Compare both trainers on every model of engine deepspeed, or on the one that is named.
+    """Compare both trainers on every model of engine deepspeed, or on the one that is named; `answer` trains.
 
     Raises:
         SpecError: there is none, or the one named is none, or the number of steps does not fit.
-        MissingPackageError: torch or DeepSpeed is not installed.
+        MissingPackageError: what builds the data is not installed.
         RaystudyError: the reference's workers failed.
     """
-    chosen = reference_models(study, model)
-    need_packages("torch", "safetensors", "tokenizers")
-    if find_spec("deepspeed") is None:
-        raise MissingPackageError("deepspeed must be installed to compare with it. Install raystudy[deepspeed]")
-    for name, engine in chosen.items():
-        yield _parity(study, storage, name, engine, steps, progress)
+    for name, engine in reference_models(study, model).items():
+        yield answer(_question(study, storage, name, engine, steps, progress), progress)
 
 
 def reference_models(study: StudySpec, model: str | None) -> dict[str, DeepSpeedEngine]:
@@ -85,28 +107,67 @@ def reference_models(study: StudySpec, model: str | None) -> dict[str, DeepSpeed
     )
 
 
-def _parity(
+def _question(
     study: StudySpec, storage: Storage, name: str, engine: DeepSpeedEngine, steps: int, progress: Progress
-) -> "Parity":
+) -> Question:
     from raystudy.reference.parity.cases import study_case
-    from raystudy.reference.parity.judging import OneProcess
 
     run, recipe = short_run(study, storage, name)
     study_case(run, engine, steps)  # a number of steps that does not fit is told before anything is built
+    need_packages("safetensors", "tokenizers")
     storage.prepare()
     run, validation = _with_data(study, storage, run, recipe, progress)
-    at = Workplace(storage, validation, engine.device, {})
     progress.say(f"{name}: {steps} steps on {recipe}, first in one process")
-    one = OneProcess(study_case(run, engine, steps), at.view(run.shards), at.documents(), engine.device)
+    return Question(name, run, engine, steps, storage, validation)
+
+
+def need_trainers() -> None:
+    """See that both trainers can be loaded here.
+
+    Raises:
+        MissingPackageError: torch or DeepSpeed is not installed.
+    """
+    need_packages("torch")
+    if find_spec("deepspeed") is None:
+        raise MissingPackageError("deepspeed must be installed to compare with it. Install raystudy[deepspeed]")
+
+
+def answer_here(question: Question, progress: Progress) -> "Parity":
+    """Train in this process, then by workers on this machine, and compare.
+
+    Raises:
+        RaystudyError: the workers failed, with the first cause.
+    """
+    one = in_one_process(question)
     for case in one.cases:
         one.seen(case)
     one.release()
-    progress.say(f"{name}: the same by {engine.workers} workers under DeepSpeed")
+    tell_workers(question, progress)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
-        return one.judge(name, observe_reference(one.cases, storage, validation, folder))
+        cause = start_workers(one.cases, question.storage, question.validation, folder)
+        return one.judge(question.model, reference_seen(one.cases, folder, cause))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def in_one_process(
+    question: Question, cases: Sequence["Case"] = (), seen: Mapping[str, "Observed"] | None = None
+) -> "OneProcess":
+    """`train`, ready to make the cases, or with what it has `seen` in them in another process."""
+    from raystudy.reference.parity.cases import study_case
+    from raystudy.reference.parity.judging import OneProcess
+
+    at = Workplace(question.storage, question.validation, question.engine.device, {})
+    study = study_case(question.run, question.engine, question.steps)
+    return OneProcess(
+        study, at.view(question.run.shards), at.documents(), question.engine.device, cases=cases, seen=seen
+    )
+
+
+def tell_workers(question: Question, progress: Progress) -> None:
+    """Say that the reference's workers begin."""
+    progress.say(f"{question.model}: the same by {question.engine.workers} workers under DeepSpeed")
 
 
 def short_run(study: StudySpec, storage: Storage, model: str) -> tuple[TrainRun, str]:
@@ -139,17 +200,14 @@ def _with_data(
     return run.model_copy(update={"shards": shards}), validation
 
 
-def observe_reference(
-    cases: Sequence["Case"], storage: Storage, validation: Mapping[str, str], folder: Path
-) -> dict[str, "Observed"]:
-    """What the reference does in each case, by its name.
+def reference_seen(cases: Sequence["Case"], folder: Path, cause: Cause | None) -> dict[str, "Observed"]:
+    """What the reference's workers have left in `folder` of each case, by its name; `cause`: why they did not end well.
 
     Raises:
-        RaystudyError: the workers failed, with the first cause.
+        RaystudyError: they failed.
     """
     from raystudy.reference.parity.observed import read_observed, without_memory
 
-    cause = start_workers(cases, storage, validation, folder)
     if cause is not None and cause.kind == "out-of-memory":
         return {case.name: without_memory("by its workers") for case in cases}
     if cause is not None:

@@ -53,18 +53,24 @@ def main(words: Sequence[str] | None = None, observe: "Observe | None" = None) -
 
 
 def _make(task: Task, folder: Path, meeting: Path, observe: "Observe | None") -> None:
-    from raystudy.reference.parity.cases import read_cases
-    from raystudy.reference.parity.observing import observe_all_on_ranks
     from raystudy.reference.world import join, leave
 
     engine = DeepSpeedEngine.model_validate_json(task.group)
     world = join(engine.device, PATIENCE_SECONDS, meeting=meeting / "meeting")
     with WatchThread(meeting, world.rank, world.size, 60 * engine.hang_minutes):
-        at = Workplace(open_storage(task.storage), task.validation, world.device, {})
-        cases = read_cases(folder)
-        view, documents = world.together(lambda: (at.view(cases[0].run.shards), at.documents()))
-        (observe or observe_all_on_ranks)(cases, view, documents, world, folder)
+        make_cases(task, folder, world, observe)
     leave(world)
+
+
+def make_cases(task: Task, folder: Path, world: "World", observe: "Observe | None" = None) -> None:
+    """Make the cases that lie in `folder`, by all ranks of a group that has formed; rank 0 leaves what it saw there."""
+    from raystudy.reference.parity.cases import read_cases
+    from raystudy.reference.parity.observing import observe_all_on_ranks
+
+    at = Workplace(open_storage(task.storage), task.validation, world.device, {})
+    cases = read_cases(folder)
+    view, documents = world.together(lambda: (at.view(cases[0].run.shards), at.documents()))
+    (observe or observe_all_on_ranks)(cases, view, documents, world, folder)
 
 
 if __name__ == "__main__":

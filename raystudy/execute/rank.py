@@ -1,8 +1,9 @@
 """A group's task as each of its ranks makes it: on every rank of a process group that has formed, in step.
 
 Rank 0 alone reads records and writes them; it decides for all what is to be done with each run. What goes wrong on
-rank 0 alone, or on all ranks in step, costs the run; what goes wrong on one rank in the middle of a training ends the
-group, since the others wait for it. torch is loaded here, and DeepSpeed where something is trained.
+rank 0 alone, or on all ranks in step, costs the run, and all that come after it where the storage cannot be written;
+what goes wrong on one rank in the middle of a training ends the group, since the others wait for it. torch is loaded
+here, and DeepSpeed where something is trained.
 """
 
 import time
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from raystudy.artifacts.checkpoints import remove_checkpoint
 from raystudy.artifacts.storage import open_storage
-from raystudy.errors import RaystudyError
+from raystudy.errors import MissingPackageError, RaystudyError, StoppedError
 from raystudy.execute.decoder_work import check_same_end, see_what_lacks
-from raystudy.execute.first_cause import Cause, cause_of
+from raystudy.execute.first_cause import Cause, cause_of, needs_mending
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.recording import Recording
 from raystudy.execute.work import RunReport, Task, about_task, failed_report
@@ -39,12 +40,15 @@ class LostGroupError(Exception):
         self.cause = cause
 
 
-def make_on_rank(task: Task, told: Callable[[RunReport], None] | None = None) -> list[RunReport]:
+def make_on_rank(
+    task: Task, told: Callable[[RunReport], None] | None = None, must_stop: Callable[[], bool] | None = None
+) -> list[RunReport]:
     """Make every run of a group's task that lacks something; to be called by all ranks alike.
 
     Args:
         task: the same on all ranks.
         told: gets each report on rank 0 as soon as its run has ended.
+        must_stop: asked on rank 0 after every step; where given, it must be on all ranks.
 
     Returns:
         The reports on rank 0, in the order of the runs; none elsewhere.
@@ -52,6 +56,7 @@ def make_on_rank(task: Task, told: Callable[[RunReport], None] | None = None) ->
     Raises:
         MissingPackageError: DeepSpeed is not installed.
         LostGroupError: the group cannot go on; runs that ended before have their records.
+        StoppedError: it had to stop, and has left a checkpoint.
     """
     from raystudy.reference.world import join
 
@@ -63,14 +68,16 @@ def make_on_rank(task: Task, told: Callable[[RunReport], None] | None = None) ->
             f"a group must have as many ranks as engine.workers says ({engine.workers}), but has {world.size}. "
             f"Start so many, or say how many there are"
         )
-    reports = []
+    reports: list[RunReport] = []
     for member, (run, asked) in enumerate(zip(task.specs(), task.asked_of(), strict=True)):
         if member == 1:  # these tell of the run that an attempt begins with
-            task = replace(task, notes=(), num_preemptions=0)
+            task = replace(task, notes=())
         assert isinstance(run, TrainRun)
         beat.begin_run(member)
         try:
-            report = _Member(task, run, asked, engine, world).make()
+            report = _Member(task, run, asked, engine, world, reports[-1] if reports else None, must_stop).make()
+        except StoppedError:
+            raise
         except Exception as error:
             raise LostGroupError(_cause(error, world, run)) from error
         if report is not None:
@@ -84,19 +91,31 @@ def _cause(error: Exception, world: "World", run: TrainRun) -> Cause:
     from raystudy.train.micro_batches import is_out_of_memory
 
     step = max(beat.now().step, 0)
-    cause = cause_of(error, world.rank, run.run_id, step, is_out_of_memory=is_out_of_memory(error))
+    # What is not installed, no other run finds either.
+    run_id = "" if isinstance(error, MissingPackageError) else run.run_id
+    cause = cause_of(error, world.rank, run_id, step, is_out_of_memory=is_out_of_memory(error))
     return replace(cause, rows=beat.rows_at_once())
 
 
 class _Member:
-    """One run of the task, on this rank."""
+    """One run of the task, on this rank; `before`: on rank 0, how the run before it ended."""
 
-    def __init__(self, task: Task, run: TrainRun, asked: Asked, engine: DeepSpeedEngine, world: "World") -> None:
-        self._run, self._asked, self._engine, self._world = run, asked, engine, world
+    def __init__(
+        self,
+        task: Task,
+        run: TrainRun,
+        asked: Asked,
+        engine: DeepSpeedEngine,
+        world: "World",
+        before: RunReport | None,
+        must_stop: Callable[[], bool] | None,
+    ) -> None:
+        self._must_stop = must_stop
+        self._run, self._asked, self._engine, self._world, self._before = run, asked, engine, world, before
         storage = open_storage(task.storage)
         storage.runs.mends = world.rank == 0
         about = {
-            **about_task(task, {"deepspeed": version("deepspeed")}),
+            **about_task(task, {"deepspeed": version("deepspeed")}, run.run_id),
             "engine": engine.model_dump(mode="json", exclude_defaults=True),
             "num_devices": world.size * engine.num_devices / engine.workers,
         }
@@ -117,6 +136,8 @@ class _Member:
 
     def _decide(self) -> dict[str, Any]:
         """On rank 0: the report of a run that is not to be trained, as plain data; None for one that is."""
+        if self._before is not None and self._before.is_unwritable:  # no run would fare better
+            return {"report": replace(self._before, run_id=self._run.run_id, seconds=0.0).__dict__}
         must_train = False
 
         def look() -> tuple[str, bool]:
@@ -146,7 +167,7 @@ class _Member:
             keeping = self._recording.keeping()
         view, documents = world.together(lambda: (self._at.view(run.shards), self._at.documents()))
         folder = self._at.storage.runs.folder(run.run_id)
-        checkpoints = Checkpoints(folder, run.run_id, self._engine, world, self._asked)
+        checkpoints = Checkpoints(folder, run.run_id, self._engine, world, self._asked, self._must_stop)
         outcome = train_on_ranks(
             run, view, documents, self._engine, world, checkpoints=checkpoints, asked=self._asked, keeping=keeping
         )
@@ -164,6 +185,7 @@ class _Member:
         try:
             status, is_made = work()
         except Exception as error:
-            return failed_report(self._run.run_id, error, time.perf_counter() - self._started)
+            report = failed_report(self._run.run_id, error, time.perf_counter() - self._started)
+            return replace(report, is_final=needs_mending(error))
         report = RunReport(self._run.run_id, status, self._run.num_tokens, time.perf_counter() - self._started)
         return replace(report, is_made=is_made, note="; ".join(self._at.notes))

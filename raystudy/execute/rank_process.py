@@ -18,12 +18,13 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn
 
-from raystudy.errors import RaystudyError
+from raystudy.errors import RaystudyError, StoppedError
 from raystudy.execute.first_cause import Cause, cause_of, is_consequence, leave_cause
-from raystudy.execute.groups import FOLDER_VARIABLE, PARENT_VARIABLE
+from raystudy.execute.groups import FOLDER_VARIABLE, PARENT_VARIABLE, STOP_FILE
 from raystudy.execute.hang_watch import WatchThread
 from raystudy.execute.rank import LostGroupError, make_on_rank
 from raystudy.execute.work import RunReport, Task
@@ -96,6 +97,8 @@ def _make_task(path: Path) -> int:
     except LostGroupError as error:
         _leave(folder, error.cause)
         raise
+    except StoppedError:
+        raise
     except Exception as error:
         _leave(folder, cause_of(error, rank, "", 0, is_out_of_memory=False))
         raise
@@ -113,9 +116,15 @@ def _in_group(task: Task, engine: DeepSpeedEngine, folder: Path | None) -> list[
         file: IO[str] = sys.stdout
         if folder is not None and world.rank == 0:
             file = stack.enter_context((folder / "reports.jsonl").open("a", encoding="utf-8"))
-        reports = make_on_rank(task, lambda report: print(json.dumps(asdict(report)), file=file, flush=True))
+        must_stop = None if folder is None else (folder / STOP_FILE).exists
+        told = partial(_tell, file=file)
+        reports = make_on_rank(task, told, must_stop)
     leave(world)
     return reports
+
+
+def _tell(report: RunReport, file: IO[str]) -> None:
+    print(json.dumps(asdict(report)), file=file, flush=True)
 
 
 def _leave(folder: Path | None, cause: Cause) -> None:

@@ -21,10 +21,12 @@ from raystudy.execute.hang_watch import WatchThread
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
 from raystudy.execute.rank import LostGroupError, make_on_rank
+from raystudy.execute.utilisation import Devices
 from raystudy.execute.work import RunReport, Task
 from raystudy.reference.world import World, join, leave
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.load import LoadedStudy, load_study
+from raystudy.specs.run import TrainRun
 from raystudy.study.chosen import Chosen
 
 
@@ -98,21 +100,49 @@ def _make(task: Task, engine: DeepSpeedEngine, world: World, folder: StoragePath
             return make_on_rank(task)
     except LostGroupError as error:
         if error.cause.kind == "out-of-memory":
-            _record_out_of_memory(task, error.cause)
+            raise LostGroupError(keep_out_of_memory(task, engine, error.cause)) from error
         raise
 
 
-def _record_out_of_memory(task: Task, cause: Cause) -> None:
-    """Leave a result that says so, unless micro-batches are "auto": a launcher starts its ranks with none smaller."""
-    runs = tuple(run.model_dump_json() for run in task.specs() if run.run_id == cause.run_id)
-    Attempts(replace(task, runs=runs, asked=())).failed(cause)
+def keep_out_of_memory(task: Task, engine: DeepSpeedEngine, cause: Cause) -> Cause:
+    """Leave on the storage what a run that ended out of memory is to be tried with next, or a result that says so.
+
+    A launcher starts its ranks with what they had: it is their next start, by the launcher or as a job that is
+    requeued, which goes on with less (`with_less`). `engine`: as the study says. The cause says what comes next.
+    """
+    (run,) = (run for run in task.specs() if run.run_id == cause.run_id)
+    assert isinstance(run, TrainRun)
+    had = DeepSpeedEngine.model_validate_json(task.group).micro_batch_tokens
+    rows = cause.rows or (0 if had == "auto" else max(1, had // run.model.context))
+    runs, group = (run.model_dump_json(),), engine.model_dump_json()
+    attempts = Attempts(replace(task, runs=runs, asked=(), group=group, notes=()))
+    attempts.failed(replace(cause, rows=rows))
+    if attempts.left is None:
+        return cause
+    tokens, notes = attempts.left.micro_batch_tokens, attempts.left.notes
+    attempt = {"cause": cause.words, "run": run.run_id, "micro_batch_tokens": tokens, "notes": notes}
+    open_storage(task.storage).runs.write_attempt(run.run_id, attempt)
+    words = f"{cause.words}; started again it goes on with micro-batches of {tokens} tokens"
+    return replace(cause, words=words)
+
+
+def with_less(task: Task, engine: DeepSpeedEngine, storage: Storage) -> Task:
+    """The task with the smallest micro-batch that a run of it, out of memory before, was left; "auto" is left so."""
+    found = [attempt for run in task.specs() for attempt in storage.runs.read_attempts(run.run_id)]
+    tried = [attempt for attempt in found if isinstance(attempt.get("micro_batch_tokens"), int)]
+    if engine.micro_batch_tokens != "auto" or not tried:
+        return task
+    least = min(tried, key=lambda attempt: int(attempt["micro_batch_tokens"]))
+    tokens = least["micro_batch_tokens"]
+    group = engine.model_copy(update={"micro_batch_tokens": tokens}).model_dump_json()
+    return replace(task, group=group, micro_batch_tokens=tokens, notes=(*task.notes, *map(str, least.get("notes", ()))))
 
 
 class _RanksExecutor:
     """Makes tasks by the ranks there are, one after another."""
 
     def __init__(self, world: World, engine: DeepSpeedEngine, storage: Storage, study: str) -> None:
-        self._world, self._engine = world, engine
+        self._world, self._engine, self._storage = world, engine, storage
         # Where ranks leave their beats; the name lets leftovers.py remove it if this process dies.
         self._folder = storage.study(study).path / writing_name()
 
@@ -120,9 +150,16 @@ class _RanksExecutor:
         """How many groups can be at work at once."""
         return 1
 
+    @property
+    def devices(self) -> Devices:
+        """Those of the ranks."""
+        engine = self._engine
+        return Devices(engine.workers * engine.cpus_per_worker, engine.workers * engine.gpus_per_worker)
+
     def run(self, tasks: Sequence[Task]) -> Iterator[RunReport]:
         """Make all tasks, in order."""
-        for task in tasks:
+        for each in tasks:
+            task = with_less(each, self._engine, self._storage)
             told: dict[str, Any] = {"task": asdict(task), "folder": str(self._folder)}
             self._world.broadcast(told)
             yield from _make(task, self._engine, self._world, self._folder)

@@ -1,7 +1,6 @@
 """The resource shape of a task: one process, or a group of workers that train its runs together.
 
-Tasks of one shape are made before those of the next, largest first, so that a large one never waits for places that
-small ones keep taking.
+Tasks of the largest shape come first, so that a large one never waits for places that small ones keep taking.
 """
 
 from collections.abc import Sequence
@@ -14,16 +13,21 @@ from raystudy.study import speeds
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """What one task holds while it runs: `workers` is 0 for a task of one process, whose resources the study says."""
+    """What one task holds while it runs: `workers` of a group, each with so many GPUs and CPUs; 0 for one process."""
 
     workers: int = 0
-    gpus_per_worker: int = 0
+    gpus_per_worker: float = 0
     cpus_per_worker: float = 0.0
 
     @property
-    def gpus(self) -> int:
+    def gpus(self) -> float:
         """GPUs of all workers."""
-        return self.workers * self.gpus_per_worker
+        return max(self.workers, 1) * self.gpus_per_worker
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of all workers."""
+        return max(self.workers, 1) * self.cpus_per_worker
 
 
 def engine_of(task: Task) -> DeepSpeedEngine | None:
@@ -34,7 +38,7 @@ def engine_of(task: Task) -> DeepSpeedEngine | None:
 def shape_of(task: Task) -> Shape:
     """The task's resource shape."""
     engine = engine_of(task)
-    return Shape() if engine is None else shape_of_engine(engine)
+    return Shape(0, task.gpus, task.cpus) if engine is None else shape_of_engine(engine)
 
 
 def shape_of_engine(engine: DeepSpeedEngine) -> Shape:
@@ -52,4 +56,4 @@ def by_shape(tasks: Sequence[Task]) -> list[tuple[Shape, list[Task]]]:
 
 def groups_at_once(shape: Shape, num_places: int, num_gpus: int) -> int:
     """How many groups of `shape` fit at once into `num_places` of one process each and `num_gpus`; at least one."""
-    return speeds.groups_at_once(shape.workers, shape.gpus, num_places, num_gpus)
+    return speeds.groups_at_once(shape.workers, int(shape.gpus), num_places, num_gpus)

@@ -34,15 +34,17 @@ def make_tasks(
     downstream: Mapping[str, str] | None = None,
     engines: Engines | None = None,
     group_places: Callable[[DeepSpeedEngine], int] = lambda _: 1,
+    own: Mapping[str, Resources] | None = None,
 ) -> list[Task]:
     """Tasks in the order of their first runs, those of groups first: neighbouring short runs of a decoder share one
     (see `_packs`), as do random-feature runs and likeness on one recipe, and a decoder's probes that differ in
-    validation set alone. `group_places`: how many groups of an engine can run at once."""
+    validation set alone. `group_places`: how many groups of an engine can run at once; `own`: the resources of those
+    models, by name, that do not take `resources`."""
     in_groups = [run for run in todo if isinstance(run.run, TrainRun) and run.run.engine == "deepspeed"]
     grouped = {run.run_id for run in in_groups}
     of_one = [run for run in todo if run.run_id not in grouped]
     tasks = _group_tasks(in_groups, root, validation, downstream or {}, engines or {}, group_places)
-    return tasks + _tasks_of_one_process(of_one, root, validation, resources, downstream or {})
+    return tasks + _tasks_of_one_process(of_one, root, validation, resources, downstream or {}, own or {})
 
 
 def _tasks_of_one_process(
@@ -51,6 +53,7 @@ def _tasks_of_one_process(
     validation: Mapping[str, str],
     resources: Resources,
     downstream: Mapping[str, str],
+    own: Mapping[str, Resources],
 ) -> list[Task]:
     groups: dict[tuple[str, int], list[WantedRun]] = {}
     counts: dict[str, int] = {}
@@ -63,22 +66,27 @@ def _tasks_of_one_process(
         place = counts.get(shared, 0)
         counts[shared] = place + 1
         groups.setdefault((shared, place // MOST_TOGETHER), []).append(run)
-    return [
-        Task(
-            tuple(member.run.model_dump_json() for member in members),
-            root,
-            validation,
-            resources.device,
-            members[0].recipe,
-            members[0].model,
-            micro_batch_tokens=resources.micro_batch_tokens,
-            checkpoint_minutes=resources.checkpoint_minutes,
-            asked=_asked_of(members),
-            downstream=downstream,
-            num_devices=resources.num_devices,
+    tasks = []
+    for members in groups.values():
+        takes = own.get(members[0].model, resources)
+        tasks.append(
+            Task(
+                tuple(member.run.model_dump_json() for member in members),
+                root,
+                validation,
+                takes.device,
+                members[0].recipe,
+                members[0].model,
+                micro_batch_tokens=takes.micro_batch_tokens,
+                checkpoint_minutes=takes.checkpoint_minutes,
+                asked=_asked_of(members),
+                downstream=downstream,
+                num_devices=takes.num_devices,
+                cpus=takes.cpus_per_run,
+                gpus=takes.gpus_per_run,
+            )
         )
-        for members in groups.values()
-    ]
+    return tasks
 
 
 def _group_tasks(

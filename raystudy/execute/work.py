@@ -17,7 +17,7 @@ from raystudy.artifacts.files import NO_ROOM, unwritable
 from raystudy.artifacts.node_cache import take_fetched
 from raystudy.artifacts.results import Record
 from raystudy.artifacts.storage import open_storage
-from raystudy.errors import DamagedError, NodeFullError, RaystudyError, UnwritableError
+from raystudy.errors import DamagedError, NodeFullError, RaystudyError, StoppedError, UnwritableError
 from raystudy.execute.decoder_work import make_decoder_run
 from raystudy.execute.feature_work import make_feature_runs, numpy_versions
 from raystudy.execute.made import Made
@@ -26,6 +26,8 @@ from raystudy.execute.workplace import Workplace
 from raystudy.specs.commission import Commission
 from raystudy.specs.reading import Asked
 from raystudy.specs.run import CommandRun, FeaturesProbe, FeaturesRun, ProbeRun, Run, TrainRun, read_run
+
+MAX_PREEMPTIONS = 20  # of one run in one launch: losses of its node, which are no failures, until it is given up
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Task:
     items. `asked` says of each run, as JSON, what it is to be read for besides its last weights; empty: of none
     anything. `recipe` and `model` are names for people; nothing depends on them. `group`: the engine, as JSON, of runs
     that several workers train together; empty for runs of one process. `notes`: what the records of runs it trains are
-    to tell of how they came to be; `num_preemptions`: how often workers of the first were preempted. `num_devices`:
-    GPUs, or CPU cores where it has none, that a run holds.
+    to tell of how they came to be; `preemptions`: how often each run, by id, was cut short by the loss of a node in
+    this launch. `num_devices`: GPUs, or CPU cores where it has none, that a run holds; of one process `cpus` and
+    `gpus`, of which a share of one GPU is a share of its memory too.
     """
 
     runs: tuple[str, ...]
@@ -53,8 +56,10 @@ class Task:
     group: str = ""
     notes: tuple[str, ...] = ()
     command: str = ""
-    num_preemptions: int = 0
+    preemptions: Mapping[str, int] = field(default_factory=dict)
     num_devices: float = 1.0
+    cpus: float = 1.0
+    gpus: float = 0.0
 
     def asked_of(self) -> list[Asked]:
         """What the members are asked for, in their order."""
@@ -73,7 +78,7 @@ class Task:
     @property
     def task_id(self) -> str:
         """A name for queues and trials: that of the first member."""
-        return self.specs()[0].run_id
+        return read_run(self.runs[0]).run_id
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,12 @@ class RunReport:
     """How a run ended: its record's status, or "failed" with the first cause.
 
     `seconds`: the time it took on its device now; `is_made`: the run was made in them, from start to end.
-    `is_unwritable`: the storage cannot be written, so that trying on is of no use. `damaged`: the path of shards that
-    are not what was written, which the driver makes anew. `note`: what a person should know of a run that ended well.
-    `is_final`: it has been tried as often as it may be in one launch.
+    `is_unwritable`: the storage, or the only node's disk, cannot be written, so that trying on is of no use. `damaged`:
+    the path of shards that are not what was written, which the driver makes anew. `note`: what a person should know of
+    a run that ended well. `is_final`: it has been tried as often as it may be in one launch. `loss`: it was not made by
+    no failure of its own: "preempted", its node was lost meanwhile; "node-full", its node's disk has no room for its
+    data; "not-begun", another run of its task was cut short so. `num_preemptions`: so often it was begun again within
+    its task.
     """
 
     run_id: str
@@ -96,12 +104,17 @@ class RunReport:
     is_made: bool = False
     note: str = ""
     is_final: bool = False
+    loss: Literal["", "preempted", "node-full", "not-begun"] = ""
+    num_preemptions: int = 0
 
 
 def do_task(task: Task) -> list[RunReport]:
     """Make every run of the task that has no record, and evaluate kept weights where only evaluations lack.
 
     Never raises for what a run may meet: a failure comes back as a report.
+
+    Raises:
+        StoppedError: a stop was asked for (train/stop_request.py).
     """
     if task.group:
         from raystudy.execute.groups import run_group
@@ -109,6 +122,10 @@ def do_task(task: Task) -> list[RunReport]:
         return run_group(task)
     specs = task.specs()
     asked = task.asked_of()
+    if task.device == "cuda" and any(isinstance(run, TrainRun | TextProbe) for run in specs):
+        from raystudy.train.process import take_gpu_share
+
+        take_gpu_share(task.gpus)
     reports = [_report(task, run, ask) for run, ask in zip(specs, asked, strict=True) if isinstance(run, TrainRun)]
     reports += [
         _report_command(task, run, ask) for run, ask in zip(specs, asked, strict=True) if isinstance(run, CommandRun)
@@ -145,8 +162,10 @@ def _report(task: Task, run: TrainRun, asked: Asked) -> RunReport:
         storage = open_storage(task.storage)
         storage.runs.mends = True
         means = (task.micro_batch_tokens, task.checkpoint_minutes, task.downstream)
-        at = Workplace(storage, task.validation, task.device, about_task(task, {}), *means)
+        at = Workplace(storage, task.validation, task.device, about_task(task, {}, run.run_id), *means)
         status, is_made = make_decoder_run(run, at, asked)
+    except StoppedError:
+        raise
     except Exception as error:
         return failed_report(run.run_id, error, time.perf_counter() - started)
     told = (run.run_id, status, run.num_tokens, time.perf_counter() - started)
@@ -161,8 +180,10 @@ def _report_command(task: Task, run: CommandRun, asked: Asked) -> RunReport:
         storage = open_storage(task.storage)
         storage.runs.mends = True
         commission = Commission.model_validate_json(task.command)
-        at = Workplace(storage, task.validation, task.device, about_task(task, {}))
+        at = Workplace(storage, task.validation, task.device, about_task(task, {}, run.run_id))
         status, is_made = make_command_run(run, at, commission, asked)
+    except StoppedError:
+        raise
     except Exception as error:
         return failed_report(run.run_id, error, time.perf_counter() - started)
     told = (run.run_id, status, run.num_tokens, time.perf_counter() - started)
@@ -198,14 +219,29 @@ def _report_made(runs: Sequence[Run], ends: Iterable[Made]) -> list[RunReport]:
     return reports
 
 
+def attempt_of(run: str, report: RunReport) -> dict[str, Any]:
+    """What an attempt says of a run that failed; `run`: its name for people."""
+    return {"cause": report.cause, "run": run, "seconds": report.seconds}
+
+
 def failed_report(run_id: str, error: Exception, seconds: float = 0.0) -> RunReport:
     """The report of a run that met `error`."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         error = unwritable(error.filename or "a file", error)
     cause = str(error) if isinstance(error, RaystudyError) else f"{type(error).__name__}: {error}"
-    is_unwritable = isinstance(error, UnwritableError | NodeFullError)  # nor has this node room for others
+    is_node_full = isinstance(error, NodeFullError)
+    is_unwritable = isinstance(error, UnwritableError) or is_node_full
     damaged = str(error.path) if isinstance(error, DamagedError) else ""
-    return RunReport(run_id, "failed", 0, seconds, cause, is_unwritable, damaged)
+    loss: Literal["", "node-full"] = "node-full" if is_node_full else ""
+    return RunReport(run_id, "failed", 0, seconds, cause, is_unwritable, damaged, loss=loss)
+
+
+def lost_reports(task: Task, cause: str, seconds: float = 0.0) -> list[RunReport]:
+    """Reports for a task whose node was lost: its first run without a record was cut short, the others not begun."""
+    reports = failed_reports(task, cause, seconds)
+    first = next((report.run_id for report in reports if report.status == "failed"), "")
+    kinds = {report.run_id: "preempted" if report.run_id == first else "not-begun" for report in reports}
+    return [replace(r, loss=kinds[r.run_id]) if r.status == "failed" else r for r in reports]  # type: ignore[arg-type]
 
 
 def failed_reports(task: Task, cause: str, seconds: float = 0.0) -> list[RunReport]:
@@ -232,13 +268,15 @@ def _is_measured(run: Run, record: Record, task: Task, asked: Asked) -> bool:
     return record.is_measured(task.validation, run.settings.steps, asked.readings, task.downstream)
 
 
-def about_task(task: Task, packages: Mapping[str, str]) -> dict[str, Any]:
-    """What is in the provenance of every record that the task leaves."""
+def about_task(task: Task, packages: Mapping[str, str], run_id: str = "") -> dict[str, Any]:
+    """What is in the provenance of every record that the task leaves; of a run with `run_id` how often it was lost."""
+    num_preemptions = task.preemptions.get(run_id, 0)
     return {
         "raystudy": __version__,
         "packages": {"python": platform.python_version(), **packages},
         "device": task.device,
         "num_devices": task.num_devices,
         "host": socket.gethostname(),
-        **({"num_preemptions": task.num_preemptions} if task.num_preemptions else {}),
+        **({"gpu_memory_share": task.gpus} if 0 < task.gpus < 1 else {}),
+        **({"num_preemptions": num_preemptions} if num_preemptions else {}),
     }

@@ -6,7 +6,7 @@ must be called by all ranks alike.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from raystudy.artifacts.checkpoints import (
 )
 from raystudy.artifacts.damage import look, set_aside
 from raystudy.artifacts.files import StoragePath
-from raystudy.errors import RaystudyError, StorageError
+from raystudy.errors import RaystudyError, StoppedError, StorageError
 from raystudy.reference.training import ReferenceTraining
 from raystudy.reference.world import World
 from raystudy.specs.base import digest
@@ -36,12 +36,20 @@ class Checkpoints:
     """Checkpoints of the run `run_id` in its folder, as often as `engine` says; `asked`: what the run is read for.
 
     `resumed_from`: the step that the run went on from, 0 where it began anew. `note`: what a person should know of it.
+    `must_stop`: asked after every step, of rank 0; all ranks must have it or none.
     """
 
     def __init__(
-        self, folder: StoragePath, run_id: str, engine: DeepSpeedEngine, world: World, asked: Asked | None = None
+        self,
+        folder: StoragePath,
+        run_id: str,
+        engine: DeepSpeedEngine,
+        world: World,
+        asked: Asked | None = None,
+        must_stop: Callable[[], bool] | None = None,
     ) -> None:
         self._folder, self._run_id, self._engine, self._world = folder, run_id, engine, world
+        self._must_stop = must_stop
         self._made_with = {"raystudy": __version__, **versions(), "device": torch.device(world.device).type}
         if asked is not None and asked != Asked():
             self._made_with["readings"] = digest(asked)
@@ -104,8 +112,13 @@ class Checkpoints:
         )
 
     def keep_if_due(self, training: ReferenceTraining) -> float:
-        """Write a checkpoint after the steps taken so far if one is due; the seconds that took."""
-        if not self._is_due(training.step):
+        """Write a checkpoint after the steps taken so far if one is due; the seconds that took.
+
+        Raises:
+            StoppedError: the ranks must stop; the checkpoint is written.
+        """
+        is_due, is_last = self._is_due(training.step)
+        if not is_due:
             return 0.0
         began = time.perf_counter()
         arrays, about = training.state()
@@ -118,15 +131,19 @@ class Checkpoints:
         checkpoint = Checkpoint(self._run_id, training.step, arrays, content)
         self._world.first(lambda: self._write(checkpoint))
         self._last = time.perf_counter()
+        if is_last:
+            raise StoppedError(f"stopped after step {training.step} of run {self._run_id}, as asked")
         return self._last - began
 
-    def _is_due(self, step: int) -> bool:
+    def _is_due(self, step: int) -> tuple[bool, bool]:
+        """Whether a checkpoint is due, and whether it is the last before a stop."""
         every, minutes = self._engine.checkpoint_steps, self._engine.checkpoint_minutes
-        if every is not None and step % every == 0:
-            return True
-        if minutes is None:
-            return False
-        return bool(self._world.broadcast(time.perf_counter() - self._last >= 60 * minutes))
+        is_due = every is not None and step % every == 0
+        if self._must_stop is None and (is_due or minutes is None):
+            return is_due, False
+        is_late = minutes is not None and time.perf_counter() - self._last >= 60 * minutes
+        is_late, is_last = self._world.broadcast([is_late, self._must_stop is not None and self._must_stop()])
+        return is_due or is_late or is_last, is_last
 
     def _write(self, checkpoint: Checkpoint) -> None:
         write_step_checkpoint(self._folder, checkpoint)

@@ -23,7 +23,7 @@ from raystudy.train.decoder import Decoder
 from raystudy.train.divergence import has_risen, not_finite
 from raystudy.train.evaluation import Evaluation
 from raystudy.train.moved import moved
-from raystudy.train.on_the_way import Keeping, Read, weights_of
+from raystudy.train.on_the_way import Keeping, Read, stops_of, weights_of
 from raystudy.train.process import device_name, peak_memory, reset_state
 from raystudy.train.run import Outcome, ValidationSets, unigram_floors
 from raystudy.train.training import first_sequences
@@ -94,9 +94,7 @@ class _Making:
         if checkpoints is not None:
             checkpoints.restore(training)
             training.keep = lambda: training.watch.add({"checkpoint": checkpoints.keep_if_due(training)})
-        # A checkpoint is written before what is due at its step: those below it have been made.
-        stops = {*(reading.step for reading in self._asked.readings), *self._asked.checkpoints}
-        for stop in sorted(stop for stop in stops if training.step <= stop < steps):
+        for stop in stops_of(self._asked, training.step, steps):
             if not training.problem:
                 training.advance(stop)
             self._stop(stop)

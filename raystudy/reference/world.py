@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from raystudy.errors import RaystudyError
 from raystudy.train.precision import check_device
@@ -23,6 +24,7 @@ from raystudy.train.precision import check_device
 T = TypeVar("T")
 
 _ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+JOINING_SECONDS = 600.0  # in which all ranks must have come together: a node's start and its imports take minutes
 
 
 class OtherRankError(RaystudyError):
@@ -118,7 +120,13 @@ class World:
         return done
 
 
-def join(device: Literal["cpu", "cuda"], timeout_seconds: float | None = None, *, meeting: Path | None = None) -> World:
+def join(
+    device: Literal["cpu", "cuda"],
+    timeout_seconds: float | None = None,
+    *,
+    meeting: Path | None = None,
+    joining_seconds: float = JOINING_SECONDS,
+) -> World:
     """Take this process's place in its group: the one that exists, else the one that a launcher's variables name.
 
     Args:
@@ -126,9 +134,10 @@ def join(device: Literal["cpu", "cuda"], timeout_seconds: float | None = None, *
         timeout_seconds: how long an operation may wait for other ranks; torch's own where not given.
         meeting: a file that is not there yet, through which the ranks of one machine find one another, so that none
             has to listen at MASTER_PORT; the launcher's variables need then only say rank and number.
+        joining_seconds: how long all ranks may take to come to MASTER_PORT.
 
     Raises:
-        RaystudyError: there is no such device, or no group and no variables that name one.
+        RaystudyError: there is no such device, no group and no variables that name one, or some ranks did not come.
     """
     check_device(device)
     if not dist.is_initialized():
@@ -139,19 +148,64 @@ def join(device: Literal["cpu", "cuda"], timeout_seconds: float | None = None, *
                 f"a rank must be told its group by {', '.join(needed)}, but {', '.join(missing)} is not set. Start "
                 f"it with torchrun, with the deepspeed launcher or with raystudy run"
             )
-        place = _device(device, int(os.environ["RANK"]))
-        limit = None if timeout_seconds is None else datetime.timedelta(seconds=timeout_seconds)
+        place, rank, size = (
+            _device(device, int(os.environ["RANK"])),
+            int(os.environ["RANK"]),
+            int(os.environ["WORLD_SIZE"]),
+        )
         dist.init_process_group(
             "nccl" if device == "cuda" else "gloo",
             init_method=None if meeting is None else f"file://{meeting}",
-            rank=-1 if meeting is None else int(os.environ["RANK"]),
-            world_size=-1 if meeting is None else int(os.environ["WORLD_SIZE"]),
-            timeout=limit,
+            store=meet(rank, size, joining_seconds) if meeting is None else None,
+            rank=rank,
+            world_size=size,
+            timeout=None if timeout_seconds is None else datetime.timedelta(seconds=timeout_seconds),
             device_id=_bound(place),
         )
     rank, size = dist.get_rank(), dist.get_world_size()
     place = _device(device, rank)
     return World(rank, size, int(place.partition(":")[2] or os.environ.get("LOCAL_RANK", str(rank))), place)
+
+
+def meet(rank: int, size: int, seconds: float) -> Store:
+    """The store at MASTER_ADDR:MASTER_PORT, once all `size` ranks have come to it; rank 0 or its launcher holds it.
+
+    Raises:
+        RaystudyError: some did not come within `seconds`; they are named, where the store is there to tell.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    has_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's agent listens there itself
+    is_master, limit = rank == 0 and not has_launcher, datetime.timedelta(seconds=seconds)
+    try:
+        store = TCPStore(address, port, size, is_master, timeout=limit, wait_for_workers=False)
+    except RuntimeError as error:
+        holder = "the launcher" if has_launcher else "rank 0"
+        raise RaystudyError(
+            f"{holder} must listen at {address}:{port} (MASTER_ADDR, MASTER_PORT), but within {seconds:g} s: "
+            f"{str(error).splitlines()[0]}. See that it was started, that other machines reach this address, and that "
+            f"the port is free"
+        ) from error
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    here = PrefixStore(f"raystudy-{attempt}", store)
+    here.set(f"rank-{rank}", "here")
+    places = [f"rank-{each}" for each in range(size)]
+    try:
+        here.wait(places, limit)
+    except RuntimeError as error:
+        absent = [str(each) for each, place in enumerate(places) if not _is_there(here, place)]
+        raise RaystudyError(
+            f"all {size} ranks must come to {address}:{port} within {seconds:g} s, but rank{'s' * (len(absent) > 1)} "
+            f"{', '.join(absent) or 'of an unknown number'} did not. See that the launcher started them, that nothing "
+            f"ended them before, and that their machines reach this address"
+        ) from error
+    return here
+
+
+def _is_there(store: Store, key: str) -> bool:
+    try:
+        return bool(store.check([key]))
+    except RuntimeError:  # who held the store has gone
+        return True
 
 
 def leave(world: World) -> None:

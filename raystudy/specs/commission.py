@@ -52,5 +52,5 @@ def commission_of(study: StudySpec, model: str, recipe: str) -> Commission:
         },
         unique_tokens=spec.tokens if is_external and isinstance(spec, ExternalRecipe) else None,
         metric=read_metric(study.comparison.primary_metric).rows,
-        threads=max(1, int(study.resources.cpus_per_run)),
+        threads=max(1, int(study.resources_of(model).cpus_per_run)),
     )

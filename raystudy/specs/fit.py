@@ -32,7 +32,7 @@ def fit_problems(study: StudySpec, document: YamlDocument) -> list[Problem]:
                 *_engine(study, name, document),
             )
             found += [problem for problem in problems if problem not in found]
-    return [*found, *command_problems(study, document)]
+    return [*found, *command_problems(study, document), *_budget(study, document)]
 
 
 def _settings(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Problem]:
@@ -46,6 +46,21 @@ def _settings(study: StudySpec, name: str, document: YamlDocument) -> Iterator[P
     if settings.precision == "tf32" and study.command_of(name) is None and study.device_of(name) != "cuda":
         rule = f"tf32 must be computed on a GPU, but model {name!r} asks for none"
         yield _problem(document, _place(study, name, "precision"), rule, "Ask for a GPU, or use fp32")
+
+
+def _budget(study: StudySpec, document: YamlDocument) -> Iterator[Problem]:
+    """A budget of money must have a price for every kind of device that the study's runs take."""
+    budget = study.budget
+    if budget is None or budget.money is None or budget.prices is None:
+        return
+    devices = {study.resources.device, *(engine.device for engine in study.deepspeed_engines().values())}
+    prices: KeyPath = ("budget", "prices")
+    if "cpu" in devices and budget.prices.cpu_core is None:
+        rule = "a budget of money must have a price for CPU cores, on which runs are made here, but has none"
+        yield _problem(document, prices, rule, "Add `cpu_core:`, what an hour of one core costs")
+    if "cuda" in devices and not budget.prices.gpus:
+        rule = "a budget of money must have a price for GPUs, on which runs are made here, but has none"
+        yield _problem(document, prices, rule, "Add `gpus: {H100: ...}`, what an hour of one costs, by its name")
 
 
 def _resources(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Problem]:
@@ -65,6 +80,10 @@ def _engine(study: StudySpec, name: str, document: YamlDocument) -> Iterator[Pro
         yield _problem(document, _place(study, name, "precision"), rule)
     if not isinstance(engine, DeepSpeedEngine):
         return
+    if study.models[name].resources is not None:
+        rule = f"what a run takes must be said once, but model {name!r} has an engine of workers and resources"
+        way_out = "Say it by engine.workers, engine.cpus_per_worker and engine.gpus_per_worker"
+        yield _problem(document, ("models", name, "resources"), rule, way_out)
     context, tokens = study.decoder(name).context, engine.micro_batch_tokens
     if isinstance(tokens, int) and tokens < context:
         rule = f"must hold one sequence of {context} tokens, but got {tokens}"

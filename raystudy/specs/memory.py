@@ -105,7 +105,7 @@ def training_of(study: StudySpec, name: str, vocabulary: int) -> Training:
     common = Training(model.shape, vocabulary, settings.precision, settings.optimizer, settings.batch_tokens)
     engine = model.engine
     if not isinstance(engine, DeepSpeedEngine):
-        return replace(common, device=study.resources.device, micro_batch_tokens=study.resources.micro_batch_tokens)
+        return replace(common, device=study.device_of(name), micro_batch_tokens=study.resources.micro_batch_tokens)
     zero = engine.config.get("zero_optimization", {})
     return replace(
         common,
@@ -140,19 +140,8 @@ def estimate_memory(training: Training, *, evaluates: bool = True) -> MemoryEsti
     before = states.gradients if _keeps_gradients(training) or not is_first_part_all else 0
     held = states.weights + states.masters + states.optimizer + states.copies + states.buffers
     most = max(before + activations + logits, states.gradients + states.stepping, evaluation)
-    return MemoryEstimate(
-        weights=states.weights,
-        masters=states.masters,
-        gradients=states.gradients,
-        optimizer=states.optimizer,
-        copies=states.copies,
-        buffers=states.buffers,
-        activations=activations,
-        logits=logits,
-        evaluation=evaluation,
-        host=states.host,
-        total=held + most,
-    )
+    parts = {name: size for name, size in vars(states).items() if name != "stepping"}
+    return MemoryEstimate(**parts, activations=activations, logits=logits, evaluation=evaluation, total=held + most)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Cross-references between sections are checked in `references.py`, files are join
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from raystudy.specs.base import Name, Spec
 from raystudy.specs.command import CommandEngine
@@ -14,6 +14,7 @@ from raystudy.specs.engines import DeepSpeedEngine, Engine, TorchEngine
 from raystudy.specs.model import DecoderSpec, ExternalModel, RandomFeaturesSpec
 from raystudy.specs.protocol import Protocol
 from raystudy.specs.recipe import ExternalRecipe, Recipe, ValidationSet
+from raystudy.specs.study_budget import StudyBudget
 from raystudy.specs.synthetic import SyntheticDomains
 from raystudy.specs.tracking import Tracking
 from raystudy.specs.training import FeatureTraining, TrainingOverride, TrainingSettings
@@ -21,11 +22,29 @@ from raystudy.specs.training import FeatureTraining, TrainingOverride, TrainingS
 FORMAT = "raystudy-study/1"
 
 
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"gpus_per_run must be a share of one GPU (0 to 1) or a whole number, but got {gpus:g}")
+    return gpus
+
+
+_GPUS = "below 1: runs share a GPU, and each may take that share of its memory; 1 or more: whole GPUs"
+Gpus = Annotated[float, Field(ge=0, allow_inf_nan=False, description=_GPUS), AfterValidator(_whole_above_one)]
+
+
+class ResourcesOverride(Spec):
+    """What one run of a model takes, where that is not what the study says of all."""
+
+    cpus_per_run: float | None = Field(default=None, gt=0)
+    gpus_per_run: Gpus | None = None
+
+
 class StudyDecoder(DecoderSpec):
-    """A decoder with what it changes in the study's training settings, and what trains it."""
+    """A decoder with what it changes in the study's training settings and resources, and what trains it."""
 
     training: TrainingOverride | None = None
     engine: Engine = TorchEngine()
+    resources: ResourcesOverride | None = None
 
     @property
     def shape(self) -> DecoderSpec:
@@ -37,6 +56,7 @@ class StudyFeatures(RandomFeaturesSpec):
     """A random-feature model with its training settings."""
 
     training: FeatureTraining
+    resources: ResourcesOverride | None = None
 
     @property
     def shape(self) -> RandomFeaturesSpec:
@@ -49,6 +69,7 @@ class StudyExternal(ExternalModel):
 
     training: TrainingOverride | None = None
     engine: CommandEngine
+    resources: ResourcesOverride | None = None
 
     @property
     def shape(self) -> ExternalModel:
@@ -87,10 +108,10 @@ class ComparisonSettings(Spec):
 
 
 class Resources(Spec):
-    """What one run takes, and how many run at once."""
+    """What one run takes, unless its model says otherwise, and how many run at once."""
 
     cpus_per_run: float = Field(default=1, gt=0)
-    gpus_per_run: float = Field(default=0, ge=0)
+    gpus_per_run: Gpus = 0
     workers: int | None = Field(
         default=None,
         ge=0,
@@ -115,6 +136,10 @@ class Resources(Spec):
         """GPUs, or CPU cores where it has none, that a run holds."""
         return self.gpus_per_run or self.cpus_per_run
 
+    def overridden_by(self, override: ResourcesOverride | None) -> "Resources":
+        """These, with what `override` gives."""
+        return self if override is None else self.model_copy(update=override.model_dump(exclude_none=True))
+
 
 class StudySpec(Spec):
     """A whole study."""
@@ -134,7 +159,10 @@ class StudySpec(Spec):
     truth: Name
     comparison: ComparisonSettings = ComparisonSettings()
     resources: Resources = Resources()
-    storage: str | None = Field(default=None, description="a folder, relative to the study file")
+    budget: StudyBudget | None = Field(default=None, description="what the study may cost in all; hard")
+    storage: str | None = Field(
+        default=None, description="a folder, relative to the study file, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX"
+    )
     track: Tracking | None = Field(
         default=None, description="who else is told of every finished run (docs/tracking.md)"
     )
@@ -187,7 +215,22 @@ class StudySpec(Spec):
     def device_of(self, model: str) -> str:
         """What a model is trained on."""
         engine = self.sequence_model(model).engine
-        return engine.device if isinstance(engine, DeepSpeedEngine) else self.resources.device
+        return engine.device if isinstance(engine, DeepSpeedEngine) else self.resources_of(model).device
+
+    def resources_of(self, model: str) -> Resources:
+        """What one run of a model takes; of what is no model's, what the study says."""
+        return self.resources.overridden_by(getattr(self.models.get(model), "resources", None))
+
+    @property
+    def own_resources(self) -> dict[str, Resources]:
+        """Those of the models that have resources of their own, by name."""
+        return {name: self.resources_of(name) for name, model in self.models.items() if model.resources is not None}
+
+    @property
+    def all_resources(self) -> tuple[Resources, ...]:
+        """Of every model whose runs one process makes."""
+        groups = self.deepspeed_engines()
+        return tuple(self.resources_of(name) for name in self.models if name not in groups) or (self.resources,)
 
     def deepspeed_engines(self) -> dict[str, DeepSpeedEngine]:
         """The engines of those models, by name, whose runs several workers train together."""

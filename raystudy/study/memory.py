@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from raystudy.artifacts.weights import KEPT_BYTES
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.memory import MemoryEstimate, Training, estimate_memory, training_of
 from raystudy.specs.memory_fit import HEADROOM, gib, largest_fitting, one_device
+from raystudy.specs.model import count_parameters
 from raystudy.specs.run import TrainRun
 from raystudy.specs.study import StudyDecoder
 from raystudy.study.state import StudyState
@@ -87,6 +89,19 @@ def _on_record(state: StudyState, model: str) -> tuple[int, str, int]:
         if isinstance(peak, dict) and isinstance(peak.get("bytes"), int) and peak["bytes"] > most:
             most, of = peak["bytes"], str(peak.get("of", ""))
     return most, of, without
+
+
+def weights_line(memory: ModelMemory) -> str | None:
+    """What is to be known of weights too large to be kept; None where they are kept."""
+    training = memory.training
+    num_bytes = 4 * count_parameters(training.model, training.vocabulary).total
+    if num_bytes <= KEPT_BYTES:
+        return None
+    return (
+        f"weights of model {memory.model!r} are {gib(num_bytes)} in FP32, above the {KEPT_BYTES / 1e6:g} MB up to which"
+        f" they are kept: name all validation sets and tasks before it is trained, since later ones need it trained "
+        f"again. Every worker holds all of them for an evaluation"
+    )
 
 
 def enough_line(memory: ModelMemory, available: int | None, source: str) -> str:

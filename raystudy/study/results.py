@@ -6,6 +6,7 @@ pandas and the comparison (scipy) are loaded on first use: a launch that finds n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -35,16 +36,18 @@ def read_records(
     records: dict[str, Any] = {}
     known: dict[str, Asked] = {}
     state = StudyState(study, inputs, records, frozen or {})
-    while True:
-        state = state.with_records(records)
-        wanted = make_wave(state).wanted
-        asked = {run_id: run.asked for run_id, run in wanted.items()}
-        new = {run_id: wanted[run_id].run for run_id, ask in asked.items() if known.get(run_id) != ask}
-        if not new:
-            return state
-        known |= asked
-        readings = {run_id: asked[run_id].readings for run_id in new}
-        with storage.runs.files.together(len(new), storage.study(study.name).compacted):
+    with ExitStack() as held:
+        while True:
+            state = state.with_records(records)
+            wanted = make_wave(state).wanted
+            asked = {run_id: run.asked for run_id, run in wanted.items()}
+            new = {run_id: wanted[run_id].run for run_id, ask in asked.items() if known.get(run_id) != ask}
+            if not new:
+                return state
+            known |= asked
+            readings = {run_id: asked[run_id].readings for run_id in new}
+            # From afar, one look at what is there serves all waves.
+            held.enter_context(storage.runs.files.together(len(new), storage.study(study.name).compacted))
             found = storage.runs.read_all(new, inputs.validation.values(), readings)
             records = {**records, **join_answers(storage.runs, found, inputs.tasks.values())}
 

@@ -14,6 +14,7 @@ from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun
 
 ASSUMED_FLOPS_PER_SECOND = 3e10  # of one run on one core; an assumption (the demo measured 3.3e10) until records say
+ASSUMED_GPU_FLOPS_PER_SECOND = 1e12  # of one run on one GPU; likewise: low for a GPU, of which small models use little
 
 
 @dataclass(frozen=True, order=True)
@@ -55,7 +56,7 @@ class Speeds:
     """The speeds of a study's kinds of runs, by its records, on `slots` places of one process each and `num_gpus`."""
 
     def __init__(self, state: StudyState, slots: int, num_gpus: int = 0) -> None:
-        self._slots, self._num_gpus = slots, num_gpus
+        self._slots, self._num_gpus, self._device = slots, num_gpus, state.study.resources.device
         self._engines = state.study.deepspeed_engines()
         self._protocols = state.study.protocols
         self._measured: dict[Kind, tuple[float, float]] = {}
@@ -88,7 +89,8 @@ class Speeds:
     def speed(self, kind: Kind) -> Speed:
         """Of one kind, measured where records of it are there."""
         flops, seconds = self._measured.get(kind, (0.0, 0.0))
-        assumed = ASSUMED_FLOPS_PER_SECOND * max(kind.workers, 1)
+        on_gpu = kind.gpus_per_worker > 0 if kind.workers else self._device == "cuda"
+        assumed = assumed_flops_per_second(kind.workers, is_on_gpu=on_gpu)
         speed, at_once = flops / seconds if seconds else assumed, self._slots
         if kind.workers:
             at_once = groups_at_once(kind.workers, kind.workers * kind.gpus_per_worker, self._slots, self._num_gpus)
@@ -97,6 +99,11 @@ class Speeds:
     def of_groups(self) -> list[Speed]:
         """Those of the study's groups, the largest first."""
         return [self.speed(kind) for kind in sorted({_kind(e) for e in self._engines.values()}, reverse=True)]
+
+
+def assumed_flops_per_second(workers: int, *, is_on_gpu: bool) -> float:
+    """Of one run by so many workers (0: by one process), until records say."""
+    return (ASSUMED_GPU_FLOPS_PER_SECOND if is_on_gpu else ASSUMED_FLOPS_PER_SECOND) * max(workers, 1)
 
 
 def _kind(engine: DeepSpeedEngine) -> Kind:

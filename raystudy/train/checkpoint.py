@@ -17,6 +17,7 @@ from raystudy.artifacts.files import StoragePath
 from raystudy.errors import StorageError
 from raystudy.specs.base import digest
 from raystudy.specs.reading import Asked
+from raystudy.train import stop_request
 from raystudy.train.process import versions
 from raystudy.train.tensors import Arrays
 
@@ -78,9 +79,13 @@ class Checkpoints:
         self.resumed_from = found.step
 
     def keep_if_due(self, step: int, parts: Mapping[str, Kept]) -> float:
-        """Write a checkpoint after `step` steps if the last is old enough; the seconds that took."""
-        now = time.perf_counter()
-        if now - self._last < self._every:
+        """Write a checkpoint after `step` steps if the last is old enough; the seconds that took.
+
+        Raises:
+            StoppedError: a stop was asked for; the checkpoint is written.
+        """
+        now, is_last = time.perf_counter(), stop_request.is_requested()
+        if now - self._last < self._every and not is_last:
             return 0.0
         arrays: Arrays = {}
         about: dict[str, Any] = {}
@@ -90,6 +95,8 @@ class Checkpoints:
         content = {"made_with": self._made_with, "parts": about}
         write_checkpoint(self._folder, Checkpoint(self._run_id, step, arrays, content))
         self._last = time.perf_counter()
+        if is_last:
+            stop_request.raise_if_requested()
         return self._last - now
 
 

@@ -44,6 +44,15 @@ def weights_of(model: Decoder) -> dict[str, npt.NDArray[Any]]:
     return {name: weight.detach().cpu().float().numpy().copy() for name, weight in model.named_parameters()}
 
 
+def stops_of(asked: Asked, begun: int, end: int) -> list[int]:
+    """The steps before `end` after which something is asked for, in order, of a run that has taken `begun` steps.
+
+    A checkpoint is written before what is due at its step: what is below `begun` has been made.
+    """
+    stops = {*(reading.step for reading in asked.readings), *asked.checkpoints}
+    return sorted(stop for stop in stops if begun <= stop < end)
+
+
 class OnTheWay:
     """The stops of one run, in order of step.
 
@@ -66,10 +75,8 @@ class OnTheWay:
         weights = dict(training.model.named_parameters())
         if self.readouts:
             training.after_step = lambda step: self.readouts.update(step, weights)
-        stops = {*(reading.step for reading in self._asked.readings), *self._asked.checkpoints, steps}
         has_ended = is_finite = False
-        # A checkpoint is written before what is due at its step: those below it have been made.
-        for stop in sorted(stop for stop in stops if training.step <= stop <= steps):
+        for stop in (*stops_of(self._asked, training.step, steps), steps):
             if not has_ended:
                 is_finite = training.advance(stop)
                 has_ended = training.step < stop  # a logged loss is not finite: no later weights are

@@ -57,6 +57,15 @@ def reset_state(seed: int) -> None:
         _CLEAR_REFERENCES.write_text("5")
 
 
+def take_gpu_share(share: float) -> None:
+    """Let this process allocate at most that share (above 1: all) of its GPU's memory; what is beyond is told as OOM.
+
+    Ray and CUDA_VISIBLE_DEVICES only say which GPU is shared; this keeps those that share it from one another.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0) or 1.0)
+
+
 def peak_memory(device: str) -> dict[str, int | str]:
     """The most bytes held since `reset_state`: on a GPU what torch allocated, else what the process had in memory.
 

@@ -16,6 +16,7 @@ import torch
 from raystudy.artifacts.shards import RecipeView
 from raystudy.specs.epochs import windows_read
 from raystudy.specs.run import TrainRun
+from raystudy.train import stop_request
 from raystudy.train.branching import branch_point, start_from
 from raystudy.train.decoder import Decoder
 from raystudy.train.micro_batches import MicroBatches
@@ -86,6 +87,8 @@ class Training:
                 self.after_step(self.step)
             if self.keep is not None:
                 self.keep()
+            else:
+                stop_request.raise_if_requested()
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
             self.problem = f"weights were not finite after step {self.step - 1}"
         return not self.problem

@@ -3,6 +3,8 @@
 `file://` stands for a remote storage that several processes see: it is read and written through fsspec as they are.
 """
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -17,7 +19,9 @@ import pytest
 from upath import UPath
 
 from raystudy.artifacts import node_cache, sealed
+from raystudy.artifacts.files import write_bytes
 from raystudy.artifacts.node_cache import fetched, on_this_node, place_here, take_fetched
+from raystudy.artifacts.sealed import is_sealed
 from raystudy.artifacts.shards import open_tokens, open_view, shard_folder
 from raystudy.errors import DamagedError, SpecError
 from tests.conftest import ROOT, make_shards
@@ -76,6 +80,24 @@ def test_what_a_builder_writes_is_the_same_on_every_storage_and_is_not_fetched_a
     assert (windows[0] == windows[1]).all()
 
 
+def test_builders_at_once_leave_one_whole_folder_each_and_none_without_its_manifest(tmp_path, cache, monkeypatch):
+    place = UPath(f"file://{tmp_path}/storage", auto_mkdir=True)
+    unsealed = place / "shards" / make_shards(tmp_path / "local")[1]
+    write_bytes(unsealed / "tokens.bin", b"a builder died before the manifest")
+    assert not is_sealed(unsealed)
+    builders = [fork.Process(target=make_shards, args=(place,)) for _ in range(4)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join(30)
+    assert [builder.exitcode for builder in builders] == [0] * 4
+    forget(cache)
+    monkeypatch.setattr(sealed, "_PART_BYTES", 1000)
+    assert {folder.name for folder in folders_of(place)} == {f.name for f in (tmp_path / "local/shards").iterdir()}
+    for folder in folders_of(place):
+        sealed.verify_again(folder)
+
+
 def test_of_processes_that_ask_at_once_one_fetches(remote, cache, tmp_path, monkeypatch):
     folder = folders_of(remote)[0]
     names = sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
@@ -118,6 +140,7 @@ def test_a_fetcher_that_is_killed_blocks_nobody_and_leaves_nothing(remote, cache
     waiting.join(30)
     fetcher.join(30)
     assert waiting.exitcode == 0
+    on_this_node(folders_of(remote)[1])  # a fetch when the killed one is surely seen to be gone
     assert not list(cache.rglob(".writing-*"))
     assert sealed.open_sealed(on_this_node(folder))["files"]
 
@@ -146,6 +169,8 @@ def test_what_was_changed_on_the_way_or_here_is_fetched_anew_and_what_is_changed
     assert open_tokens(remote, folder.name).num_documents
     assert (here / "tokens.bin").read_bytes() == (folder / "tokens.bin").read_bytes()
 
+    (here / "manifest.json").unlink()  # somebody has begun to tidy up
+    assert open_tokens(remote, folder.name).num_documents
     forget(cache)
     most = 100
     with pytest.raises(DamagedError, match="has SHA-256") as told:
@@ -180,7 +205,10 @@ def test_above_the_limit_what_was_not_used_for_longest_goes_and_what_is_in_use_s
         time.sleep(0.02)
     on_this_node(first)  # in use by this process, and later than the second
     monkeypatch.setenv("RAYSTUDY_CACHE_GB", "1e-6")
+    others = cache / "submitted" / second.name
+    shutil.copytree(place_here(second), others)
     on_this_node(third)
+    assert others.exists(), "what is no copy is left alone"
     assert [place_here(folder).exists() for folder in (first, second, third)] == [True, False, True]
     assert on_this_node(second).exists(), "what is in use may be more than the limit"
     assert all(place_here(folder).exists() for folder in (first, second, third))
@@ -237,6 +265,22 @@ def test_a_full_disk_is_told_with_folder_bytes_and_way_out_and_nothing_half_stay
     assert f"room for {size:,} bytes" in before
     assert "4,096 bytes free" in before
     assert "No space left on device" in during
+
+
+def test_without_locks_a_node_still_reads_what_is_whole_and_removes_nothing(remote, cache, monkeypatch):
+    first, second, _ = folders_of(remote)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    process = fork.Process(target=on_this_node, args=(first,))
+    process.start()
+    process.join(30)
+    monkeypatch.setenv("RAYSTUDY_CACHE_GB", "1e-6")
+    assert sealed.open_sealed(on_this_node(second))["files"]
+    assert place_here(first).exists(), "nobody can tell whether another process is at it"
+    assert not list(cache.rglob(".writing-*"))
 
 
 def test_a_single_file_is_here_while_it_is_read_and_a_local_one_is_read_where_it_lies(remote, tmp_path):

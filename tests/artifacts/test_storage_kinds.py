@@ -1,29 +1,23 @@
 """What every kind of storage must do: a local folder, fsspec's memory, and S3 (a real server, moto's, over HTTP).
 
-The same cases for all three, then what only a network makes: calls that fail, answers that are lost, outages, refusals.
+What only a network makes is in test_remote_faults.py.
 """
 
 import itertools
 import json
 import os
-import subprocess
-import sys
-import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from raystudy.artifacts import remote_files, remote_retries
 from raystudy.artifacts.damage import look, read_seen, set_aside, set_torn_json_aside
 from raystudy.artifacts.files import (
     StoragePath,
     download,
     exists,
     is_folder,
-    is_remote,
     json_files,
     move,
     names_in,
@@ -39,12 +33,10 @@ from raystudy.artifacts.files import (
     write_json,
 )
 from raystudy.artifacts.records import RunLedger
-from raystudy.artifacts.remote_retries import patience
 from raystudy.artifacts.storage import open_storage
-from raystudy.errors import MissingPackageError, StorageError, StudyHeldError, UnreadableError, UnwritableError
+from raystudy.errors import StorageError, StudyHeldError
 from raystudy.execute.driver_lock import Timing, find_holder, hold_study
 from tests.artifacts.test_ledger import RESULT
-from tests.object_store import BUCKET, SECRET
 
 KINDS = ("local", "memory", "s3")
 
@@ -173,139 +165,3 @@ def test_a_study_has_one_driver_at_a_time_on_every_kind(root):
     spans.sort()
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
     assert names_in(folder / "driver") == ["5.released"]
-
-
-def test_calls_that_fail_and_answers_that_are_lost_change_nothing(s3, s3_uri):
-    root = open_storage(s3_uri).root
-    s3.faults.failing, s3.faults.lost_answers = 0.2, 0.1
-    with ThreadPoolExecutor(12) as pool:
-        own = list(pool.map(lambda i: write_json(root / f"{i}.json", {"i": i}, exclusive=True), range(16)))
-        again = list(pool.map(lambda i: write_json(root / f"{i}.json", {"other": i}, exclusive=True), range(16)))
-    assert (own, again) == ([True] * 16, [False] * 16)
-    found = read_many([root / f"{i}.json" for i in range(16)])
-    assert [json.loads(content) for content in found] == [{"i": i} for i in range(16)]
-    assert len(names_in(root)) == 16
-    remove_folder(root)
-    s3.faults.heal()
-    assert names_in(root) == []
-
-
-def test_an_outage_is_said_once_and_survived_by_reader_writer_and_driver(s3, s3_uri, caplog, monkeypatch):
-    monkeypatch.setattr(remote_retries, "_SAY_AFTER_SECONDS", 0.5)
-    root, lost = open_storage(s3_uri).root, []
-    write_json(root / "a.json", 1)
-    with hold_study(root / "studies" / "s", wait=False, say=print, timing=Timing(0.1, 60.0, 0.1)):
-        s3.faults.gone_for(1.5)
-        began = time.monotonic()
-        writer = threading.Thread(target=lambda: lost.append(write_json(root / "b.json", 2, exclusive=True)))
-        writer.start()
-        assert read_json(root / "a.json") == 1
-        assert time.monotonic() - began > 1.4
-        writer.join()
-    assert lost == [True]
-    told = [record.message for record in caplog.records if record.name == "raystudy.storage"]
-    assert len(told) == 2
-    assert "does not answer" in told[0]
-    assert "answers again" in told[1]
-    s3.faults.gone_for(60.0)
-    for call in (lambda: read_json(root / "a.json"), lambda: names_in(root), lambda: exists(root / "a.json")):
-        with patience(0.2), pytest.raises(UnreadableError, match=f"s3://{BUCKET} must be reachable, but for 0 s every"):
-            call()
-    with patience(0.2), pytest.raises(UnwritableError, match="the same command goes on from them"):
-        write_json(root / "a.json", 3)
-
-
-@pytest.mark.parametrize(
-    ("status", "told"),
-    [
-        (403, "must allow to write and delete s3://.*AccessDenied.*Check AWS_ACCESS_KEY_ID"),
-        (405, "must allow to write and delete s3://.*MethodNotAllowed"),
-        (507, "must be writable, but s3://.* is full: InsufficientStorage.*Make room"),
-    ],
-)
-def test_a_storage_that_refuses_writes_is_told_at_once_and_still_read(s3, s3_uri, status, told):
-    storage = open_storage(s3_uri)
-    write_json(storage.root / "a.json", 1)
-    s3.faults.refuses_writes = status
-    began = time.monotonic()
-    for refused in (storage.prepare, lambda: write_json(storage.root / "a.json", 2)):
-        with pytest.raises(UnwritableError, match=told):
-            refused()
-    assert time.monotonic() - began < 2.0
-    assert read_json(storage.root / "a.json") == 1
-
-
-def test_a_store_that_lets_the_second_writer_win_is_refused(s3, s3_uri):
-    s3.faults.ignores_conditions = True
-    with pytest.raises(UnwritableError, match=r"must refuse to write what is there already \(a PUT with If-None"):
-        open_storage(s3_uri).prepare()
-    assert names_in(open_storage(s3_uri).root) == []
-
-
-@pytest.mark.usefixtures("s3")
-def test_what_is_wrong_with_a_location_is_told_with_the_way_out(monkeypatch):
-    nowhere = open_storage("s3://no-such-bucket/x")
-    for asked in (nowhere.prepare, lambda: read_json(nowhere.root / "a"), lambda: names_in(nowhere.root)):
-        with pytest.raises(StorageError, match=r"a bucket that is there, but there is no s3://no-such-bucket\."):
-            asked()
-    for location in ("s3://key:secret@bucket/x", "s3://bucket/x?secret=1", "s3://key:secret/x"):
-        with pytest.raises(StorageError, match="no credentials or options, but this s3://") as raised:
-            open_storage(location)
-        assert "secret@" not in str(raised.value)
-    for location, told in {
-        "http://bucket/x": "must be a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, but is http://",
-        "s3:///x": "must be s3://BUCKET/PREFIX of letters",
-        "s3://bucket/../x": "must be s3://BUCKET/PREFIX of letters",
-        "s3://bucket/x\n": "must be s3://BUCKET/PREFIX of letters",
-    }.items():
-        with pytest.raises(StorageError, match=told):
-            open_storage(location)
-    assert str(open_storage(f"s3://{BUCKET}/x//y/").root) == f"s3://{BUCKET}/x/y"
-    monkeypatch.setattr("raystudy.artifacts.remote_storage.find_spec", lambda name: None if name == "s3fs" else name)
-    with pytest.raises(MissingPackageError, match=r"pip install 'raystudy\[s3\]'"):
-        open_storage("s3://bucket/x")
-
-
-_WITHOUT = """
-from raystudy.artifacts.files import read_json
-from raystudy.artifacts.storage import open_storage
-from raystudy.errors import StorageError
-try:
-    read_json(open_storage("s3://bucket").root / "a")
-except StorageError as error:
-    print(error)
-"""
-
-
-@pytest.mark.usefixtures("s3")
-def test_absent_credentials_and_an_unreachable_endpoint_are_told(monkeypatch):
-    environment = {k: v for k, v in os.environ.items() if k not in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    done = subprocess.run([sys.executable, "-c", _WITHOUT], env=environment, capture_output=True, text=True, timeout=60)
-    assert "s3://bucket needs credentials, but found none" in done.stdout, done.stderr
-    assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role" in done.stdout
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with patience(0.3), pytest.raises(UnreadableError, match=r"must be reachable.*\(AWS_ENDPOINT_URL for s3\)"):
-        read_json(open_storage("s3://bucket").root / "a")
-
-
-def test_no_error_shows_a_credential(s3_uri, monkeypatch):
-    root = open_storage(s3_uri).root
-    assert is_remote(root)
-
-    def leak(_: object) -> None:
-        raise OSError(5, f"signed with {SECRET}")
-
-    monkeypatch.setattr(remote_files, "filesystem", leak)
-    with patience(0.0), pytest.raises(UnreadableError, match=r"signed with \(AWS_SECRET_ACCESS_KEY\)"):
-        read_json(root / "a")
-
-
-def test_a_local_storage_loads_none_of_the_packages_of_remote_ones(tmp_path):
-    code = (
-        "import sys, raystudy.study.results; from raystudy.artifacts.storage import open_storage\n"
-        f"storage = open_storage({str(tmp_path)!r}); storage.prepare(); storage.runs.read_all({{}})\n"
-        "print([name for name in ('fsspec', 'upath', 's3fs', 'botocore', 'aiohttp') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "[]\n", done.stderr
-    assert isinstance(open_storage(tmp_path).root, Path)

@@ -58,6 +58,9 @@ def test_a_plan_estimates_every_stage_for_models_of_workers_alone_and_marks_the_
     assert list(row["stages"]) == ["0", "1", "2", "3"]
     assert (row["zero_stage"], row["tokens_at_once"], row["workers"]) == (2, 32, 2)
     assert all(stage["total"] > stage["weights"] > 0 for stage in row["stages"].values())
+    assert "they are kept" not in text
+    large, _ = plan(tmp_path / "storage", capsys, engine(), "models.target.width=1024", "models.target.layers=2")
+    assert "weights of model 'target' are 100 MiB in FP32, above the 50 MB up to which they are kept" in large
     assert row["measured"] is None
 
 

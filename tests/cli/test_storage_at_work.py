@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from raystudy.artifacts import usage, verification
+from raystudy.artifacts import tree, usage, verification
 from raystudy.artifacts.checkpoints import Checkpoint, step_checkpoints, write_checkpoint, write_step_checkpoint
 
 
@@ -61,22 +61,19 @@ def test_verify_looks_at_every_checkpoint_and_names_those_that_are_damaged(stora
 
 
 def test_files_that_vanish_while_usage_and_prune_look_are_left_out(storage, run, verb, monkeypatch):
-    inside, is_ours = usage._inside, usage._is_ours
+    entries = tree._entries
 
-    def vanishing(path):
-        for number, found in enumerate(inside(path)):
-            if path.parent.name == "runs" and number % 2:
-                found.unlink()
-            yield found
+    def vanishing(folder):
+        """What was listed is gone before it is looked at: some whole runs, and every second file of the others."""
+        found = entries(folder)
+        for number, path in enumerate(found):
+            if folder == storage / "runs" and path != run and path.name < "4":
+                shutil.rmtree(path)
+            elif folder.parent == storage / "runs" and path.is_file() and number % 2:
+                path.unlink()
+        return found
 
-    def gone(kind, path):
-        answer = is_ours(kind, path)
-        if kind == "runs" and path != run and path.name < "4":
-            shutil.rmtree(path)
-        return answer
-
-    monkeypatch.setattr(usage, "_inside", vanishing)
-    monkeypatch.setattr(usage, "_is_ours", gone)
+    monkeypatch.setattr(tree, "_entries", vanishing)
     status, found = told(verb, storage, "usage")
     assert status == 0
     assert found["kinds"]["runs"]["bytes"] > 0

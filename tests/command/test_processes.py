@@ -5,14 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from raystudy.artifacts.storage import Storage
+from raystudy.errors import StoppedError
 from raystudy.execute.local import LocalExecutor
 from raystudy.execute.work import do_task
+from raystudy.train import stop_request
 from tests.command.runs import a_run, a_task, commission, make, out_of
 from tests.command.studies import STUB, external_study, read_study, write_study
 from tests.conftest import ROOT
@@ -143,8 +147,9 @@ def test_a_trainer_is_given_what_its_arguments_and_the_study_say(tmp_path):
 
 def test_a_trainer_sees_the_gpus_of_its_place_and_no_others(tmp_path):
     code = "import os, sys; open(sys.argv[1] + '/gpus', 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])"
-    with LocalExecutor(1, ["4,5"]) as executor:
-        list(executor.run([a_task(tmp_path, commission(command=(sys.executable, "-c", code, "{out}")))]))
+    task = a_task(tmp_path, commission(command=(sys.executable, "-c", code, "{out}")))
+    with LocalExecutor(1, ["4", "5"]) as executor:
+        list(executor.run([replace(task, gpus=2)]))
     assert (out_of(tmp_path) / "gpus").read_text() == "4,5"
 
 
@@ -172,3 +177,22 @@ def test_a_callable_is_called_in_a_process_of_its_own_and_its_result_written_for
     record = Storage(tmp_path).runs.read(report.run_id, run=a_run())
     assert record.result["provenance"]["engine"]["callable"] == "stub_trainer:call"
     assert "raystudy.execute.called" in (out_of(tmp_path).parent / "log.txt").read_text()
+
+
+def test_a_trainer_that_is_asked_to_stop_gets_its_grace_and_that_is_no_failure(tmp_path):
+    timer = threading.Thread(target=_ask_once_it_hangs, args=(tmp_path,))
+    timer.start()
+    try:
+        with pytest.raises(StoppedError, match="planted"):
+            do_task(a_task(tmp_path, commission("hangs", grace_seconds=1)))
+    finally:
+        timer.join()
+        stop_request.withdraw()
+    assert len(hanging(tmp_path)) == 2
+    assert not any(is_running(process) for process in hanging(tmp_path))
+    assert make(tmp_path).status == "finished", "the next attempt finds its folder free"
+
+
+def _ask_once_it_hangs(root: Path) -> None:
+    wait_for(lambda: len(hanging(root)) == 2)
+    stop_request.request("planted")

@@ -1,7 +1,7 @@
 """Work of a group that trains nothing: every worker takes every step, and rank 0 leaves checkpoint and record.
 
 Run as a program it is a launch on the cluster of RAY_ADDRESS: STORAGE, then for each task the name of what happens in
-it. It prints each report as a line of JSON.
+it ("beside": a task of one process). It prints each report as a line of JSON.
 """
 
 import json
@@ -30,6 +30,7 @@ from tests.train.test_training import a_run
 
 STEPS, MEMBERS = 6, 3
 RAISED = "one rank finds no tokens"
+BESIDE = "beside"
 
 
 def a_group_task(storage: Path, happens: str, *, members: int = MEMBERS, workers: int = 2, **engine: object) -> Task:
@@ -101,10 +102,21 @@ def notes_on(storage: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def a_task_beside(storage: Path) -> Task:
+    """A task of one process that finds room beside a group of two workers on two CPUs."""
+    run = a_run(BESIDE.encode().hex().ljust(32, "0"), steps=STEPS)
+    return Task((run.model_dump_json(),), str(storage), {}, recipe=BESIDE, model="m", cpus=0.05)
+
+
+def report_at_once(task: Task) -> list[RunReport]:
+    """STUB work of a task of one process: nothing is made."""
+    return [RunReport(task.task_id, "finished")]
+
+
 def main() -> None:
     storage, happenings = Path(sys.argv[1]), sys.argv[2:]
-    tasks = [a_group_task(storage, happens) for happens in happenings]
-    with TuneExecutor(None, Resources(), group_work=train_together) as executor:
+    tasks = [a_task_beside(storage) if name == BESIDE else a_group_task(storage, name) for name in happenings]
+    with TuneExecutor(None, [Resources()], work=report_at_once, group_work=train_together) as executor:
         print(json.dumps({"at": time.time()}), flush=True)
         for report in executor.run(tasks):
             print(json.dumps({**asdict(report), "at": time.time()}), flush=True)

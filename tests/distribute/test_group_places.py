@@ -1,15 +1,15 @@
 """Where groups of workers fit: how many at once, what is refused with its sum. No Ray."""
 
+import itertools
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 from raystudy.distribute import cluster_nodes
-from raystudy.distribute.group_places import Node, check_fits, num_at_once, num_groups
+from raystudy.distribute.group_places import Cluster, Node, check_fits, num_at_once, num_groups, shares
 from raystudy.errors import SpecError
 from raystudy.execute.shapes import Shape
-from tests.distribute.group_work import a_group_task
 
 TWO_CPUS = [Node(2.0)]
 
@@ -45,26 +45,68 @@ def test_trials_never_take_the_place_of_the_workers_that_they_wait_for():
         assert num_groups(Shape(2, 0, 0.9), [node]) == groups
 
 
-def test_a_request_that_can_never_be_met_is_refused_with_the_sum_and_the_way_out(tmp_path):
-    task = a_group_task(tmp_path, "plain", workers=4)
+def test_a_request_that_can_never_be_met_is_refused_with_the_sum_and_the_way_out():
     with pytest.raises(SpecError) as refused:
-        check_fits(Shape(4, 0, 0.9), task, TWO_CPUS)
+        check_fits(Shape(4, 0, 0.9), "m", TWO_CPUS)
     assert "model 'm', which needs 4 workers x 0.9 CPU = 3.6 CPU" in str(refused.value)
     assert "but it has 2 CPU: room for 2 such workers" in str(refused.value)
     assert "Lower engine.workers" in str(refused.value)
     with pytest.raises(SpecError, match=r"2 x 1 GPU = 2 GPU .* but it has 16 CPU and 1 GPU"):
-        check_fits(Shape(2, 1, 0.9), task, [Node(16.0, 1.0)])
+        check_fits(Shape(2, 1, 0.9), "m", [Node(16.0, 1.0)])
     with pytest.raises(SpecError, match="but it grows to at most 3 CPU"):
-        check_fits(Shape(4, 0, 0.9), task, [Node(1.0, count=3)], may_grow=True)
-    check_fits(Shape(4, 0, 0.9), task, [Node(4.0)])
+        check_fits(Shape(4, 0, 0.9), "m", [Node(1.0, count=3)], may_grow=True)
+    check_fits(Shape(4, 0, 0.9), "m", [Node(4.0)])
+    with pytest.raises(SpecError, match=r"one run of model 'm', which needs 8 CPU and 1 GPU on one node, but"):
+        check_fits(Shape(0, 1, 8.0), "m", [Node(4.0, 4.0), Node(16.0)])
 
 
 def test_a_cluster_that_may_grow_is_asked_for_more_than_is_there_but_not_for_everything_at_once():
     shape = Shape(4, 0, 0.9)
-    assert num_at_once(shape, [Node(1.0)], [Node(4.0, count=3)]) == 3
-    assert num_at_once(shape, [Node(4.0)] * 2, [Node(4.0, count=1000)]) == 18
-    assert num_at_once(shape, [Node(4.0)], [Node(4.0)]) == 1
-    assert num_at_once(shape, [], []) == 1  # nodes that have gone since the request was checked may come back
+    assert num_at_once(shape, Cluster([Node(1.0)], [Node(4.0, count=3)])) == 3
+    assert num_at_once(shape, Cluster([Node(4.0)] * 2, [Node(4.0, count=1000)])) == 18
+    assert num_at_once(shape, Cluster([Node(4.0)], [Node(4.0)])) == 1
+    assert num_at_once(shape, Cluster([], [])) == 1  # nodes that have gone since the check may come back
+    single = Shape(0, 0, 1.0)
+    none_yet = Cluster([], [Node(16.0, count=100)], may_grow=True)
+    assert shares([(single, 5000)], none_yet) == {single: 200}, "what is asked for at once"
+    assert shares([(shape, 50), (single, 5000)], none_yet) == {shape: 16, single: 16}
+
+
+GROUP, WHOLE, SHARE, SINGLE = Shape(2, 0, 0.9), Shape(0, 1, 0.1), Shape(0, 0.25, 0.1), Shape(0, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("left", "nodes", "at_once"),
+    [
+        ([(GROUP, 1), (SINGLE, 100)], [Node(8.0)], [1, 6]),  # the last reference run: proxies use the rest
+        ([(GROUP, 9), (SINGLE, 100)], [Node(8.0)], [4, 0]),  # while enough of them wait they use all
+        ([(GROUP, 1), (SINGLE, 100)], TWO_CPUS, [1, 0]),
+        ([(SINGLE, 100)], TWO_CPUS, [2]),
+        ([(GROUP, 1), (Shape(0, 0, 0.1), 100)], TWO_CPUS, [1, 1]),
+        (
+            [(Shape(1, 0, 3.0), 1), (SINGLE, 100)],
+            [Node(4.0), Node(4.0)],
+            [1, 1],
+        ),  # a second might spoil both
+        ([(WHOLE, 2), (SHARE, 100)], [Node(2.0, 4.0)], [2, 8]),  # Ray fills a shared GPU before it begins another
+        ([(WHOLE, 9), (SHARE, 100)], [Node(2.0, 4.0)], [4, 0]),
+        ([(Shape(0, 0.4, 0.1), 100)], [Node(2.0, 4.0)], [8]),  # two on each: shares do not add up over GPUs
+    ],
+)
+def test_smaller_tasks_have_what_larger_ones_surely_leave(left, nodes, at_once):
+    assert list(shares(left, Cluster(nodes, nodes)).values()) == at_once
+
+
+def test_what_may_go_on_beside_groups_never_keeps_them_from_their_places_wherever_it_lies():
+    """All ways to lay the pieces on two nodes, tried one by one."""
+    for cpus, piece in itertools.product((2.0, 3.5, 6.0), (0.3, 0.7, 1.0, 2.0)):
+        single = Shape(0, 0, piece)
+        found = shares([(GROUP, 1), (single, 50)], Cluster([Node(cpus)] * 2, [Node(cpus)] * 2))[single]
+        for here in range(found + 1):
+            pieces = (here, found - here)
+            if all(count * piece <= cpus for count in pieces):
+                free = [cpus - count * piece - 0.01 for count in pieces]
+                assert sum(int(left / 0.9 + 1e-6) for left in free) >= 2 or found == 0, (cpus, piece, pieces)
 
 
 def the_cluster(monkeypatch, *types: tuple[dict[str, int], int]) -> SimpleNamespace:
@@ -88,7 +130,7 @@ def test_with_an_autoscaler_the_nodes_that_it_may_start_count(monkeypatch):
     nodes, may_grow = cluster_nodes.possible_nodes(the_cluster(monkeypatch, ({"CPU": 4}, -1)))
     assert may_grow
     assert num_groups(Shape(64, 0, 0.9), nodes) > 0
-    check_fits(Shape(64, 0, 0.9), SimpleNamespace(model="m"), nodes)
+    check_fits(Shape(64, 0, 0.9), "m", nodes)
 
 
 def test_an_autoscaler_that_may_start_no_more_than_is_there_changes_nothing(monkeypatch):

@@ -117,9 +117,9 @@ def test_on_several_nodes_a_storage_that_is_not_shared_is_refused_and_ray_is_lef
     monkeypatch.setattr("raystudy.distribute.tune_executor.connected", lambda _: Cluster())
     with (
         pytest.raises(NotSharedError, match="2 nodes"),
-        TuneExecutor(None, Resources(), is_storage_shared=False),
+        TuneExecutor(None, [Resources()], is_storage_shared=False),
     ):
         pass
     assert Cluster.left == 1
-    with TuneExecutor(None, Resources(), is_storage_shared=True):
+    with TuneExecutor(None, [Resources()], is_storage_shared=True):
         assert Cluster.left == 1

@@ -23,7 +23,7 @@ def planted(monkeypatch, fit) -> list[str]:
     names: list[str] = []
 
     class Trainer:
-        def __init__(self, _: object, config: dict[str, Any], name: str, __: str) -> None:
+        def __init__(self, _: object, config: dict[str, Any], name: str, *_others: object) -> None:
             self._folder = Path(config["folder"])
             names.append(name)
 

@@ -11,7 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from raystudy.artifacts.storage import Storage
-from raystudy.distribute.tune_executor import _died, _reporter
+from raystudy.distribute.ends import Ends
+from raystudy.distribute.lanes import Lane
+from raystudy.distribute.tune_lane import _Telling
+from raystudy.execute.shapes import shape_of
 from raystudy.execute.work import Task
 from raystudy.study.results import StudyResults
 from tests.conftest import TINY
@@ -51,23 +54,25 @@ def test_an_unreachable_cluster_is_one_clear_message(tmp_path, tiny_storage, cli
 def test_a_trial_that_dies_costs_the_time_since_it_was_started(tmp_path):
     """The callback as Tune calls it, without a cluster."""
     run = a_run("0" * 32, steps=3)
-    task, started, ended = Task((run.model_dump_json(),), str(tmp_path), {}), {}, queue.Queue()
+    task, events = Task((run.model_dump_json(),), str(tmp_path), {}), queue.Queue()
     trial = SimpleNamespace(config={"task": {"task_id": task.task_id}})
-    reporter = _reporter(ended, started)
-    reporter.on_trial_start(iteration=1, trials=[trial], trial=trial)
-    started[task.task_id] -= 50.0
-    reporter.on_trial_error(iteration=1, trials=[trial], trial=trial)
-    task_id, cause = ended.get_nowait()
-    (report,) = _died(task, cause, started)
-    assert (task_id, report.status, report.is_made) == (run.run_id, "failed", False)
+    telling = _Telling(Lane(shape_of(task), 0, [task]), events)
+    telling.on_trial_start(iteration=1, trials=[trial], trial=trial)
+    telling._started[task.task_id] -= 50.0
+    telling.on_trial_error(iteration=1, trials=[trial], trial=trial)
+    death, ends = events.get_nowait(), Ends(None, [task])
+    ends.died(death.task_id, death.error, death.seconds)
+    (report,) = ends.settled()
+    assert (report.run_id, report.status, report.is_made) == (run.run_id, "failed", False)
+    assert report.cause == "the worker died"
     assert 50.0 <= report.seconds < 100.0
 
 
 def test_gpus_that_the_cluster_has_not_are_refused_and_not_waited_for(tmp_path, tiny_storage, ray_cluster, cli):
     storage = copy_inputs(tiny_storage, tmp_path / "storage")
-    done = cli("run", TINY, "--storage", storage, "--set", "resources.gpus_per_run=1", timeout=200, **ray_cluster)
+    done = cli("run", TINY, "--storage", storage, "--set", "resources.gpus_per_run=5", timeout=200, **ray_cluster)
     assert done.returncode == 2, done.stderr
-    assert "this Ray cluster must have the 1 GPUs that resources.gpus_per_run asks for, but has 0" in done.stderr
+    assert "this Ray cluster must have the 5 GPUs that resources.gpus_per_run asks for, but has 4" in done.stderr
     assert "Traceback" not in done.stderr
 
 

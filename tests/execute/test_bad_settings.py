@@ -13,6 +13,7 @@ from raystudy.execute.gpus import check_gpus, gpu_places
 from raystudy.execute.local import InlineExecutor, LocalExecutor
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
+from raystudy.execute.shapes import Shape
 from raystudy.execute.tasks import make_tasks
 from raystudy.execute.work import Task, do_task
 from raystudy.specs.load import load_study
@@ -135,14 +136,17 @@ def test_gpus_are_shared_out_to_workers():
     assert gpu_places(["0", "1"], 1) == ["0", "1"]
     assert gpu_places(["4", "7"], 0.5) == ["4", "4", "7", "7"]
     assert gpu_places(["0", "1", "2"], 2) == ["0,1"]
-    assert LocalExecutor(8, ["0", "1"]).num_workers == 2
+    assert LocalExecutor(8, ["0", "1"])._places_for(Shape(0, 0.5, 1.0)) == ["1", "1", "0", "0"]
+    assert LocalExecutor(3, ["0", "1"])._places_for(Shape(0, 0.5, 1.0)) == ["1", "0", "0"]
+    assert LocalExecutor(3, ["0", "1"])._places_for(Shape(0, 0, 1.0)) == [None] * 3
     with pytest.raises(SpecError, match=r"must have the 2 GPUs .* but has 1"):
-        check_gpus(Resources(gpus_per_run=2), 1, "this machine")
+        check_gpus([Resources(), Resources(gpus_per_run=2)], 1, "this machine")
 
 
 def test_each_worker_sees_its_own_gpu(tmp_path):
     view, validation = make_shards(tmp_path)
-    tasks = [Task((a_run(view, steps=1, seed=s).model_dump_json(),), str(tmp_path), {validation: "v"}) for s in (0, 1)]
+    runs = [a_run(view, steps=1, seed=seed).model_dump_json() for seed in (0, 1)]
+    tasks = [Task((run,), str(tmp_path), {validation: "v"}, gpus=1) for run in runs]
     with LocalExecutor(2, ["5", "6"]) as executor:
         assert [report.status for report in executor.run(tasks)] == ["finished", "finished"]
         seen = {

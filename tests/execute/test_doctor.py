@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.storage import Storage, open_storage
 from raystudy.cli.main import main
 from raystudy.execute import doctor, packages
 from raystudy.execute.doctor import Needs, examine, needs_of
@@ -109,6 +109,19 @@ def test_a_storage_where_a_second_writer_replaces_the_first_is_a_problem(monkeyp
 def test_a_full_disk_is_a_warning(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "_LEAST_FREE_DISK", 2**62)
     assert severities(examine(Needs(), Storage(tmp_path))) == {"disk": "warning"}
+
+
+def test_of_a_remote_storage_the_disk_counts_where_this_machine_keeps_what_it_fetches(monkeypatch, tmp_path):
+    remote = open_storage("memory://doctor/storage")
+    monkeypatch.setenv("RAYSTUDY_CACHE", str(tmp_path / "cache"))
+    assert severities(examine(Needs(), remote)) == {}
+    monkeypatch.setattr(doctor, "_LEAST_FREE_DISK", 2**62)
+    (disk,) = (finding for finding in examine(Needs(), remote) if finding.name == "disk")
+    assert f"free at {tmp_path / 'cache'}" in disk.found
+    assert "RAYSTUDY_CACHE" in disk.way_out
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAYSTUDY_CACHE", str(tmp_path / "file" / "cache"))
+    assert severities(examine(Needs(), remote)) == {"cache": "problem"}
 
 
 def test_a_port_in_use_is_a_problem(monkeypatch):

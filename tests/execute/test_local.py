@@ -21,6 +21,7 @@ from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.local import InlineExecutor, LocalExecutor, local_executor
 from raystudy.execute.loop import MAX_FAILURES, Launch, run_study
 from raystudy.execute.progress import Progress
+from raystudy.execute.shapes import Shape
 from raystudy.execute.work import RunReport, Task, do_task, failed_reports
 from raystudy.specs.load import load_study
 from raystudy.study.results import StudyResults
@@ -264,4 +265,4 @@ def test_workers_are_one_per_core_unless_told():
     assert isinstance(local_executor(0), InlineExecutor)
     executor = local_executor(None)
     assert isinstance(executor, LocalExecutor)
-    assert executor.num_workers == len(os.sched_getaffinity(0))
+    assert executor._places_for(Shape(0, 0, 1.0)) == [None] * len(os.sched_getaffinity(0))

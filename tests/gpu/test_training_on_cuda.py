@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from raystudy.artifacts.storage import Storage
+from raystudy.train.process import take_gpu_share
 from raystudy.train.run import Means, evaluate_all, load_weights, train
 from raystudy.train.training import Training
 from tests.conftest import TINY
@@ -132,3 +133,15 @@ def test_a_study_runs_on_the_gpus_of_this_machine(tmp_path, cli):
     made = [ledger.read(run_id).result["provenance"] for run_id in ledger.started()]
     assert {about["device"] for about in made} == {"cuda"}
     assert {about["peak_memory"]["of"] for about in made} == {"device"}
+
+
+def test_a_process_on_a_share_of_the_gpu_is_out_of_memory_beyond_that_share_and_not_before():
+    total = torch.cuda.get_device_properties(0).total_memory
+    try:
+        take_gpu_share(0.1)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            torch.empty(total // 8, dtype=torch.uint8, device="cuda")
+        assert torch.empty(total // 16, dtype=torch.uint8, device="cuda").numel() == total // 16
+    finally:
+        take_gpu_share(1.0)
+        torch.cuda.empty_cache()

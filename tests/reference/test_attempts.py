@@ -1,17 +1,20 @@
 """What a failed attempt at a group's run leaves in records and notes: without any process."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from raystudy.artifacts.storage import Storage
+from raystudy.errors import DamagedError, DataError, MissingPackageError, UnwritableError
 from raystudy.execute.attempts import Attempts
 from raystudy.execute.first_cause import Cause
-from raystudy.execute.rank import _cause
-from raystudy.execute.work import about_task
+from raystudy.execute.rank import _cause, make_on_rank
+from raystudy.execute.work import RunReport, about_task
 from raystudy.reference import beat, fitting
 from raystudy.reference.world import World
 from raystudy.specs.engines import DeepSpeedEngine
+from raystudy.specs.run import TrainRun
 from tests.reference.test_groups import a_task
 
 pytestmark = pytest.mark.timeout(30)
@@ -22,10 +25,10 @@ PREEMPTED = Cause("preempted", "worker 0 of 2 was ended by signal 15", 0)
 
 def test_a_record_tells_how_often_its_run_was_preempted(tmp_path):
     attempts = Attempts(a_task(tmp_path, 1, micro_batch_tokens=32))
-    assert "num_preemptions" not in about_task(attempts.left, {})
-    for _ in range(2):
-        attempts.failed(PREEMPTED)
-    assert about_task(attempts.left, {})["num_preemptions"] == 2
+    assert "num_preemptions" not in about_task(attempts.left, {}, attempts.left.task_id)
+    attempts.failed(PREEMPTED)
+    attempts.begun_again({attempts.left.task_id: 1})
+    assert about_task(attempts.left, {}, attempts.left.task_id)["num_preemptions"] == 2
     attempts.failed(STARVED)
     provenance = Storage(tmp_path).runs.read(attempts.reports[0].run_id).result["provenance"]
     assert provenance["num_preemptions"] == 2
@@ -91,3 +94,54 @@ def test_memory_that_ends_while_it_is_measured_is_told_with_what_was_computed_th
     (run,) = a_task(tmp_path, 1).specs()
     fitting.rows_at_once(run, None, DeepSpeedEngine(kind="deepspeed"), World(0, 1, 0, "cpu"))
     assert seen == [1, 1, 2]
+
+
+class Alone(World):
+    """A group of one rank, without a process group."""
+
+    def broadcast(self, value: Any) -> Any:
+        return value
+
+
+def test_what_goes_wrong_on_rank_0_alone_is_final_where_a_person_must_mend_it(tmp_path, monkeypatch):
+    task = a_task(tmp_path, 6, workers=1)
+    errors = [
+        DataError("the shards hold no tokens"),
+        DamagedError("torn", tmp_path / "shards"),
+        ValueError("a defect"),
+        MissingPackageError("tokenizers must be installed"),
+        UnwritableError("the storage is full"),
+    ]
+    looked: list[str] = []
+
+    def look(run: TrainRun, *_: object) -> None:
+        looked.append(run.run_id)
+        raise errors[len(looked) - 1]
+
+    monkeypatch.setattr("raystudy.reference.world.join", lambda _: Alone(0, 1, 0, "cpu"))
+    monkeypatch.setattr("raystudy.execute.rank.see_what_lacks", look)
+    told: list[RunReport] = []
+    reports = make_on_rank(task, told.append)
+    assert told == reports
+    assert [report.cause for report in reports[:5]] == [
+        *map(str, errors[:2]),
+        "ValueError: a defect",
+        *map(str, errors[3:]),
+    ]
+    assert [report.is_final for report in reports] == [True, False, False, True, True, True]
+    assert len(looked) == 5, "a run was begun after the storage could not be written"
+    assert [report.is_unwritable for report in reports] == [False] * 4 + [True] * 2
+    assert (reports[5].run_id, reports[5].cause) == (task.specs()[5].run_id, "the storage is full")
+    attempts = Attempts(task)
+    for report in reports:
+        attempts.made(report)
+    assert attempts.left is None
+    assert [report.is_final for report in attempts.reports] == [report.is_final for report in reports]
+
+
+def test_a_package_that_lacks_where_workers_train_ends_all_runs_of_their_group(tmp_path):
+    task = a_task(tmp_path, 3)
+    error = MissingPackageError("deepspeed must be installed to train")
+    attempts = Attempts(task)
+    attempts.failed(_cause(error, World(0, 2, 0, "cpu"), task.specs()[0]))
+    assert [(report.cause, report.is_final) for report in attempts.reports] == [(str(error), True)] * 3

@@ -15,7 +15,7 @@ from raystudy.execute.local import LocalExecutor
 from raystudy.execute.ranks_study import _RanksExecutor
 from raystudy.execute.shapes import Shape, by_shape, groups_at_once
 from raystudy.execute.tasks import GROUP_RUNS, make_tasks
-from raystudy.execute.work import RunReport, Task
+from raystudy.execute.work import MAX_PREEMPTIONS, RunReport, Task
 from raystudy.reference.world import World
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.study import Resources
@@ -89,15 +89,18 @@ def test_what_a_group_gives_up_is_final_but_not_where_shards_are_made_anew(tmp_p
     assert [(bool(report.damaged), report.is_final) for report in attempts.reports] == [(True, False), (False, True)]
 
 
-def test_preemptions_are_counted_apart_and_have_no_limit(tmp_path):
-    attempts = Attempts(a_task(tmp_path, max_failures=0))
-    for _ in range(20):
-        attempts.failed(Cause("preempted", "worker 0 of 2 was ended by signal 15", 0))
-    assert attempts.left.num_preemptions == 20
+def test_preemptions_are_counted_apart_and_given_up_on_after_many(tmp_path):
+    attempts, preempted = Attempts(a_task(tmp_path, max_failures=0)), Cause("preempted", "ended by signal 15", 0)
+    first, second, *_ = ids(attempts.left)
+    for _ in range(MAX_PREEMPTIONS):
+        attempts.failed(preempted)
+    assert attempts.left.preemptions == {first: MAX_PREEMPTIONS}
     assert not attempts.reports
     attempts.failed(LOST)
-    assert attempts.reports[0].status == "failed"
-    assert attempts.left.num_preemptions == 0, "the next run's"
+    assert (attempts.reports[0].status, attempts.reports[0].num_preemptions) == ("failed", MAX_PREEMPTIONS)
+    for _ in range(MAX_PREEMPTIONS + 1):
+        attempts.failed(preempted)
+    assert [(report.run_id, report.cause) for report in attempts.reports[1:]] == [(second, "ended by signal 15")]
 
 
 def test_the_same_exception_at_the_same_step_is_not_tried_a_third_time(tmp_path):

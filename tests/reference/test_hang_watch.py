@@ -2,11 +2,14 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
+from upath import UPath
 
 from raystudy.execute import hang_watch
-from raystudy.execute.hang_watch import OUTSIDE_STEPS_SECONDS, Watch
+from raystudy.execute.first_cause import first_cause, leave_cause
+from raystudy.execute.hang_watch import OUTSIDE_STEPS_SECONDS, Watch, has_begun
 from raystudy.reference import beat
 from raystudy.reference.beat import Beat
 
@@ -38,8 +41,11 @@ class Ranks:
 FORWARD, BACKWARD = 1, 2
 
 
-def test_the_worker_that_is_behind_is_named_once_no_step_was_made_for_too_long(tmp_path):
-    ranks = Ranks(tmp_path)
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_the_worker_that_is_behind_is_named_once_no_step_was_made_for_too_long(tmp_path, is_remote):
+    folder = UPath(f"memory://beats/{tmp_path.name}") if is_remote else tmp_path
+    ranks = Ranks(folder)
+    assert not has_begun(folder)
     for rank, phase in enumerate((BACKWARD, FORWARD, BACKWARD)):
         ranks.beat(rank, Beat(0, 7, phase), is_waiting=rank != 1)
     assert ranks.look() is None
@@ -51,6 +57,10 @@ def test_the_worker_that_is_behind_is_named_once_no_step_was_made_for_too_long(t
     assert cause.words.startswith("worker 1 of 3 hung in forward of step 7 (code.py, line 3): no step was made for 11")
     assert "worker 0, worker 2 waited" in cause.words
     assert "engine.hang_minutes" in cause.words
+    assert has_begun(folder)
+    assert leave_cause(folder, cause)
+    assert not leave_cause(folder, replace(cause, rank=2)), "the first cause counts"
+    assert first_cause(folder) == cause
 
 
 def test_where_all_are_in_the_same_phase_the_one_that_is_not_in_a_collective_is_named(tmp_path):

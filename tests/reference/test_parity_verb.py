@@ -65,7 +65,7 @@ def test_the_exit_status_is_that_of_the_worst_verdict(monkeypatch, capsys, tmp_p
             yield Parity(name, [row], [Known("decay", "weight decay", float("inf"))], [])
 
     monkeypatch.setattr("raystudy.cli.parity.parities", fake)
-    asked = ["parity", str(TINY_STUDY), "--storage", str(tmp_path)]
+    asked = ["parity", str(TINY_STUDY), "--storage", str(tmp_path), *DEEPSPEED]
     assert main(asked) == status
     assert capsys.readouterr().out.splitlines()[-1].startswith("b: ")
     assert main([*asked, "--json"]) == status

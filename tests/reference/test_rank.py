@@ -1,15 +1,24 @@
 """One rank by itself: what it is told, what DeepSpeed is told, and its share of a batch; nothing trains here."""
 
+import socket
+from dataclasses import replace
+
 import pytest
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore
 
+from raystudy.artifacts.storage import Storage
 from raystudy.errors import RaystudyError
+from raystudy.execute.first_cause import Cause
+from raystudy.execute.ranks_study import keep_out_of_memory, with_less
 from raystudy.reference.config import deepspeed_config
 from raystudy.reference.fitting import rows_that_fit
 from raystudy.reference.training import share_of
 from raystudy.reference.world import World, join
 from raystudy.specs.engines import DeepSpeedEngine
 from tests.reference.cases import a_case
+from tests.reference.conftest import free_port
+from tests.reference.test_groups import a_task
 
 PLACE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 
@@ -73,3 +82,66 @@ def test_gradients_of_bf16_weights_are_added_in_fp32_wherever_deepspeed_can():
         config = deepspeed_config(run, an_engine(zero_stage=stage), 1)
         assert (config["bf16"], config["data_types"]) == ({"enabled": True}, {"grad_accum_dtype": "fp32"})
     assert "data_types" not in deepspeed_config(run, an_engine(zero_stage=0), 1)
+
+
+@pytest.fixture
+def launched(monkeypatch) -> str:
+    """The variables of a launcher that starts rank 0 of three; the address."""
+    port = free_port()
+    for name, value in {**PLACE, "WORLD_SIZE": "3", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    return f"127.0.0.1:{port}"
+
+
+def test_ranks_that_do_not_come_are_named_within_the_time_that_they_have(launched, monkeypatch):
+    port = int(launched.rpartition(":")[2])
+    held = TCPStore("127.0.0.1", port, 3, is_master=True, wait_for_workers=False)  # as torchrun's agent does
+    PrefixStore("raystudy-0", held).set("rank-1", "here")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(RaystudyError, match=rf"all 3 ranks must come to {launched} within 1 s, but rank 2 did not"):
+        join("cpu", joining_seconds=1.0)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+    del held
+    with pytest.raises(RaystudyError, match=r"within 1 s, but ranks 1, 2 did not"):
+        join("cpu", joining_seconds=1.0)
+    assert not dist.is_initialized()
+
+
+def test_a_rank_whose_first_rank_does_not_answer_says_where_it_asked(launched, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RaystudyError, match=rf"rank 0 must listen at {launched} \(MASTER_ADDR, MASTER_PORT\)"):
+        join("cpu", joining_seconds=1.0)
+
+
+def test_a_port_that_another_holds_is_one_message(launched):
+    with (
+        socket.create_server(("127.0.0.1", int(launched.rpartition(":")[2]))),
+        pytest.raises(RaystudyError, match=r"See that .* the port is free"),
+    ):
+        join("cpu", joining_seconds=1.0)
+
+
+@pytest.mark.parametrize("rows", [4, 0])
+def test_where_a_launcher_started_the_ranks_memory_halves_the_micro_batch_of_their_next_start(tmp_path, rows):
+    task = a_task(tmp_path, 2, workers=1)  # whose share is four sequences of 16 tokens
+    engine, storage = DeepSpeedEngine.model_validate_json(task.group), Storage(tmp_path)
+    starved = Cause("out-of-memory", "MemoryError: ", 0, task.specs()[0].run_id, rows=rows)
+    assert with_less(task, engine, storage) == task
+    for size in (32, 16):
+        told = keep_out_of_memory(task, engine, replace(starved, rows=rows and starved.rows)).words
+        assert told == f"MemoryError: ; started again it goes on with micro-batches of {size} tokens"
+        task = with_less(task, engine, storage)
+        assert DeepSpeedEngine.model_validate_json(task.group).micro_batch_tokens == size
+        starved = replace(starved, rows=rows and size // 16)
+    assert task.notes[-1] == "out of memory with micro-batches of 32 tokens; begun again with micro-batches of 16"
+    assert keep_out_of_memory(task, engine, starved) == starved
+    assert storage.runs.read(starved.run_id).status == "out-of-memory"
+
+
+def test_a_micro_batch_that_the_study_says_is_not_made_smaller_by_a_launcher_s_next_start(tmp_path):
+    task = a_task(tmp_path, 1, micro_batch_tokens=32)
+    engine, starved = DeepSpeedEngine.model_validate_json(task.group), Cause("out-of-memory", "x", 0, task.task_id)
+    assert keep_out_of_memory(task, engine, starved) == starved
+    assert with_less(task, engine, Storage(tmp_path)) == task
+    assert Storage(tmp_path).runs.read(task.task_id).status == "out-of-memory"

@@ -37,9 +37,7 @@ def shown(answers: object, status: int = 0) -> str:
     return f"print({json.dumps({'dependencies': answers})!r}); sys.exit({status})"
 
 
-def test_where_a_database_answers_a_known_vulnerability_is_named_and_what_was_skipped_is_told(
-    fake, capsys, monkeypatch
-):
+def test_where_a_database_answers_what_is_vulnerable_is_named_and_what_was_skipped_is_told(fake, capsys, monkeypatch):
     at = fake(shown(CLEAN), shown(VULNERABLE, 1))
     assert audit.audit(*at) == ["xyz 3.0: PYSEC-1, mended in 3.1"]
     assert capsys.readouterr().out == ("not audited: 1 of 3 pins, unknown to the database: abc\naudited: 2 of 3 pins\n")

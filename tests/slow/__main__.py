@@ -5,7 +5,20 @@ import sys
 from importlib import import_module
 
 # Modules beside this one, each with `main(arguments) -> exit status`.
-CHECKS = ["known_truth", "faults", "reference", "group_faults", "memory", "trackers", "oldest_and_newest"]
+CHECKS = [
+    "known_truth",
+    "faults",
+    "reference",
+    "group_faults",
+    "parity_on_ray",
+    "launchers",
+    "memory",
+    "nodes",
+    "remote_storage",
+    "slurm",
+    "trackers",
+    "oldest_and_newest",
+]
 
 
 def main(arguments: list[str]) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from raystudy.artifacts.node_room import cache_folder
 from raystudy.errors import RaystudyError
 
 _KEPT_SECONDS = 7 * 24 * 3600.0
@@ -58,14 +59,6 @@ def stage(files: Mapping[PurePosixPath, Path], name: str) -> Path:
             f"the job's working folder must be made in {above}, but: {error.strerror or error}. Make room there, or "
             f"set RAYSTUDY_CACHE to another folder"
         ) from error
-
-
-def cache_folder() -> Path:
-    """RAYSTUDY_CACHE, else raystudy/ in the user's cache folder."""
-    told = os.environ.get("RAYSTUDY_CACHE")
-    if told:
-        return Path(told).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "raystudy"
 
 
 def _is_whole(folder: Path, files: Mapping[PurePosixPath, Path]) -> bool:

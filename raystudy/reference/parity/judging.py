@@ -1,6 +1,6 @@
 """The verdict: both trainers in every case, quantity by quantity, and what their difference is called."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,22 +91,38 @@ _SENTENCES = {"same": _same, "different": _different, "undecided": _undecided}
 
 
 class OneProcess:
-    """What `train` does in the cases of one model: made once, whatever it is compared with."""
+    """What `train` does in the cases of one model: made once, whatever it is compared with.
 
-    def __init__(self, study: Case, view: RecipeView, validation: ValidationSets, device: str) -> None:
+    `seen`: what it did in every one of `cases`, where another process has made them.
+    """
+
+    def __init__(
+        self,
+        study: Case,
+        view: RecipeView,
+        validation: ValidationSets,
+        device: str,
+        *,
+        cases: Sequence[Case] = (),
+        seen: Mapping[str, Observed] | None = None,
+    ) -> None:
         self._view, self._validation, self._device = view, validation, device
         self.start: Arrays = initial_weights(study)
+        self.cases = list(cases) or self._make_cases(study)
+        self._probe = next(case for case in self.cases if case.name == PROBE)
+        self._seen: dict[str, Observed] = dict(seen or {})
+        self._exact: Observed | None = None
+        self.replays = Replays(self._probe, view, device, self.start)
+
+    def _make_cases(self, study: Case) -> list[Case]:
         settings = study.run.settings.model_copy(
             update={"batch_sequences": probe_rows(study), "clip": None, "steps": 2}
         )
         first = Case(PROBE, study.run.model_copy(update={"settings": settings, "precision": "fp32"}), study.engine)
-        norm = _norm(replay(first, view, device).first_gradient)
+        norm = _norm(replay(first, self._view, self._device).first_gradient)
         probe = probe_case(study, norm, sum(array.size for array in self.start.values()))
-        self._probe, own = probe, own_probe_case(study, probe)
-        self.cases = [study, tiny_case(study), probe, *([own] if own else [])]
-        self._seen: dict[str, Observed] = {}
-        self._exact: Observed | None = None
-        self.replays = Replays(probe, view, device, self.start)
+        own = own_probe_case(study, probe)
+        return [study, tiny_case(study), probe, *([own] if own else [])]
 
     def _observe(self, case: Case) -> Observed:
         return observe_in_one_process(case, self._view, self._validation, self._device)

@@ -1,0 +1,176 @@
+"""Makes tasks that `plan --emit` wrote, in this process, as a worker would; and leaves what else the driver would.
+
+Records are the workers' own: the first result wins, runs that have one are left. A failure is written as an attempt,
+for nobody else is there to write it. A stop that is asked for ends it at a run's next step.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from raystudy.artifacts.storage import open_storage
+from raystudy.errors import IncompleteError, SpecError, StoppedError, StorageError, UnwritableError
+from raystudy.execute.inputs import need_packages
+from raystudy.execute.progress import Progress
+from raystudy.execute.work import RunReport, Task, attempt_of, reports_of
+from raystudy.specs.run import CommandRun, TrainRun
+from raystudy.study.wanted import WantedRun
+from raystudy.train import stop_request
+
+_FIELDS = {each.name for each in fields(Task)}
+_NO_MINUTES = 1e12  # between checkpoints: only the one before a stop
+
+
+@dataclass(frozen=True)
+class EmittedTask:
+    """A task, and its runs under the names that people know them by."""
+
+    task: Task
+    runs: tuple[WantedRun, ...]
+
+
+def read_tasks(path: Path) -> list[EmittedTask]:
+    """All tasks in a file, one JSON object a line.
+
+    Raises:
+        SpecError: the file cannot be read, or holds something else.
+    """
+    return [_read(line, where) for where, line in _lines(path)]
+
+
+def read_job(path: Path, index: int, count: int) -> list[EmittedTask]:
+    """The tasks that job `index` of an array makes, `count` each; the other lines are not looked at.
+
+    Raises:
+        SpecError: as `read_tasks`, or the array has no such job.
+    """
+    lines = _lines(path)
+    num_jobs = -(-len(lines) // count) if count > 0 else 0
+    if not 0 <= index < num_jobs:
+        raise SpecError(
+            f"--index must be one of the {num_jobs} jobs (from 0) that {path} holds with --count {count}, but got "
+            f"{index}. Take the array's bounds from the script beside it"
+        )
+    return [_read(line, where) for where, line in lines[index * count : (index + 1) * count]]
+
+
+def _lines(path: Path) -> list[tuple[str, str]]:
+    """Every line of a file that is not empty, and where it stands."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        told = getattr(error, "strerror", None) or str(error)
+        raise SpecError(
+            f"a file of tasks must be there, but {path}: {told}. `raystudy plan --emit` writes it"
+        ) from error
+    return [(f"line {number} of {path}", line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _read(line: str, where: str) -> EmittedTask:
+    try:
+        value = dict(json.loads(line))
+        members: list[Any] = value.pop("members", [])
+        unknown = sorted(value.keys() - _FIELDS)
+        if unknown:
+            raise ValueError(f"unknown keys: {', '.join(unknown)}")
+        listed = {key: tuple(value[key]) for key in ("runs", "asked", "notes") if key in value}
+        task = Task(**{**value, **listed})
+        specs = task.specs()
+        task.asked_of()
+        if not specs:
+            raise ValueError("it has no runs")
+        members = members or [{"recipe": task.recipe, "model": task.model}] * len(specs)
+        runs = tuple(
+            WantedRun(run, str(about["recipe"]), str(about["model"]), str(about.get("detail", "")), _changes(about))
+            for run, about in zip(specs, members, strict=True)
+        )
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpecError(f"{where} must be a task as `raystudy plan --emit` writes it, but is not ({first})") from error
+    return EmittedTask(task, runs)
+
+
+def _changes(about: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    given = about.get("changes", ())
+    return tuple((str(axis), tuple(value) if isinstance(value, list) else value) for axis, value in given)
+
+
+def make_emitted(tasks: Sequence[EmittedTask], progress: Progress) -> Counter[str]:
+    """Make every run of `tasks` that has no result; how many ended in each way.
+
+    Raises:
+        StoppedError: a stop was asked for; all that ended before is kept.
+        StorageError: the storage is not there.
+        UnwritableError: it cannot be written.
+        IncompleteError: some runs failed; the others are made.
+    """
+    for task in tasks:
+        _see_place(task.task)
+    total = sum(len(task.runs) for task in tasks)
+    progress.start(f"{len(tasks)} tasks", total, sum(run.flops for task in tasks for run in task.runs))
+    ended: Counter[str] = Counter()
+    causes: dict[str, str] = {}
+    try:
+        for emitted in tasks:
+            by_id = {run.run_id: run for run in emitted.runs}
+            for report in _reports(emitted.task):
+                run = by_id[report.run_id]
+                ended[report.status] += 1
+                progress.run_ended(run, report)
+                if report.is_unwritable:
+                    raise UnwritableError(report.cause)
+                if report.status == "failed":
+                    causes[str(run)] = report.cause
+                    leave_attempt(emitted.task, run, report)
+    except StoppedError as error:
+        raise StoppedError(
+            f"{error}: {ended.total() - len(causes)} of {total} runs have their results, and the one in progress has a "
+            f"checkpoint if it takes steps. The same command goes on there"
+        ) from error
+    if causes:
+        lines = [f"  {run}: {cause}" for run, cause in causes.items()]
+        raise IncompleteError(
+            "all runs of a task must have a result, but these failed. The next wave of the study tries them again\n"
+            + "\n".join(lines)
+        )
+    return ended
+
+
+def leave_attempt(task: Task, run: WantedRun, report: RunReport) -> None:
+    """Write what the driver of a launch would of a run that failed."""
+    open_storage(task.storage).runs.write_attempt(run.run_id, attempt_of(str(run), report))
+
+
+def _see_place(task: Task) -> None:
+    """See that what the task needs is here, before it costs an attempt."""
+    if "://" not in task.storage and not Path(task.storage).is_dir():
+        raise StorageError(
+            f"the storage must be the same folder on all nodes, but {task.storage} is none here. Mount it, or name it "
+            f"as it is called here with --storage"
+        )
+    if task.group:
+        need_packages("torch", "deepspeed", extra="deepspeed", use="to train by several workers")
+    elif any(isinstance(run, TrainRun) for run in task.specs()):
+        need_packages("torch")
+
+
+def _reports(task: Task) -> Iterator[RunReport]:
+    """As `reports_of`, each run that takes long a part of its own, so that a stop loses no report."""
+    minutes = _NO_MINUTES if task.checkpoint_minutes is None else task.checkpoint_minutes
+    for part in _parts(replace(task, checkpoint_minutes=minutes)):
+        stop_request.raise_if_requested()
+        yield from reports_of(part)
+
+
+def _parts(task: Task) -> list[Task]:
+    """Runs that are made one by one; then those that are made together."""
+    if task.group:
+        return [task]
+    specs = task.specs()
+    alone = [run.run_id for run in specs if isinstance(run, TrainRun | CommandRun)]
+    others = {run.run_id for run in specs} - set(alone)
+    parts = [task.without({run.run_id for run in specs} - {run_id}) for run_id in alone]
+    return [*parts, *([task.without(alone)] if others else [])]

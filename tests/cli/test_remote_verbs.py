@@ -1,0 +1,105 @@
+"""Every verb on a storage at S3 whose calls fail one in five: numbers as on a local storage, and no secret shows.
+
+A real S3 server (moto's) behind a proxy that fails calls; see tests/object_store.py.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raystudy.artifacts.remote_files import below, read
+from raystudy.artifacts.storage import open_storage
+from raystudy.cli.main import main
+from raystudy.errors import StorageError
+from tests.faults.trials import without_seconds
+from tests.object_store import ENVIRONMENT, SECRET
+
+STUDY = """
+format: raystudy-study/1
+name: afar
+recipes:
+  - {name: a, kind: synthetic, dimension: corpus, weights: {x: 1, y: 3}}
+  - {name: b, kind: synthetic, dimension: corpus, weights: {x: 3, y: 1}}
+synthetic: {inputs: 8, domains: {x: {exponent: 1.2}, y: {exponent: 1.0, teacher_shift: 0.5}}}
+validation: {x: {source: {kind: synthetic, domain: x}}}
+models:
+  proxy: {kind: random-features, features: 3, training: {steps: 5}}
+  target: {kind: random-features, features: 4, training: {steps: 9}}
+protocols:
+  truth: {kind: tuned, model: target, space: {lr: {grid: [0.01, 0.1, 1.0]}}, seeds: [0]}
+  reduced: {kind: reduced-lr, model: proxy, lr: 0.01, seeds: [0]}
+truth: truth
+"""
+
+
+def comparison(out: str) -> object:
+    return without_seconds(json.loads(out))
+
+
+def test_a_study_on_s3_whose_calls_fail_is_run_read_and_carried_away_as_a_local_one(
+    s3, s3_uri, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYSTUDY_STORAGE", s3_uri)
+    monkeypatch.setenv("RAYSTUDY_CACHE", str(tmp_path / "cache"))
+    Path("afar.yaml").write_text(STUDY)
+
+    def call(*arguments: object) -> str:
+        """A verb in this process, which must end well; what it printed."""
+        assert main(list(map(str, arguments))) == 0, capfd.readouterr().err
+        seen.append("".join(found := capfd.readouterr()))
+        return found.out
+
+    seen: list[str] = []
+    s3.faults.failing, s3.faults.lost_answers = 0.15, 0.05
+    call("run", "afar.yaml", "--local", "--workers", "0")
+    s3.faults.heal()
+    call("run", "afar.yaml", "--local", "--workers", "0", "--storage", tmp_path / "local")
+    assert json.loads(call("status", "afar", "--json"))["missing"] == 0
+    here = comparison(call("compare", "afar", "--json"))
+    assert here == comparison(call("compare", "afar", "--json", "--storage", tmp_path / "local"))
+    assert f"report: {s3_uri}/studies/afar/report.html" in call("report", "afar")
+    call("plan", "afar.yaml")
+    call("export", "afar", "--out", "carried.parquet")
+    call("import", "carried.parquet", "--storage", tmp_path / "carried")
+    assert here == comparison(call("compare", "afar", "--json", "--storage", tmp_path / "carried"))
+
+    foreign = open_storage(s3_uri).root / "runs" / "notes.txt"
+    foreign.write_text("mine")
+    used = json.loads(call("storage", "usage", "--json"))
+    assert used["storage"] == s3_uri
+    assert used["unused"]["num_runs"] == 0
+    assert used["kinds"]["foreign"]["count"] == 1
+    assert ": no problems" in call("storage", "verify")
+    (open_storage(s3_uri).root / "studies" / "afar" / "study.json").unlink()
+    assert main(["storage", "prune", "--yes"]) == StorageError.exit_status
+    assert "nothing was removed" in capfd.readouterr().err
+
+    left = below(open_storage(s3_uri).root)
+    assert not [name for name in left if ".writing-" in name], "nothing half-written lies there"
+    texts = [*seen, *(path.read_bytes().decode(errors="replace") for path in tmp_path.rglob("*") if path.is_file())]
+    texts += [(read(open_storage(s3_uri).root / name) or b"").decode(errors="replace") for name in left]
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
+        assert not [text for text in texts if ENVIRONMENT[name] in text], name
+
+
+def test_a_location_with_a_secret_is_refused_without_repeating_it(capfd, tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY + f"storage: s3://AKIA:{SECRET}@bucket/x\n")
+    for arguments in (["run", str(study), "--local"], ["status", "x", "--storage", f"s3://k:{SECRET}@bucket"]):
+        assert main(arguments) in (2, 3)
+        told = capfd.readouterr()
+        assert "must hold a bucket and a prefix and no credentials" in told.err
+        assert SECRET not in told.err + told.out
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["study.yaml"]
+
+
+@pytest.mark.usefixtures("s3")
+def test_prune_on_s3_removes_what_no_study_uses(s3_uri, capfd):
+    storage = open_storage(s3_uri)
+    for name in ("shards/" + "a" * 32 + "/manifest.json", "runs/" + "b" * 32 + "/spec.json", "runs/notes.txt"):
+        (storage.root / name).write_text("{}")
+    assert main(["storage", "prune", "--yes", "--storage", s3_uri]) == 0
+    assert "removed 2 items" in capfd.readouterr().out
+    assert list(below(storage.root)) == ["runs/notes.txt"]

@@ -1,0 +1,184 @@
+"""Nodes that come and go in the middle of a wave: a late one is used, a killed one costs no try, a full one is left.
+
+A cluster of its own: a head without CPUs, where the driver is, and nodes of two CPUs. The work is a STUB, named so: it
+notes its node and sleeps. Leaves docs/results/nodes-<date>.json and .md.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from raystudy.distribute.tune_executor import TuneExecutor
+from raystudy.errors import NodeFullError
+from raystudy.execute.work import RunReport, Task, failed_report
+from raystudy.specs.study import Resources
+from tests.conftest import ROOT
+from tests.ray_cluster import _listens, _start, _stop, free_port, private_environment
+from tests.slow.results import table, today, write_result
+from tests.train.test_training import a_run
+
+NUM_TASKS, TASK_SECONDS = 16, 4.0
+FULL = "full-node"  # a file that names the node whose disk the stub finds full
+
+
+def note_node(task: Task) -> list[RunReport]:
+    """The stub."""
+    import ray
+
+    folder, node = Path(task.storage), ray.get_runtime_context().get_node_id()
+    full = folder / FULL
+    if full.exists() and full.read_text() in ("", node):
+        if not full.read_text():
+            full.write_text(node)
+        return [failed_report(task.task_id, NodeFullError("the stub finds no room here"))]
+    time.sleep(TASK_SECONDS)
+    with (folder / "notes.jsonl").open("a") as notes:
+        notes.write(json.dumps({"run": task.task_id, "node": node, "at": time.time()}) + "\n")
+    return [RunReport(task.task_id, "finished")]
+
+
+def drive(folder: Path) -> None:
+    """A launch on the cluster of RAY_ADDRESS: what is lost is made again, as the loop of a launch does."""
+    tasks = [
+        Task((a_run("0" * 32, seed=seed).model_dump_json(),), str(folder), {}, cpus=1.0) for seed in range(NUM_TASKS)
+    ]
+    by_id = {task.task_id: task for task in tasks}
+    with TuneExecutor(None, [Resources()], work=note_node) as executor:
+        while tasks:
+            lost = []
+            for report in executor.run(tasks):
+                told = {"run": report.run_id, "status": report.status, "loss": report.loss, "cause": report.cause}
+                print(json.dumps({**told, "unwritable": report.is_unwritable}), flush=True)
+                lost += [by_id[report.run_id]] if report.loss else []
+            tasks = lost
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.slow.nodes")
+    parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.drive is not None:
+        drive(options.drive)
+        return 0
+    rows = [_case("a node joins in the middle", _joins), _case("a node is killed", _is_killed), _case("full", _is_full)]
+    good = all(row["good"] for row in rows)
+    lines = [f"# Nodes that come and go, {today()}", "", *table("case", list(rows[0])[1:], rows)]
+    write_result("nodes", {"date": today(), "good": good, "cases": rows}, lines)
+    return 0 if good else 1
+
+
+class Cluster:
+    """A head without CPUs, and nodes of two."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="rs-"))
+        self.port = free_port()
+        self.environment = {**private_environment(self.folder), "RAY_ADDRESS": f"127.0.0.1:{self.port}"}
+        head = ["--head", "--port", str(self.port), "--include-dashboard", "false", "--disable-usage-stats"]
+        self.nodes = {"head": _start("head", head, self.folder, self.environment, cpus=0)}
+        _until(lambda: _listens(self.port), 90)
+        self.work = self.folder / "work"
+        self.work.mkdir()
+
+    def add(self, name: str) -> None:
+        """A node more; it is there some seconds later."""
+        address = ["--address", f"127.0.0.1:{self.port}"]
+        self.nodes[name] = _start(name, address, self.folder, self.environment, cpus=2)
+
+    def kill(self, name: str) -> None:
+        """As a machine that is switched off: the raylet and all it started, at once."""
+        os.killpg(self.nodes[name].pid, signal.SIGKILL)
+        subprocess.run(["pkill", "-KILL", "-s", str(self.nodes[name].pid)], check=False)
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What the stubs noted."""
+        path = self.work / "notes.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def end(self) -> None:
+        """Stop all that is left."""
+        for node in reversed(self.nodes.values()):
+            _stop(node)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _until(is_so: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _case(name: str, happen: Callable[[Cluster], str]) -> dict[str, Any]:
+    """A launch on two nodes (one, to which another joins) in the middle of which something happens."""
+    cluster = Cluster()
+    try:
+        cluster.add("a")
+        if happen is not _joins:
+            cluster.add("b")
+        command = [sys.executable, "-m", "tests.slow.nodes", "--drive", str(cluster.work)]
+        environment, started = {**os.environ, **cluster.environment}, time.monotonic()
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        driver = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)  # type: ignore[call-overload]
+        _until(lambda: len(cluster.notes()) >= 2 or driver.poll() is not None, 180)
+        what = happen(cluster)
+        out, err = driver.communicate(timeout=240)
+        reports = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        notes, statuses = cluster.notes(), Counter((report["status"], report["loss"]) for report in reports)
+        finished = {report["run"] for report in reports if report["status"] == "finished"}
+        row = {
+            "case": name,
+            "what": what,
+            "finished": len(finished),
+            "failed": statuses["failed", ""],
+            "preempted": statuses["failed", "preempted"],
+            "moved_on": statuses["failed", "node-full"],
+            "nodes_used": len({note["node"] for note in notes}),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        row["good"] = _is_good(row, happen, driver.returncode)
+        print(row, err[-2000:] if not row["good"] else "", flush=True)
+        return row
+    finally:
+        cluster.end()
+
+
+def _is_good(row: dict[str, Any], happen: Callable[[Cluster], str], status: int) -> bool:
+    is_whole = status == 0 and row["finished"] == NUM_TASKS and not row["failed"]
+    return (
+        is_whole
+        and {
+            _joins: row["nodes_used"] == 2 and not row["preempted"],
+            _is_killed: 1 <= row["preempted"] <= 2 and row["nodes_used"] == 2,
+            _is_full: 1 <= row["moved_on"] <= 4 and not row["preempted"],
+        }[happen]
+    )
+
+
+def _joins(cluster: Cluster) -> str:
+    cluster.add("b")
+    return "one node of 2 CPUs; another starts after 2 of 16 runs"
+
+
+def _is_killed(cluster: Cluster) -> str:
+    cluster.kill("b")
+    return "two nodes; SIGKILL for all of one after 2 of 16 runs"
+
+
+def _is_full(cluster: Cluster) -> str:
+    (cluster.work / FULL).touch()
+    return "two nodes; the disk of one is full from then on (the stub says so)"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
