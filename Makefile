@@ -24,8 +24,10 @@ test: check
 slow: .venv/ready
 	$(BIN)/python -m tests.slow $(SLOW)
 
+# Faults at random moments, of launches on this machine and (takes root) of jobs on a cluster in its own namespaces.
 chaos: .venv/ready
 	$(BIN)/python -m tests.slow faults group_faults
+	$(BIN)/python -m tests.chaos
 
 # Checks that need a CUDA device (and a build of torch for it); leaves a dated result in docs/results.
 gpu: .venv/ready

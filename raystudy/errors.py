@@ -41,6 +41,10 @@ class NodeFullError(StorageError):
     """This node's disk has no room for what a run reads from a remote storage; another node may have."""
 
 
+class OtherCodeError(NodeFullError):
+    """This node has another raystudy than the driver: like a full one it makes no runs, and another may."""
+
+
 class DataError(RaystudyError):
     """A source of text, a shard or a results table that cannot be used."""
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -47,6 +48,7 @@ class Faults:
     ignores_conditions: bool = False
     gone_until: float = 0.0  # on the monotonic clock
     calls: Counter[str] = field(default_factory=Counter)
+    written: list[str] = field(default_factory=list)  # paths of objects, in the order in which they were there
     generator: random.Random = field(default_factory=lambda: random.Random(7))
 
     def gone_for(self, seconds: float) -> None:
@@ -69,6 +71,7 @@ class Proxy(ThreadingHTTPServer):
     def __init__(self, target: tuple[str, int], port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.target, self.faults, self.conditional = target, Faults(), threading.Lock()
+        self.server_pid = 0  # of the process behind it
 
     @property
     def url(self) -> str:
@@ -115,6 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
             answer = onward.getresponse()
             content = answer.read()
             onward.close()
+        if self.command == "PUT" and answer.status == 200:
+            self.server.faults.written.append(unquote(self.path.partition("?")[0]))
         if is_lost:
             self._hang_up()
             return
@@ -160,6 +165,7 @@ def s3_server(folder: Path) -> Iterator[Proxy]:
     try:
         _make_bucket(port, server)
         proxy = Proxy(("127.0.0.1", port))
+        proxy.server_pid = server.pid
         threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True).start()
         yield proxy
         proxy.shutdown()

@@ -13,7 +13,7 @@ from raystudy.specs.load import LoadedStudy, is_file, load_study
 from raystudy.study.results import StudyResults, read_frozen
 
 # What may change in a study file without asking for other runs than the stored study's.
-_FREE = {"comparison", "resources", "storage", "truth", "protocols", "catalogues", "format"}
+_FREE = {"comparison", "resources", "storage", "truth", "protocols", "catalogues", "format", "track"}
 
 
 def open_results(options: argparse.Namespace) -> StudyResults:

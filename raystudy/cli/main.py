@@ -32,6 +32,7 @@ VERBS = {
     "compare": "compare a study's candidates with its truth, from the records on storage",
     "lock": "write down, before a study runs, what it will be judged by",
     "report": "write a study's report: one self-contained HTML page",
+    "track": "tell MLflow or Weights & Biases of a study's finished runs, from its storage alone",
     "export": "write a study's records to one Parquet file",
     "export-model": "write a trained model to a folder that transformers loads",
     "import": "put the records of an exported study into a storage",

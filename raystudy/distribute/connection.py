@@ -3,6 +3,7 @@
 Never a stranger's: without an address a local cluster is started and ended with the launch.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from raystudy.errors import MissingPackageError, RaystudyError
 from raystudy.execute.local import num_cores
 
 _ANSWER_SECONDS = 10.0
-_DEATH = "A worker died or was killed while executing"
+_DEATHS = ("A worker died or was killed while executing", "Raylet is terminated.")
 _OWN_OBJECT_STORE_BYTES = 100_000_000  # tasks and reports are small; shards are memory-mapped files
 # Set before ray is imported: no phoning home, trials stay in our working folder, no per-trial log files.
 _ENVIRONMENT = {
@@ -120,15 +121,18 @@ def _own_signal_handlers() -> Iterator[None]:
 
 
 def _leave_deaths_to_us() -> None:
-    """Keep Ray from printing a paragraph for each worker that dies, which the launch tells already."""
+    """Keep Ray from printing a paragraph, and Tune a traceback, for each worker or node that dies, which we tell."""
     from ray._private import worker
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
     shown = getattr(worker, "print_to_stdstream", None)
     if shown is None or hasattr(shown, "of_raystudy"):
         return
 
     def show(data: dict[str, Any], *others: Any, **named: Any) -> None:
-        if data.get("pid") != "raylet" or not any(_DEATH in str(line) for line in data.get("lines", ())):
+        is_death = any(death in str(line) for death in _DEATHS for line in data.get("lines", ()))
+        if data.get("pid") != "raylet" or not is_death:
             shown(data, *others, **named)
 
     show.of_raystudy = True  # type: ignore[attr-defined]

@@ -56,6 +56,10 @@ class Ends:
         tasks = [self._left.pop(task_id) for task_id in task_ids if task_id in self._left]
         return [report for task in tasks for report in failed_reports(task, "the trial ended without a report")]
 
+    def lacks(self, task_ids: Sequence[str]) -> bool:
+        """Whether any of these tasks has not been told of to its end."""
+        return any(task_id in self._left for task_id in task_ids)
+
     @property
     def has_deaths(self) -> bool:
         """Whether there are deaths that are not settled."""

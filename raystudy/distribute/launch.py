@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raystudy.artifacts.storage import Storage, locate_storage
+from raystudy.distribute.same_code import SameCode, SameCodeOnRank
 from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
 from raystudy.execute.budget import Budget
+from raystudy.execute.code_digest import code_digest
 from raystudy.execute.gpus import check_gpus, check_group_gpus, visible_gpus
 from raystudy.execute.inputs import need_deepspeed, need_packages
 from raystudy.execute.launched import Launch
 from raystudy.execute.local import Executor, local_executor
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
+from raystudy.execute.tracking import TrackingBeside
 from raystudy.specs.load import LoadedStudy, load_study
 from raystudy.study.results import StudyResults
 
@@ -60,11 +63,12 @@ def launch(
             return local_executor(chosen, needs_gpus=needs_gpus or has_gpu_groups, by_torch=by_torch)
         from raystudy.distribute.tune_executor import TuneExecutor
 
-        return TuneExecutor(address, resources, is_storage_shared=storage.is_absolute)
+        work, group_work = SameCode(code_digest()), SameCodeOnRank(code_digest())
+        return TuneExecutor(address, resources, is_storage_shared=storage.is_absolute, work=work, group_work=group_work)
 
-    return run_study(
-        loaded, storage, make_executor, progress or Progress(), wait=wait, budget=budget, again=resolve_again
-    )
+    told = progress or Progress()
+    with TrackingBeside(loaded.spec, storage, told.say):
+        return run_study(loaded, storage, make_executor, told, wait=wait, budget=budget, again=resolve_again)
 
 
 def run(

@@ -8,6 +8,7 @@ takes next to nothing itself: it starts the workers (train_group.py) and waits f
 """
 
 import json
+import os
 import queue
 import tempfile
 import threading
@@ -25,6 +26,7 @@ from raystudy.distribute.ends import Ends
 from raystudy.distribute.group_places import TRIAL_CPUS, Cluster, check_fits, num_at_once, num_groups, shares
 from raystudy.distribute.lanes import Lane, Lanes
 from raystudy.distribute.shared_storage import NotSharedError
+from raystudy.errors import RaystudyError
 from raystudy.execute.first_cause import needs_mending
 from raystudy.execute.gpus import check_gpus
 from raystudy.execute.shapes import Shape, by_shape, shape_of_engine
@@ -200,9 +202,11 @@ class TuneExecutor:
             elif isinstance(event, Death):
                 ends.died(event.task_id, event.error, event.seconds)
             elif isinstance(event, LaneEnd):
-                if event.error is not None:
-                    raise event.error
+                has_more = bool(event.lane.waiting)
                 taken = lanes.close(event.lane)
+                # Of no matter once all is told: Tune then only sums up what it kept, of which we need nothing.
+                if event.error is not None and (has_more or ends.lacks(taken)):
+                    raise _of_ray(event.error) from event.error
                 yield from ends.vanished(taken)
         yield from ends.settled()
 
@@ -251,6 +255,25 @@ class TuneExecutor:
             work, given = run_group_trial, {"tasks": by_id, "work": self._group_work, "attempts": attempts}
             given, asks, kept_from = {**given, "avoid": avoid}, {"CPU": TRIAL_CPUS}, ()
             self._attempts.update(lane.tasks.keys())
+        self._stand_somewhere()
         name = f"wave-{self._num_waves}-{lane.number}"
         doing = Doing(name, work, given, asks, kept_from, tempfile.mkdtemp(dir=self._scratch))
         threading.Thread(target=run_lane, args=(lanes, lane, doing, events), daemon=True).start()
+
+    def _stand_somewhere(self) -> None:
+        """Tune asks for the working folder, which a job's is no more once the temporary folder has been cleaned."""
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            os.chdir(self._scratch)
+
+
+def _of_ray(error: BaseException) -> BaseException:
+    """The message for what ended a Tuner in the middle, where it is not one for the user already."""
+    if isinstance(error, RaystudyError) or not isinstance(error, Exception):
+        return error
+    first = (str(error).strip().splitlines() or [""])[0][:200]
+    return RaystudyError(
+        f"Ray must go on to the end of a launch, but {type(error).__name__}: {first}. Finished runs are kept; see "
+        f"that the cluster lives and nothing cleans its temporary folder, and run the same command again"
+    )

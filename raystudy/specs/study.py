@@ -16,6 +16,7 @@ from raystudy.specs.protocol import Protocol
 from raystudy.specs.recipe import ExternalRecipe, Recipe, ValidationSet
 from raystudy.specs.study_budget import StudyBudget
 from raystudy.specs.synthetic import SyntheticDomains
+from raystudy.specs.tracking import Tracking
 from raystudy.specs.training import FeatureTraining, TrainingOverride, TrainingSettings
 
 FORMAT = "raystudy-study/1"
@@ -161,6 +162,9 @@ class StudySpec(Spec):
     budget: StudyBudget | None = Field(default=None, description="what the study may cost in all; hard")
     storage: str | None = Field(
         default=None, description="a folder, relative to the study file, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX"
+    )
+    track: Tracking | None = Field(
+        default=None, description="who else is told of every finished run (docs/tracking.md)"
     )
 
     def decoder(self, name: str) -> StudyDecoder:

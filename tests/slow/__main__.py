@@ -17,6 +17,8 @@ CHECKS = [
     "nodes",
     "remote_storage",
     "slurm",
+    "trackers",
+    "oldest_and_newest",
 ]
 
 

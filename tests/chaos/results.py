@@ -1,0 +1,72 @@
+"""The result file of the day: every trial that was made, in pieces or at once, and a page with a line a fault."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tests.chaos.trials import STUDY, Seen
+from tests.conftest import ROOT
+from tests.slow.results import table, today, write_result
+
+_MOST_TOLD = 5  # lines that a trial's job told, of those kept
+_COLUMNS = ("trials", "good", "at_work", "lost", "repeated", "equal", "ends", "lines", "seconds")
+
+
+def kept(date: str) -> list[dict[str, Any]]:
+    """The trials that the file of a day holds."""
+    path = ROOT / "docs" / "results" / f"cluster-chaos-{date}.json"
+    return list(json.loads(path.read_text())["trials"]) if path.exists() else []
+
+
+def are_made() -> set[tuple[str, int]]:
+    """Faults and seeds of the day's trials."""
+    return {(trial["fault"], trial["seed"]) for trial in kept(today())}
+
+
+def keep(fault: str, seen: Seen, faults: Sequence[str]) -> None:
+    """Add a trial, in place of one of the same fault and seed; `faults`: all there are, in their order."""
+    date = today()
+    trials = [trial for trial in kept(date) if (trial["fault"], trial["seed"]) != (fault, seen.seed)]
+    about = {"fault": fault, "good": seen.is_good, "at": time.strftime("%H:%M UTC", time.gmtime())}
+    trials.append({**about, **asdict(seen), "told": seen.told[:_MOST_TOLD]})
+    trials.sort(key=lambda trial: (faults.index(trial["fault"]), trial["seed"]))
+    write_result("cluster-chaos", {"date": date, "trials": trials}, page(date, trials, faults))
+
+
+def page(date: str, trials: Sequence[dict[str, Any]], faults: Sequence[str]) -> list[str]:
+    """The page's lines."""
+    by_fault = {fault: [trial for trial in trials if trial["fault"] == fault] for fault in faults}
+    lines = [
+        f"# Faults on a Ray cluster, {date}",
+        "",
+        f"`python -m tests.chaos` on `{STUDY}`: a job over HTTP (`raystudy submit --follow`, `ray job submit`) on a",
+        "head and a node of one CPU each, in network, process and mount namespaces of their own. A trial is disturbed",
+        "at a random moment of its seed, submitted again and compared, digit for digit, with an undisturbed one. Good:",
+        "no finished run lost, none started again, equal, an exit status that says what became of the job, one message",
+        "where a launch does not succeed, no traceback. At work: that hit a job that had not ended. Ends: of the",
+        "disturbed job, the follower's exit status and the job's. Lines: the most that a trial's job told beside its",
+        "progress. Moments and messages of every trial are in the JSON file.",
+        "",
+        *table("fault", _COLUMNS, [_row(fault, those) for fault, those in by_fault.items() if those]),
+        "",
+        *(f"- {trial['fault']}, seed {trial['seed']}: {problem}" for trial in trials for problem in trial["problems"]),
+    ]
+    few = [f"{fault} ({len(those)})" for fault, those in by_fault.items() if len(those) < 5]
+    return [*lines, "", f"Fewer than five trials: {', '.join(few)}."] if few else lines
+
+
+def _row(fault: str, trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "fault": fault,
+        "trials": len(trials),
+        "good": sum(trial["good"] for trial in trials),
+        "at_work": sum(trial["disturbed"] > 0 for trial in trials),
+        "lost": sum(trial["lost"] for trial in trials),
+        "repeated": sum(trial["repeated"] for trial in trials),
+        "equal": sum(trial["is_equal"] for trial in trials),
+        "ends": ", ".join(sorted({trial["ends"][0] for trial in trials if trial["ends"]})),
+        "lines": max(trial["num_lines"] for trial in trials),
+        "seconds": round(sum(trial["seconds"] for trial in trials)),
+    }

@@ -1,0 +1,53 @@
+"""An error of Tune itself: of no matter once every run is told of, else one message with the way on. Without Ray."""
+
+import json
+import os
+import queue
+from dataclasses import asdict
+
+import pytest
+
+from raystudy.distribute.ends import Ends
+from raystudy.distribute.lanes import Lanes
+from raystudy.distribute.tune_executor import TuneExecutor
+from raystudy.distribute.tune_lane import LaneEnd, Told
+from raystudy.errors import RaystudyError
+from raystudy.execute.shapes import shape_of
+from raystudy.execute.work import RunReport
+from tests.distribute.test_ends import a_task
+
+GONE = FileNotFoundError(2, "No such file or directory")  # of a working folder that was cleaned away
+
+
+def test_an_error_of_tune_counts_only_while_runs_are_left(tmp_path):
+    executor, task = TuneExecutor(None, []), a_task(tmp_path, range(1))
+    for is_told in (True, False):
+        lanes, ends, events = Lanes([task]), Ends(None, [task]), queue.Queue()
+        lanes.allow({shape_of(task): 1})
+        lane = lanes.new()
+        assert lane is not None
+        assert lanes.take(lane, "trial") is task
+        if is_told:
+            reports = json.dumps([asdict(RunReport(task.task_id, "finished"))])
+            events.put(Told(lane, task.task_id, reports, "node", False))
+            assert [report.status for report in executor._next(lanes, events, ends)] == ["finished"]
+        events.put(LaneEnd(lane, GONE))
+        if is_told:
+            assert list(executor._next(lanes, events, ends)) == []
+            assert lanes.is_done
+        else:
+            with pytest.raises(RaystudyError, match=r"FileNotFoundError.*the same command again"):
+                list(executor._next(lanes, events, ends))
+
+
+def test_a_launch_whose_working_folder_is_gone_stands_elsewhere(tmp_path, monkeypatch):
+    executor = TuneExecutor(None, [])
+    executor._scratch = str(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    executor._stand_somewhere()
+    assert os.getcwd() == str(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    executor._stand_somewhere()
+    assert os.getcwd() == str(tmp_path)

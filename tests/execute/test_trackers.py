@@ -1,0 +1,133 @@
+"""Trackers are told of every finished run once, beside the launch, which they can neither slow nor fail."""
+
+import shutil
+import sys
+import time
+
+import pytest
+
+from raystudy.artifacts.storage import Storage
+from raystudy.errors import RaystudyError
+from raystudy.execute import tracking
+from raystudy.execute.trackers import TrackedRun, tell_new
+from raystudy.specs.tracking import MlflowTracker, Tracking
+from raystudy.study.results import StudyResults
+from tests.conftest import ROOT
+
+SPEC = MlflowTracker(tracking_uri="http://127.0.0.1:1")
+
+
+class FakeTracker:
+    """Keeps what it is told by id, as a tracker does; goes down after so many runs, and may know what it has."""
+
+    def __init__(self, most: int = 10**6, *, knows: bool = False) -> None:
+        self.runs: dict[str, TrackedRun] = {}
+        self.calls, self.most, self.knows = 0, most, knows
+
+    def known(self, study: str) -> set[str]:
+        return {run.run_id for run in self.runs.values() if run.study == study} if self.knows else set()
+
+    def tell(self, run: TrackedRun) -> None:
+        if self.calls >= self.most:
+            raise ConnectionError("it is down at http://me:planted@host/\nand says so at length")
+        self.calls += 1
+        self.runs[run.run_id] = run
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def results(tiny_storage, tmp_path) -> StudyResults:
+    storage = tmp_path / "storage"
+    shutil.copytree(tiny_storage, storage)
+    return read(storage)
+
+
+def read(root) -> StudyResults:
+    storage = Storage(root)
+    return StudyResults(storage, storage.study("tiny"))
+
+
+def test_every_finished_run_is_told_once_whatever_interrupts_it(results):
+    done = set(results.runs.query("status in ('finished', 'diverged')").run_id)
+    assert len(done) > 50
+    tracker = FakeTracker(most=20)
+    with pytest.raises(ConnectionError):
+        tell_new(results, SPEC, "mlflow", lambda: tracker)
+    assert tracker.calls == 20
+    tracker.most = 10**6
+    assert tell_new(read(results.storage.root), SPEC, "mlflow", lambda: tracker) == len(done) - 20
+    assert tracker.runs.keys() == done
+    assert tracker.calls == len(done), "a run was told twice"
+    assert tell_new(results, SPEC, "mlflow", lambda: pytest.fail("opened with nothing to tell")) == 0
+    # Where the memory is lost or torn: a tracker that knows what it has is told of nothing, another of the same runs.
+    (kept,) = (results.folder.path / "tracked").iterdir()
+    kept.write_text('{"told": [')
+    tracker.knows = True
+    assert tell_new(results, SPEC, "mlflow", lambda: tracker) == 0
+    assert tracker.calls == len(done)
+    # Another experiment is another tracker.
+    other = FakeTracker()
+    assert tell_new(results, MlflowTracker(experiment="other"), "mlflow", lambda: other) == len(done)
+    assert other.runs == tracker.runs
+
+
+def test_a_tracked_run_says_what_the_record_says(results):
+    tracker = FakeTracker()
+    tell_new(results, SPEC, "mlflow", lambda: tracker)
+    trained = results.runs.query("status == 'finished' and lr == lr").iloc[0]
+    told = tracker.runs[trained.run_id]
+    assert (told.study, told.status, told.seconds) == ("tiny", "finished", trained.seconds)
+    assert told.parameters["recipe"] == trained.recipe
+    assert told.parameters["lr"] == trained.lr
+    losses = [value for name, value in told.metrics.items() if name.startswith("loss/")]
+    assert sum(losses) / len(losses) == pytest.approx(trained.loss)
+    assert [step for step, _ in told.curve] == sorted({step for step, _ in told.curve})
+    assert all("train/loss" in row for _, row in told.curve)
+    assert 1e9 < told.began < time.time()
+
+
+def test_one_tracker_that_fails_keeps_no_other_from_being_told(results, monkeypatch):
+    both = results.study.model_copy(update={"track": Tracking.model_validate({"mlflow": {}, "wandb": {}})})
+    monkeypatch.setattr(results, "study", both)
+    monkeypatch.setattr(tracking, "MlflowConnection", lambda *_: FakeTracker(most=3))
+    monkeypatch.setattr(tracking, "WandbConnection", lambda *_: FakeTracker())
+    told = dict(tracking.track(results))
+    assert isinstance(told["MLflow"], RaystudyError)
+    assert "it is down at http://host/. Nothing is lost" in str(told["MLflow"])
+    assert "\n" not in str(told["MLflow"])
+    assert told["W&B"] > 50
+
+
+def test_a_launch_whose_tracker_is_not_there_says_so_once_and_ends_well(tiny_storage, tmp_path, cli):
+    """Whether mlflow is not installed or its server does not answer."""
+    storage = tmp_path / "storage"
+    shutil.copytree(tiny_storage, storage)
+    to = ("--set", "track.mlflow.tracking_uri=http://127.0.0.1:1")
+    done = cli("run", ROOT / "search_spaces" / "tiny.yaml", "--storage", storage, "--local", *to)
+    assert done.returncode == 0, done.stderr
+    assert sum("mlflow" in line.lower() for line in done.stderr.splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    again = cli("track", "tiny", "--storage", storage)
+    assert again.returncode != 0
+    assert again.stderr.count("raystudy:") == 1
+    refused = cli("check", ROOT / "search_spaces" / "tiny.yaml", "--set", "track.mlflow.tracking_uri=http://me:it@host")
+    assert refused.returncode == 2
+    assert "MLFLOW_TRACKING_PASSWORD" in refused.stderr
+
+
+def test_a_launch_waits_for_a_slow_tracker_a_limited_time_only(results, monkeypatch):
+    monkeypatch.setattr(tracking, "_LAST_SECONDS", 0.5)
+    study = results.study.model_copy(update={"track": Tracking.model_validate({"mlflow": {}})})
+    said: list[str] = []
+    started = time.monotonic()
+    with tracking.TrackingBeside(study, results.storage, said.append) as beside:
+        beside._words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    assert time.monotonic() - started < 5
+    assert len(said) == 1
+    assert "in time" in said[0]
+    without = results.study
+    with tracking.TrackingBeside(without, results.storage, said.append) as beside:
+        beside._words = ["/not/there"]
+    assert len(said) == 1, "a study without trackers starts nothing"
