@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.slow.trackers", description=__doc__)
     parser.add_argument("--python", type=Path, help="of an environment that has mlflow and wandb")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with the check
     with tempfile.TemporaryDirectory(prefix="rs-track-") as folder:
         place = Path(folder)
         python = beside_ours(options.python or _new_environment(place / "venv"))
