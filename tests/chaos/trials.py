@@ -24,6 +24,7 @@ _SUMS = (" runs made, ", ": device time used by runs")
 class Seen(Trial):
     """What a trial on a cluster saw. `moment`: finished runs when it happened; `ends`: exit and job status of jobs."""
 
+    is_equal: bool = False  # until it has been seen to be
     seed: int = 0
     moment: int = 0
     ends: list[str] = field(default_factory=list)
