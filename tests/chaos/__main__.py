@@ -28,7 +28,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--most-seconds", type=float, default=float("inf"), help="start no trial after so long")
-    parser.add_argument("--no-result", action="store_true", help="write no result file, and make trials that it has")
+    parser.add_argument("--again", action="store_true", help="make trials anew that the file of the day has")
+    parser.add_argument("--no-result", action="store_true", help="write no result file")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args(arguments)
     chosen = [name for name in ROWS if not options.rows or any(part in name for part in options.rows)]
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
         return 0 if options.list else 2
     if not is_inside():
         return run_inside("tests.chaos", arguments).returncode
-    made = set() if options.no_result else are_made()
+    made = set() if options.no_result or options.again else are_made()
     seeds = range(options.seed, options.seed + options.trials)
     todo = [(name, seed) for seed in seeds for name in chosen if (name, seed) not in made]
     deadline, bad = time.monotonic() + options.most_seconds, 0

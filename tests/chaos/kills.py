@@ -1,5 +1,7 @@
 """SIGKILL: of a worker process, a node, the driver, the head, and of all at once."""
 
+import signal
+import time
 from collections.abc import Callable
 
 from tests.chaos.processes import all_pids, drivers, kill, named, trial_workers
@@ -46,6 +48,9 @@ def head(stage: Stage) -> Seen:
     stage.wait_for_work(job)
     pids = stage.cluster.pids("head")
     kill(named("gcs_server", pids) if stage.seed % 2 else [*pids, *drivers()])
+    if stage.by_raystudy:  # whose follower waits ten minutes for a head that may come back: a person gives up
+        time.sleep(10)
+        job.follower.send_signal(signal.SIGINT)
     stage.ended(job, (*GONE, *SURVIVED), silent=True)
     stage.cluster.start()
     return stage.finish()

@@ -45,7 +45,7 @@ def page(date: str, trials: Sequence[dict[str, Any]], faults: Sequence[str]) -> 
         "head and a node of one CPU each, in network, process and mount namespaces of their own. A trial is disturbed",
         "at a random moment of its seed, submitted again and compared, digit for digit, with an undisturbed one. Good:",
         "no finished run lost, none started again, equal, an exit status that says what became of the job, one message",
-        "where a launch does not succeed, no traceback. At work: that hit a job that had not ended. Ends: of the",
+        "where a launch does not succeed, no traceback. At work: it hit a job that had not ended. Ends: of the",
         "disturbed job, the follower's exit status and the job's. Lines: the most that a trial's job told beside its",
         "progress. Moments and messages of every trial are in the JSON file.",
         "",
