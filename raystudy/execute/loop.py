@@ -248,10 +248,10 @@ class Driver:
             self._utilisation.has(executor.devices)
             self._utilisation.ended(run, report.seconds)
             self._losses.count(report)
-            self.progress.used(self._utilisation.shares, self._losses.num_preemptions)
-            self.progress.run_ended(run, report)
             if report.is_unwritable:
                 raise UnwritableError(report.cause)
+            self.progress.used(self._utilisation.shares, self._losses.num_preemptions)
+            self.progress.run_ended(run, report)
             if report.status == "failed" and not self._losses.may_go_on(run, report):
                 failed.append(run)
                 self._final |= {run.run_id} if report.is_final or report.loss else set()
