@@ -125,7 +125,61 @@ def test_a_trainers_programs_travel_and_not_what_lies_beside_them(tmp_path):
     parcel = pack(load_study(study), tmp_path, with_raystudy=False)
     expected = {"go", "lib/model.py", "mine/study.yaml", "mine/stub_trainer.py"}
     assert places(parcel) == {f"trainers/{name}" for name in expected}
-    assert parcel.left_out == ["trainers/secrets.yaml (may hold a secret, by its name)"]
+    assert parcel.left_out == [
+        f"trainers/out.py (is a link out of {tmp_path})",
+        "trainers/secrets.yaml (may hold a secret, by its name)",
+        "3 files in trainers/ (no programs: 1 with .bin, 2 with no suffix)",
+    ]
+
+
+def test_what_stays_of_a_trainers_folder_is_told_with_the_reason(tmp_path):
+    study, folder = external_study(tmp_path / "mine"), tmp_path / "mine"
+    for name in ("lib", ".hidden", ".git"):
+        (folder / name).mkdir()
+    (folder / "lib" / "model.py").write_text("")
+    (folder / "models").symlink_to(folder / "lib")
+    (folder / "gone.py").symlink_to(folder / "nothing")
+    (folder / "large.json").write_bytes(b" " * (2**20 + 1))
+    parcel = pack(load_study(study), tmp_path, with_raystudy=False)
+    assert sorted(parcel.left_out) == [
+        "mine/.hidden/ (is hidden)",
+        "mine/gone.py (is no file, or a link to none)",
+        "mine/large.json (1,048,577 bytes is much for a program)",
+        "mine/models/ (is a link to a folder)",
+    ]
+
+
+def test_what_is_called_like_a_secret_stays_unless_it_is_named_and_a_tokenizer_travels(tmp_path):
+    study, folder = external_study(tmp_path / "mine"), tmp_path / "mine"
+    secret = "token.txt hf_token.txt auth_token.json api_key.txt apikeys.json passwords.txt my-secrets.yaml kaggle.json"
+    secret += " id_rsa_work.txt rclone.conf.txt kubeconfig.yaml Credentials.ini my_credentials.py hf.token.txt"
+    programs = "tokenizer.json tokenizer_config.json count_tokens.py token_data.py special_tokens_map.json tokenize.txt"
+    for name in [*secret.split(), *programs.split()]:
+        (folder / name).write_text("planted")
+    (folder / "id_rsa_work").write_text("planted")
+    parcel = pack(load_study(study), tmp_path, with_raystudy=False)
+    told = {line.split(" (may hold a secret, by its name")[0] for line in parcel.left_out if "secret" in line}
+    assert told == {f"mine/{name}" for name in secret.split()}
+    assert {f"mine/{name}" for name in programs.split()} <= places(parcel)
+    named = pack(load_study(study), tmp_path, [str(folder / "token.txt")], with_raystudy=False)
+    assert "mine/token.txt" in places(named)
+    whole = pack(load_study(study), tmp_path, [str(folder)], with_raystudy=False)
+    assert not [place for place in places(whole) if place.removeprefix("mine/") in {*secret.split(), "id_rsa_work"}]
+
+
+def test_a_link_to_a_secret_is_one_even_where_its_target_ends_like_its_own_place(tmp_path):
+    (tmp_path / ".docker").mkdir()
+    (tmp_path / ".docker" / "config.json").write_text("planted")
+    (tmp_path / "config.json").symlink_to(tmp_path / ".docker" / "config.json")
+    with pytest.raises(SpecError, match=r"lies in \.docker/"):
+        Parcel(tmp_path).add(tmp_path / "config.json", "a file")
+    inside = tmp_path / "venv" / "project"  # a working folder may itself lie in a folder of such a name
+    inside.mkdir(parents=True)
+    (inside / "a.json").write_text("{}")
+    (inside / "b.json").symlink_to(inside / "a.json")
+    parcel = Parcel(inside)
+    parcel.add(inside / "b.json", "a file")
+    assert places(parcel) == {"b.json"}
 
 
 @pytest.mark.parametrize("name", ["$(touch broken)", "a'; touch broken; '", 'a"`touch broken`', "-a b\nc", "ü&|<>*?"])
