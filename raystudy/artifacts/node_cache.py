@@ -7,7 +7,6 @@ files mean.
 
 import contextlib
 import errno
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts import sealed
+from raystudy.artifacts.endpoint import s3_endpoint
 from raystudy.artifacts.files import NO_ROOM, StoragePath, download, read_bytes, size_of, writing_name
 from raystudy.artifacts.node_room import (
     cache_folder,
@@ -35,8 +35,7 @@ _fetched: list[str] = []
 
 def storage_tag(folder: StoragePath) -> str:
     """12 hexadecimal digits for a folder of a storage: of its URI, and of the endpoint, which a URI does not name."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    return digest([str(folder), endpoint])[:12]
+    return digest([str(folder), next(iter(s3_endpoint().values()), "")])[:12]
 
 
 def place_here(folder: StoragePath) -> Path:

@@ -5,7 +5,6 @@ many writers one wins, by the store's own decision. Retries lie in `remote_retri
 """
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from raystudy.artifacts.endpoint import s3_endpoint
 from raystudy.artifacts.remote_retries import patience, patience_seconds, persistently
 
 if TYPE_CHECKING:
@@ -38,14 +38,19 @@ class Found:
 
 
 def options_of(protocol: str) -> dict[str, Any]:
-    """How fsspec opens a storage of this kind: without caches of listings, and without tries of its own."""
+    """How fsspec opens a storage of this kind: without caches of listings, and without tries of its own.
+
+    Raises:
+        StorageError: the endpoint that the environment names is none.
+    """
     if protocol == "s3":
         # botocore takes region and credentials from the environment, its files or the machine's role. It would take the
         # endpoint too; given here, it tells two storages of one process apart.
-        config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        at = {"endpoint_url": endpoint} if endpoint else {}
-        return {"use_listings_cache": False, "config_kwargs": {**config, "max_pool_connections": 2 * CONCURRENCY}, **at}
+        endpoint = s3_endpoint()
+        config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
+        config |= {"max_pool_connections": 2 * CONCURRENCY}
+        options: dict[str, Any] = {"use_listings_cache": False, "config_kwargs": config}
+        return options | ({"endpoint_url": next(iter(endpoint.values()))} if endpoint else {})
     return {"use_listings_cache": False} if protocol == "gs" else {}
 
 

@@ -122,6 +122,21 @@ def test_what_is_wrong_with_a_location_is_told_with_the_way_out(monkeypatch):
         open_storage("s3://bucket/x")
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:9000", "http://a b:9000", "http://h:99999", "http://h:x", "http://h:0", "http://[::1", "http://:1"]
+    + "h ftp://h http://h/' http://key:secret@h:9000 http://h:9000?secret=1".split(),
+)
+def test_an_endpoint_that_is_no_url_is_told_with_its_variable_and_without_what_it_may_hold(monkeypatch, url):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, url)
+        with pytest.raises(StorageError, match=f"^{name} must be a URL") as raised:
+            open_storage("s3://bucket/x")
+        assert "secret" not in str(raised.value)
+    monkeypatch.setenv(name, "https://minio.example:9000")
+    assert open_storage("s3://bucket/x").root.storage_options["endpoint_url"] == "https://minio.example:9000"
+
+
 _WITHOUT = """
 from raystudy.artifacts.files import read_json
 from raystudy.artifacts.storage import open_storage

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from raystudy.artifacts.endpoint import endpoint_of
 from raystudy.distribute.jobs.parcel import Parcel, pack, working_folder
 from raystudy.distribute.jobs.staging import stage
 from raystudy.distribute.jobs.submission import Driver, Submission, run_words
@@ -213,6 +214,20 @@ def test_the_plain_line_says_what_is_submitted_but_no_forwarded_value(tmp_path, 
     assert shlex.split(line)[:3] == ["ray", "job", "submit"]
     assert Driver().options == {}
     assert Driver(0, "any").options == {"entrypoint_num_cpus": 0.1}
+
+
+def test_the_endpoint_of_the_storage_goes_along_in_the_job_and_the_plain_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000/s3")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    endpoint = endpoint_of("s3://bucket/x")
+    assert (endpoint, endpoint_of("gs://bucket")) == ({"AWS_ENDPOINT_URL": "http://minio:9000/s3"}, {})
+    for forwarded in ((), ("AWS_ENDPOINT_URL",)):
+        submission = Submission("i", ("python",), tmp_path, forwarded=forwarded, endpoint=endpoint)
+        sent = submission.options["runtime_env"]["env_vars"]
+        line = submission.plain_line("http://h:1").replace("ray job", "printf '%s\\0'", 1)
+        words = subprocess.run(["sh", "-c", line], capture_output=True, check=True).stdout.decode().split("\0")
+        assert sent["AWS_ENDPOINT_URL"] == "http://minio:9000/s3"
+        assert json.loads(words[words.index("--runtime-env-json") + 1])["env_vars"] == sent
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):

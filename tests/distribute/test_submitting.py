@@ -107,7 +107,8 @@ def test_an_id_is_that_of_the_study_and_the_storage_and_names_its_attempts(tmp_p
     assert prefix == id_prefix(elsewhere, tmp_path / "elsewhere", "s3://b/x")
     more = load_study(project(tmp_path / "here"), ["name=my ünïque study", "comparison.seed=5"]).spec
     others = {id_prefix(more, tmp_path / "here", "s3://b/x"), id_prefix(here, tmp_path / "here", "s3://b")}
-    assert len(others | {prefix}) == 3
+    others.add(id_prefix(here, tmp_path / "here", "s3://b/x", "http://minio:9000"))
+    assert len(others | {prefix}) == 4
     old, new = a_job(2, "FAILED", started=5.0), a_job(10, started=9.0, metadata={STUDY_KEY: "my study"})
     other = Job("raysubmit_x", "RUNNING", "python -m raystudy run a.yaml", started=99.0)
     jobs = [other, new, old, Job("demo", "RUNNING", "python train.py")]
