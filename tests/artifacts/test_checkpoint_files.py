@@ -34,7 +34,8 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("where", ["local", "remote"])
-def test_a_checkpoint_comes_back_as_it_was_and_is_a_file_of_safetensors(tmp_path, where):
+def test_a_checkpoint_comes_back_as_it_was_and_is_a_file_of_safetensors(tmp_path, where, monkeypatch):
+    monkeypatch.setenv("RAYSTUDY_CACHE", str(tmp_path / "cache"))
     folder = tmp_path if where == "local" else UPath(f"memory://{uuid.uuid4().hex}/run")
     write_step_checkpoint(folder, Checkpoint("r", 3, ARRAYS, {"note": "ü"}))
     (path,) = step_checkpoints(folder)
