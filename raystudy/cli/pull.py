@@ -24,10 +24,7 @@ from raystudy.study.waves import make_wave
 _OF_THE_STUDY = ("frozen.json", "lock.json", "study.yaml", "comparison.json", "report.html", "study.json")
 # Says where a study folder was copied from, and by their digests what was; a launch here never writes it.
 _MARK = "pulled.json"
-_GOES_ON = (
-    "study.json",
-    "frozen.json",
-)  # what a launch in DEST changes, and what cannot be made again from the storage
+_GOES_ON = ("study.json", "frozen.json")  # what a launch in DEST changes and nobody can make again
 _MOST_NAMED = 10
 
 

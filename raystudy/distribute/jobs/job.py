@@ -88,9 +88,9 @@ def attempts(prefix: str, jobs: Iterable[Job]) -> list[Job]:
 
 
 def find_job(wanted: str, jobs: Iterable[Job]) -> Job | None:
-    """The job with this id, else the newest job of the study with this name; None where there is none."""
+    """The job with this id, else the newest of the study with this name, of those that have not ended if there are."""
     listed = list(jobs)
     by_id = [job for job in listed if job.id == wanted]
     by_study = [job for job in listed if job.is_study and wanted in (job.study, folder_name(job.study))]
-    by_study.sort(key=lambda job: (job.started or 0.0, job.attempt or 0))
+    by_study.sort(key=lambda job: (not job.is_over, job.started or 0.0, job.attempt or 0))
     return next(iter(by_id or by_study[-1:]), None)
