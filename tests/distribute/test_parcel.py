@@ -5,11 +5,13 @@ import os
 import re
 import shlex
 import subprocess
+import types
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from raystudy.artifacts.endpoint import endpoint_of
+from raystudy.cli.main import main
 from raystudy.distribute.jobs.parcel import Parcel, pack, working_folder
 from raystudy.distribute.jobs.staging import stage
 from raystudy.distribute.jobs.submission import Driver, Submission, run_words
@@ -228,6 +230,37 @@ def test_the_endpoint_of_the_storage_goes_along_in_the_job_and_the_plain_line(tm
         words = subprocess.run(["sh", "-c", line], capture_output=True, check=True).stdout.decode().split("\0")
         assert sent["AWS_ENDPOINT_URL"] == "http://minio:9000/s3"
         assert json.loads(words[words.index("--runtime-env-json") + 1])["env_vars"] == sent
+
+
+def test_submit_tells_the_endpoint_and_refuses_one_with_a_password(tmp_path, monkeypatch, capsys):
+    server = types.SimpleNamespace(notes=(), url="http://h:1", jobs=list)
+    monkeypatch.setattr("raystudy.cli.submit.open_job_server", lambda _: server)
+    monkeypatch.setenv("RAYSTUDY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    words = [
+        "submit",
+        str(project(tmp_path / "p")),
+        "--storage",
+        "s3://bucket/x",
+        "--dry-run",
+        "--working-dir",
+        str(tmp_path / "p"),
+    ]
+    ids = set()
+    for url in ("http://127.0.0.1:9000", "http://minio:9000", ""):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        assert main(words) == 0
+        said = capsys.readouterr().out
+        assert (f"reached at {url}, which goes along as AWS_ENDPOINT_URL" in said) is bool(url)
+        assert ("is this machine's own address" in said) is ("127" in url)
+        assert (f'"AWS_ENDPOINT_URL": "{url}"' in said) is bool(url)
+        ids.add(re.search(r"--submission-id (\S+)", said)[1])
+    assert len(ids) == 3
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://key:planted@minio:9000")
+    assert main(words) == 3
+    told = capsys.readouterr()
+    assert "AWS_ENDPOINT_URL must be a URL without a user's name or password" in told.err
+    assert "planted" not in told.out + told.err
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
