@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raystudy.artifacts.files import StoragePath, exists, names_in, remove_file, write_parts
-from raystudy.artifacts.node_cache import fetched
+from raystudy.artifacts.files import StoragePath, exists, names_in, remove_file
+from raystudy.artifacts.node_cache import fetched, write_parts
 from raystudy.errors import RaystudyError, StorageError
 
 FORMAT = "raystudy-checkpoint/1"
@@ -45,6 +45,7 @@ def write_checkpoint(run_folder: StoragePath, checkpoint: Checkpoint) -> None:
 
     Raises:
         UnwritableError: the storage cannot be written.
+        NodeFullError: it is a remote one, and this node has no room for the file on its way there.
     """
     _write(checkpoint_path(run_folder), checkpoint)
 
@@ -78,7 +79,7 @@ def _write(path: StoragePath, checkpoint: Checkpoint) -> None:
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
     about = json.dumps({"run_id": checkpoint.run_id, "step": checkpoint.step, "about": checkpoint.about})
     metadata = {"format": FORMAT, "about": about, "sha256": _checksum(sorted(arrays.items()), about)}
-    write_parts(path, _safetensors(arrays, metadata), durable=False)
+    write_parts(path, list(_safetensors(arrays, metadata)), durable=False)
 
 
 def _safetensors(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:

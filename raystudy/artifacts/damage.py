@@ -11,7 +11,7 @@ S3 sees to; a store that does not know the condition has a gap of one call there
 import contextlib
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ def look(path: StoragePath) -> Look:
     """
     if not isinstance(path, Path):
         found = remote_files.info(path)
-        return _look_at_objects(path) if found is None else (found.identity, found.num_bytes)
+        return _look_at_objects(remote_files.below(path)) if found is None else (found.identity, found.num_bytes)
     try:
         status = path.stat()
     except OSError:
@@ -57,9 +57,8 @@ def look_at_content(content: bytes | None) -> Look:
     return None if content is None else (_CONTENT, remote_files.fingerprint(content))
 
 
-def _look_at_objects(folder: "UPath") -> Look:
-    found = sorted((name, each.identity) for name, each in remote_files.below(folder).items())
-    return tuple(found) or None
+def _look_at_objects(objects: Mapping[str, remote_files.Found]) -> Look:
+    return tuple(sorted((name, each.identity) for name, each in objects.items())) or None
 
 
 def set_aside(path: StoragePath, seen: Look) -> StoragePath | None:
@@ -87,13 +86,14 @@ def set_aside(path: StoragePath, seen: Look) -> StoragePath | None:
 def _set_object_aside(path: "UPath", seen: tuple[Any, ...]) -> "UPath | None":
     found = remote_files.info(path)
     if found is None:
-        if _look_at_objects(path) != seen:
+        objects = remote_files.below(path)
+        if _look_at_objects(objects) != seen:
             return None
         number = 0
         while remote_files.exists(path.with_name(f"{path.name}.bad-{number}")):
             number += 1
         target = path.with_name(f"{path.name}.bad-{number}")
-        return target if remote_files.move(path, target) else None
+        return target if remote_files.move_seen(path, target, objects) else None
     content = remote_files.read(path)
     if content is None or seen not in ((found.identity, found.num_bytes), look_at_content(content)):
         return None

@@ -7,7 +7,6 @@ storage a `UPath`: `local_files` and `remote_files` say how each is done. Knows 
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -51,19 +50,13 @@ def write_bytes(path: StoragePath, content: bytes, *, exclusive: bool = False, d
     return remote_files.write(path, content, exclusive=exclusive)
 
 
-def write_parts(path: StoragePath, parts: Iterable[bytes | memoryview], *, durable: bool = True) -> None:
-    """Write a file of `parts`, end to end, as `write_bytes` does, without holding all of it in memory.
+def write_local_parts(path: Path, parts: Iterable[bytes | memoryview], *, durable: bool = True) -> None:
+    """Write a local file of `parts`, end to end, as `write_bytes` does, without holding all of it in memory.
 
     Raises:
-        UnwritableError: the storage cannot be written, or on a remote one the machine's temporary folder.
+        UnwritableError: the storage cannot be written.
     """
-    if isinstance(path, Path):
-        local_files.write(path, parts, exclusive=False, durable=durable)
-        return
-    with tempfile.TemporaryDirectory(prefix="raystudy-") as folder:
-        staged = Path(folder) / path.name
-        local_files.write(staged, parts, exclusive=False, durable=False)
-        remote_files.upload(staged, path, exclusive=False)
+    local_files.write(path, parts, exclusive=False, durable=durable)
 
 
 def write_json(path: StoragePath, value: Any, *, exclusive: bool = False, durable: bool = True) -> bool:

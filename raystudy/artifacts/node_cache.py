@@ -7,15 +7,24 @@ files mean.
 
 import contextlib
 import errno
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts import sealed
-from raystudy.artifacts.files import NO_ROOM, StoragePath, download, read_bytes, size_of, writing_name
+from raystudy.artifacts.endpoint import s3_endpoint
+from raystudy.artifacts.files import (
+    NO_ROOM,
+    StoragePath,
+    download,
+    read_bytes,
+    size_of,
+    upload,
+    write_local_parts,
+    writing_name,
+)
 from raystudy.artifacts.node_room import (
     cache_folder,
     locked,
@@ -35,8 +44,7 @@ _fetched: list[str] = []
 
 def storage_tag(folder: StoragePath) -> str:
     """12 hexadecimal digits for a folder of a storage: of its URI, and of the endpoint, which a URI does not name."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    return digest([str(folder), endpoint])[:12]
+    return digest([str(folder), next(iter(s3_endpoint().values()), "")])[:12]
 
 
 def place_here(folder: StoragePath) -> Path:
@@ -103,6 +111,28 @@ def fetched(path: StoragePath) -> Iterator[Path | None]:
     copy = cache_folder() / "files" / writing_name()
     try:
         yield copy if _fetch_file(path, copy) else None
+    finally:
+        with contextlib.suppress(OSError):
+            copy.unlink(missing_ok=True)
+
+
+def write_parts(path: StoragePath, parts: Sequence[bytes | memoryview], *, durable: bool = True) -> None:
+    """Write a file of `parts`, end to end, without holding all of it in memory; for a remote storage by a file here.
+
+    Raises:
+        NodeFullError: this node has no room for that.
+        UnwritableError: the storage cannot be written.
+    """
+    if isinstance(path, Path):
+        write_local_parts(path, parts, durable=durable)
+        return
+    copy, needed = cache_folder() / "files" / writing_name(), sum(memoryview(part).nbytes for part in parts)
+    make_folder(copy.parent)
+    make_room(copy, needed)
+    try:
+        with node_errors(copy, needed), copy.open("xb") as file:
+            file.writelines(parts)
+        upload(copy, path)
     finally:
         with contextlib.suppress(OSError):
             copy.unlink(missing_ok=True)

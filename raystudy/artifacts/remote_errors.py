@@ -78,6 +78,9 @@ _PACKAGES = frozenset(
 _FULL_STATUS = frozenset({413, 507})
 _FULL_CODES = frozenset({"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge"})
 _NO_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist", re.IGNORECASE)
+# gcsfs makes of HTTP 403 a bare OSError, and of some of 400 a ValueError (its retry.py, `validate_response`).
+_REFUSED = re.compile("Forbidden|Unauthorized")
+_GCSFS_BAD_REQUEST = "Bad Request: "
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of the machine",
@@ -87,7 +90,9 @@ CREDENTIALS = {
 
 def is_foreign(error: Exception) -> bool:
     """Whether an error came from the storage, the network or their packages, and not from a defect of this program."""
-    return isinstance(error, OSError | asyncio.TimeoutError) or type(error).__module__.split(".")[0] in _PACKAGES
+    if isinstance(error, OSError | asyncio.TimeoutError) or type(error).__module__.split(".")[0] in _PACKAGES:
+        return True
+    return isinstance(error, ValueError) and str(error).startswith(_GCSFS_BAD_REQUEST)
 
 
 def is_passing(error: Exception) -> bool:
@@ -97,11 +102,18 @@ def is_passing(error: Exception) -> bool:
         return False
     if code in _PASSING_CODES or status in _PASSING_STATUS:
         return True
-    if status is not None or isinstance(error, FileNotFoundError | FileExistsError | PermissionError):
+    if status is not None or isinstance(error, FileNotFoundError | FileExistsError) or _is_refused(error):
         return False
     if any(type(each).__name__ in _NETWORK or isinstance(each, TimeoutError) for each in _chain(error)):
         return True
     return isinstance(error, OSError) and error.errno in (None, *_PASSING_ERRNO)
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether the rights or the credentials do not suffice."""
+    if isinstance(error, PermissionError) or status_of(error) in (401, 403):
+        return True
+    return isinstance(error, OSError) and error.errno is None and _REFUSED.search(str(error)) is not None
 
 
 def is_taken(error: Exception) -> bool:
@@ -154,7 +166,7 @@ def told(error: Exception, path: "UPath", *, writes: bool, waited_seconds: float
     if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"):
         way_out = f"Set {CREDENTIALS.get(path.protocol, 'them')}; they belong in no study file and no URI"
         return kind(f"{bucket} needs credentials, but found none that are whole ({what}). {way_out}")
-    if isinstance(error, PermissionError) or status in (401, 403) or "Forbidden" in what:
+    if _is_refused(error) or "Forbidden" in what:
         verbs = "write and delete" if writes else "list and read"
         return kind(
             f"the storage's credentials must allow to {verbs} {path}, but the storage refuses that ({what}). Check "

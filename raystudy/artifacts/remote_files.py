@@ -5,15 +5,16 @@ many writers one wins, by the store's own decision. Retries lie in `remote_retri
 """
 
 import hashlib
-import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from raystudy.artifacts.endpoint import s3_endpoint
 from raystudy.artifacts.remote_retries import patience, patience_seconds, persistently
 
 if TYPE_CHECKING:
@@ -38,14 +39,19 @@ class Found:
 
 
 def options_of(protocol: str) -> dict[str, Any]:
-    """How fsspec opens a storage of this kind: without caches of listings, and without tries of its own."""
+    """How fsspec opens a storage of this kind: without caches of listings, and without tries of its own.
+
+    Raises:
+        StorageError: the endpoint that the environment names is none.
+    """
     if protocol == "s3":
         # botocore takes region and credentials from the environment, its files or the machine's role. It would take the
         # endpoint too; given here, it tells two storages of one process apart.
-        config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        at = {"endpoint_url": endpoint} if endpoint else {}
-        return {"use_listings_cache": False, "config_kwargs": {**config, "max_pool_connections": 2 * CONCURRENCY}, **at}
+        endpoint = s3_endpoint()
+        config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
+        config |= {"max_pool_connections": 2 * CONCURRENCY}
+        options: dict[str, Any] = {"use_listings_cache": False, "config_kwargs": config}
+        return options | ({"endpoint_url": next(iter(endpoint.values()))} if endpoint else {})
     return {"use_listings_cache": False} if protocol == "gs" else {}
 
 
@@ -61,11 +67,8 @@ def read(path: "UPath") -> bytes | None:
     """The content of an object, or None; raises UnreadableError."""
     more = {"max_concurrency": 1} if path.protocol == "s3" else {}  # else s3fs asks for the size before every read
 
-    def get() -> bytes:
-        return bytes(filesystem(path).cat_file(path.path, **more))
-
     try:
-        return persistently(path, get, writes=False)
+        return persistently(path, lambda: bytes(filesystem(path).cat_file(path.path, **more)), writes=False)
     except (FileNotFoundError, IsADirectoryError):
         return None
 
@@ -214,7 +217,8 @@ def _row(path: "UPath") -> dict[str, Any] | None:
 
 def _found(row: dict[str, Any]) -> Found:
     tag = row.get("ETag") or row.get("generation") or row.get("etag") or row.get("created") or ""
-    return Found(int(row.get("size") or 0), str(tag))
+    # fsspec's memory gives the time as a number in listings, and as a datetime of a single one.
+    return Found(int(row.get("size") or 0), str(tag.timestamp() if isinstance(tag, datetime) else tag))
 
 
 def remove(path: "UPath") -> None:
@@ -226,11 +230,14 @@ def remove(path: "UPath") -> None:
 def remove_below(folder: "UPath") -> None:
     """Remove every object at or below `folder`, first what makes it whole; raises as `remove`."""
     found = below(folder)
-    seals = [name for name in found if name in _SEALS]
-    at_once(remove, [folder / name for name in seals])
-    at_once(remove, [folder / name for name in found if name not in seals])
+    _seals_first(lambda name: remove(folder / name), found)
     if not found:
         remove(folder)
+
+
+def _seals_first(do: Callable[[str], None], there: Iterable[str]) -> None:
+    for wanted in (True, False):
+        at_once(do, [name for name in there if (name in _SEALS) is wanted])
 
 
 def move(path: "UPath", to: "UPath") -> bool:
@@ -247,6 +254,19 @@ def move(path: "UPath", to: "UPath") -> bool:
     return True
 
 
+def move_seen(folder: "UPath", to: "UPath", seen: Mapping[str, Found]) -> bool:
+    """Copy the objects `seen` below `folder` to `to`, and remove of them here what is still the same.
+
+    False, with nothing removed, where one is gone: somebody else is at them. Raises as `write`.
+    """
+    try:
+        at_once(lambda name: copy(folder / name, to / name), seen)
+    except FileNotFoundError:
+        return False
+    _seals_first(lambda name: remove_if(folder / name, seen[name].identity), seen)
+    return True
+
+
 def copy(path: "UPath", to: "UPath") -> None:
     """Copy an object within the storage, by the storage itself; raises FileNotFoundError or UnwritableError."""
     persistently(to, lambda: filesystem(path).cp_file(path.path, to.path), writes=True)
@@ -258,12 +278,14 @@ def fingerprint(content: bytes) -> str:
 
 
 def remove_if(path: "UPath", identity: str) -> None:
-    """Remove an object if it is still the one of this identity, where the store can see to that (S3, GCS).
+    """Remove an object if it is still the one of this identity; S3 sees to that, elsewhere we look just before.
 
     Raises:
         UnwritableError: the storage cannot be written.
     """
     fs = filesystem(path)
+    if path.protocol != "s3" and ((there := info(path)) is None or there.identity != identity):
+        return
 
     def conditionally() -> None:
         if path.protocol == "s3":

@@ -5,6 +5,7 @@ of one minute is survived; what does not (no rights, no bucket, no room) is told
 """
 
 import logging
+import math
 import os
 import random
 import sys
@@ -52,12 +53,15 @@ def patience(seconds: float) -> Iterator[None]:
 
 
 def patience_seconds() -> float:
-    """For how long a failing call is tried again here."""
+    """For how long a failing call is tried again here; never for ever, whatever the environment says."""
     chosen = _patience.get()
+    if chosen is not None:
+        return chosen
     try:
-        return float(os.environ.get(PATIENCE, PATIENCE_SECONDS)) if chosen is None else chosen
+        told_seconds = float(os.environ.get(PATIENCE, PATIENCE_SECONDS))
     except ValueError:
         return PATIENCE_SECONDS
+    return told_seconds if math.isfinite(told_seconds) and told_seconds >= 0 else PATIENCE_SECONDS
 
 
 class _Outage:

@@ -1,6 +1,7 @@
 """Copy a study's records, evaluations and comparison to a folder here, which is then a storage of its own."""
 
 import argparse
+import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +22,9 @@ from raystudy.study.waves import make_wave
 
 # study.json last: with it the folder is a study. What a driver writes for itself stays behind.
 _OF_THE_STUDY = ("frozen.json", "lock.json", "study.yaml", "comparison.json", "report.html", "study.json")
-_MARK = "pulled.json"  # says where a study folder was copied from; a launch here never writes it
+# Says where a study folder was copied from, and by their digests what was; a launch here never writes it.
+_MARK = "pulled.json"
+_GOES_ON = ("study.json", "frozen.json")  # what a launch in DEST changes and nobody can make again
 _MOST_NAMED = 10
 
 
@@ -36,16 +39,17 @@ def call(options: argparse.Namespace) -> int:
     """Copy what is not there yet; pulled again, it fetches what is new."""
     source, name = _source(options)
     target = open_storage(options.dest)
-    if str(target.root) == str(source.root):
-        raise SpecError(f"DEST must be another folder than the storage, but both are {source.root}")
+    location = _location(source)
+    if _location(target) == location:
+        raise SpecError(f"DEST must be another folder than the storage, but both are {location}")
     results = StudyResults(source, source.study(name))
     target.prepare()
     target.runs.mends = True
     folder = target.study(name)
     with hold_study(folder.path, wait=False, say=print):
-        _check_folder(folder, results)
+        _check_folder(folder, results, location)
         told = {run.record.run_id: _put_run(target, run) for run in collect(results).runs}
-        _pull_study(results.folder, folder, str(source.root))
+        _pull_study(results.folder, folder, location)
     _check_readable(target, name, results)
     tell_damage(source)
     _tell(options.dest, name, told, len(make_wave(results.state).wanted) - len(told))
@@ -60,15 +64,39 @@ def _source(options: argparse.Namespace) -> tuple[Storage, str]:
     return locate_storage(options.storage, loaded), loaded.spec.name
 
 
-def _check_folder(folder: StudyFolder, results: StudyResults) -> None:
-    """Raises DataError where DEST holds a study of this name that was not pulled and is another."""
+def _location(storage: Storage) -> str:
+    """Where a storage lies, whatever links lead there."""
+    return str(storage.root.resolve() if isinstance(storage.root, Path) else storage.root)
+
+
+def _check_folder(folder: StudyFolder, results: StudyResults, location: str) -> None:
+    """Raises DataError where DEST holds another study of this name, or this one as it went on there."""
+    mark = read_json(folder.path / _MARK)
+    if isinstance(mark, dict) and all(isinstance(mark.get(name), list) for name in _GOES_ON):
+        if mark.get("from") != location:
+            raise DataError(
+                f"DEST must hold no study called {folder.name!r} from elsewhere, but {folder.path} was pulled from "
+                f"{mark.get('from')}, not from {location}. Name another folder"
+            )
+        for name, there in _digests(folder).items():
+            if there and there not in mark[name]:
+                raise DataError(
+                    f"DEST must hold the study {folder.name!r} as it was pulled, but {folder.path / name} has changed "
+                    f"since, as when it goes on there, and would be replaced. Name another folder"
+                )
+        return
     there, here = read_json(folder.path / "study.json"), read_json(results.folder.path / "study.json")
-    is_pulled = read_json(folder.path / _MARK) is not None
-    if there is not None and not is_pulled and canonical_json(there) != canonical_json(here):
+    if there is not None and canonical_json(there) != canonical_json(here):
         raise DataError(
             f"DEST must hold no other study called {folder.name!r}, but {folder.path} is one that was not pulled. "
             f"Name another folder"
         )
+
+
+def _digests(folder: StudyFolder) -> dict[str, str]:
+    """SHA-256 of what a launch changes, empty for a file that is not there."""
+    contents = {name: read_bytes(folder.path / name) for name in _GOES_ON}
+    return {name: "" if content is None else hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
 def _put_run(target: Storage, run: ExportedRun) -> str:
@@ -79,11 +107,15 @@ def _put_run(target: Storage, run: ExportedRun) -> str:
 
 
 def _pull_study(source: StudyFolder, target: StudyFolder, location: str) -> None:
-    write_json(target.path / _MARK, {"from": location})
-    for name in _OF_THE_STUDY:
-        content = read_bytes(source.path / name)
+    contents = {name: read_bytes(source.path / name) for name in _OF_THE_STUDY}
+    before = _digests(target)
+    coming = {name: hashlib.sha256(contents[name] or b"").hexdigest() for name in _GOES_ON}
+    # Both, for a pull that is cut here.
+    write_json(target.path / _MARK, {"from": location, **{name: [before[name], coming[name]] for name in _GOES_ON}})
+    for name, content in contents.items():
         if content is not None and content != read_bytes(target.path / name):
             write_bytes(target.path / name, content)
+    write_json(target.path / _MARK, {"from": location, **{name: [found] for name, found in _digests(target).items()}})
 
 
 def _check_readable(target: Storage, name: str, results: StudyResults) -> None:

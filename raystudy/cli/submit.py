@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from raystudy.artifacts.endpoint import endpoint_of, is_of_this_machine
 from raystudy.artifacts.storage import Storage, folder_name, locate_storage
 from raystudy.cli.logs import follow_to_end
 from raystudy.cli.options import add_address, add_storage, add_study
@@ -58,7 +59,8 @@ def call(options: argparse.Namespace) -> int:
     server = open_job_server(options.address)
     for note in server.notes:
         print(f"note: {note}")
-    prefix = id_prefix(loaded.spec, root, str(storage.root))
+    endpoint = endpoint_of(str(storage.root))
+    prefix = id_prefix(loaded.spec, root, str(storage.root), next(iter(endpoint.values()), ""))
     content = content_digest(parcel.files)
     decision = decide(prefix, server.jobs(), content, lambda: is_complete_on(storage, loaded.spec.name))
     if decision.action == "start":
@@ -71,6 +73,7 @@ def call(options: argparse.Namespace) -> int:
             driver=Driver(options.driver_cpus or 0.0, options.driver_on, not_on),
             forwarded=forwarded,
             metadata={STUDY_KEY: loaded.spec.name, STORAGE_KEY: str(storage.root), CONTENT_KEY: content},
+            endpoint=endpoint,
         )
         _tell_submission(submission, server)
         if options.dry_run:
@@ -108,6 +111,10 @@ def _tell_parcel(parcel: Parcel) -> None:
 
 def _tell_submission(submission: Submission, server: JobServer) -> None:
     print(f"driver: {submission.driver}; stopped by SIGINT, killed {STOP_SECONDS} s later")
+    for name, url in submission.endpoint.items():
+        print(f"the storage is reached at {url}, which goes along as {name}")
+        if is_of_this_machine(url):
+            print("note: that is this machine's own address, where other nodes do not find it")
     for name in submission.forwarded:
         print(
             f"raystudy: {name} goes along in clear, for whoever reaches the dashboard to see. Where nodes have a role "

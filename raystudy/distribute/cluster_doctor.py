@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy import __version__
+from raystudy.artifacts.endpoint import endpoint_of
 from raystudy.distribute.cluster_probe import MARK
 from raystudy.distribute.jobs.parcel import Parcel
 from raystudy.distribute.jobs.server import JobServer
@@ -52,7 +53,7 @@ def _run_probe(server: JobServer, storage: str | None, forwarded: Sequence[str],
     folder = stage(parcel.files, "doctor")
     job_id = f"raystudydoctor-{uuid.uuid4().hex[:12]}"
     words = [python, "-m", "raystudy.distribute.cluster_probe"] + ([f"--storage={storage}"] if storage else [])
-    variables = {**ENVIRONMENT, **{name: os.environ[name] for name in forwarded}}
+    variables = {**ENVIRONMENT, **endpoint_of(storage or ""), **{name: os.environ[name] for name in forwarded}}
     server.submit(shlex.join(words), job_id, runtime_env={"working_dir": str(folder), "env_vars": variables})
     deadline = time.monotonic() + _JOB_SECONDS
     while not (job := server.job(job_id)).is_over:

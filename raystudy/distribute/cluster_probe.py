@@ -19,12 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.files import is_remote, read_bytes, remove_file, write_bytes
+from raystudy.artifacts.remote_retries import patience
 from raystudy.artifacts.storage import open_storage
 from raystudy.distribute.connection import import_ray
 from raystudy.errors import RaystudyError
 
 MARK = "raystudy-probe: "
-_NODE_SECONDS = 90.0
+# Together less than what the laptop waits for the job (cluster_doctor.py), so that what is found is told.
+_ALL_NODES_SECONDS = 90.0  # from the first question to the last answer
+_PATIENCE_SECONDS = 10.0  # with a storage that does not answer
+_REMOVAL_SECONDS, _REMOVAL_PATIENCE_SECONDS = 20.0, 1.0  # of all, of one; what stays is a file of a few bytes
 _PACKAGES = ("ray", "torch", "raystudy", "deepspeed")
 
 
@@ -42,6 +46,7 @@ def probe(storage: str | None) -> dict[str, Any]:
         place = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)}
         asked.append((node, place, look.options(**place).remote(storage, token, f"node{number}")))
     nodes = []
+    deadline = time.monotonic() + _ALL_NODES_SECONDS
     for number, (node, place, reference) in enumerate(asked):
         about: dict[str, Any] = {
             "address": node["NodeManagerAddress"],
@@ -49,18 +54,25 @@ def probe(storage: str | None) -> dict[str, Any]:
             "resources": node["Resources"],
         }
         try:
-            about |= ray.get(reference, timeout=_NODE_SECONDS)
+            about |= ray.get(reference, timeout=_left(deadline))
             before = time.time()
-            there = ray.get(clock.options(**place).remote(), timeout=_NODE_SECONDS)
+            there = ray.get(clock.options(**place).remote(), timeout=_left(deadline))
             after = time.time()
             about |= {"ahead_seconds": there - (before + after) / 2, "ahead_within": (after - before) / 2}
             about["is_seen"] = storage is None or trouble != "" or _reads(storage, token, f"node{number}")
         except Exception as error:
             about["trouble"] = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
         nodes.append(about)
+    deadline = time.monotonic() + _REMOVAL_SECONDS
     for name in ("driver", *(f"node{number}" for number in range(len(asked)))):
-        _remove(storage, token, name)
+        if time.monotonic() < deadline:
+            _remove(storage, token, name)
     return {"nodes": nodes, "storage_trouble": trouble}
+
+
+def _left(deadline: float) -> float:
+    """Seconds left for an answer; a little for one that is there already, since a node before may have hung."""
+    return max(1.0, deadline - time.monotonic())
 
 
 def look_around(storage: str | None, token: str, name: str) -> dict[str, Any]:
@@ -106,18 +118,21 @@ def _write(storage: str | None, token: str, name: str) -> str:
     if storage is None:
         return ""
     try:
-        path, content = _path(storage, token, name), name.encode()
-        first, second = (write_bytes(path, content, exclusive=True) for _ in range(2))
-        if not first or second:
-            return "a second writer replaces the first, so that results could be lost"
-        return "" if read_bytes(path) == content else "what was written there is not read back"
+        with patience(_PATIENCE_SECONDS):
+            path, content = _path(storage, token, name), name.encode()
+            first = write_bytes(path, content, exclusive=True)
+            # Of another content: an equal one counts as one's own on a remote storage.
+            if not first or write_bytes(path, content + b", written again", exclusive=True):
+                return "a second writer replaces the first, so that results could be lost"
+            return "" if read_bytes(path) == content else "what was written there is not read back"
     except (RaystudyError, OSError, ImportError) as error:
         return str(error)
 
 
 def _reads(storage: str, token: str, name: str) -> bool:
     try:
-        return read_bytes(_path(storage, token, name)) == name.encode()
+        with patience(_PATIENCE_SECONDS):
+            return read_bytes(_path(storage, token, name)) == name.encode()
     except (RaystudyError, OSError, ImportError):
         return False
 
@@ -125,7 +140,7 @@ def _reads(storage: str, token: str, name: str) -> bool:
 def _remove(storage: str | None, token: str, name: str) -> None:
     if storage is None:
         return
-    with suppress(RaystudyError, OSError, ImportError):
+    with suppress(RaystudyError, OSError, ImportError), patience(_REMOVAL_PATIENCE_SECONDS):
         path = _path(storage, token, name)
         remove_file(path)
         if not is_remote(path) and not any(Path(path.parent).iterdir()):

@@ -130,8 +130,10 @@ def _take(
             now = timing.clock()
             if (newest.number, content) != seen:
                 seen, since = (newest.number, content), now
-            elif not isinstance(folder, Path) and now - last > timing.poll_seconds + _LONGEST_LOOK_SECONDS:
-                since += now - last  # the storage did not answer in between, for the holder no more than for us
+            elif not isinstance(folder, Path):
+                # What a look took too long, the storage did not answer, for the holder no more than for us. What it
+                # may take counts, so that one at a slow storage is taken over too, though later.
+                since += max(0.0, now - last - timing.poll_seconds - _LONGEST_LOOK_SECONDS)
             last = now
             process = _process(content)
             is_gone = process is not None and process.is_gone()

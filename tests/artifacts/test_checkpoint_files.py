@@ -1,6 +1,8 @@
 """A checkpoint as a file: what the safetensors package reads, written without a second copy of the state in memory."""
 
+import resource
 import tracemalloc
+import types
 import uuid
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from upath import UPath
 
+from raystudy.artifacts import node_room
 from raystudy.artifacts.checkpoints import (
     Checkpoint,
     check_checkpoint_file,
@@ -15,7 +18,7 @@ from raystudy.artifacts.checkpoints import (
     step_checkpoints,
     write_step_checkpoint,
 )
-from raystudy.errors import StorageError
+from raystudy.errors import NodeFullError, StorageError
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -31,7 +34,8 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("where", ["local", "remote"])
-def test_a_checkpoint_comes_back_as_it_was_and_is_a_file_of_safetensors(tmp_path, where):
+def test_a_checkpoint_comes_back_as_it_was_and_is_a_file_of_safetensors(tmp_path, where, monkeypatch):
+    monkeypatch.setenv("RAYSTUDY_CACHE", str(tmp_path / "cache"))
     folder = tmp_path if where == "local" else UPath(f"memory://{uuid.uuid4().hex}/run")
     write_step_checkpoint(folder, Checkpoint("r", 3, ARRAYS, {"note": "ü"}))
     (path,) = step_checkpoints(folder)
@@ -48,6 +52,27 @@ def test_a_checkpoint_comes_back_as_it_was_and_is_a_file_of_safetensors(tmp_path
         path.write_bytes(content)
         with pytest.raises(StorageError, match="checksum is not that of its content"):
             check_checkpoint_file(path, "r")
+
+
+def test_no_room_for_a_checkpoint_on_its_way_to_a_remote_storage_is_the_nodes(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYSTUDY_CACHE", str(tmp_path / "cache"))
+    folder = UPath(f"memory://{uuid.uuid4().hex}/run")
+    write_step_checkpoint(folder, Checkpoint("r", 2, ARRAYS, {}))
+    assert (tmp_path / "cache" / "files").is_dir()
+    assert not list((tmp_path / "cache" / "files").iterdir()), "what was on its way must not stay"
+    state = {"weight": np.ones(2**20, dtype=np.float32)}
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, kept[1]))  # as a disk that is full, by EFBIG
+    try:
+        with pytest.raises(NodeFullError, match=r"cache of a node must have room for 4,194,\d+ bytes.*File too large"):
+            write_step_checkpoint(folder, Checkpoint("r", 3, state, {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+    monkeypatch.setattr(node_room.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=2**10))
+    with pytest.raises(NodeFullError, match=r"1,024 bytes free\. Make room there, or set RAYSTUDY_CACHE"):
+        write_step_checkpoint(folder, Checkpoint("r", 3, state, {}))
+    assert not list((tmp_path / "cache" / "files").iterdir())
+    assert len(step_checkpoints(folder)) == 1
 
 
 def test_writing_a_checkpoint_takes_no_second_copy_of_it(tmp_path):

@@ -130,6 +130,26 @@ def test_a_file_of_copies_that_claims_too_much_or_is_foreign_is_not_opened(monke
             unpack(content)
 
 
+def test_no_flipped_bit_and_no_foreign_index_raises_anything_else():
+    copies = {f"{name}/result.json": Copy('"tag"', b'{"loss": 1.5}' * 3) for name in ("a", "b")}
+    content, refused = pack(copies), 0
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            unpack(bytes(flipped))
+        except StorageError:
+            refused += 1
+    assert refused > 2 * len(content)
+    nested = "[" * 100_000 + "]" * 100_000
+    for index in (f'{{"format": "{compacted.FORMAT}", "files": []}}', nested, "[]", "null"):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as file:
+            file.writestr("index.json", index)
+        with pytest.raises(StorageError, match="copies of records must be"):
+            unpack(buffer.getvalue())
+
+
 def test_a_local_storage_has_no_copies(tmp_path, monkeypatch):
     monkeypatch.setattr(compacted, "FEWEST", 1)
     storage = Storage(tmp_path)

@@ -24,7 +24,7 @@ from raystudy.artifacts.files import (
     remove_folder,
     write_json,
 )
-from raystudy.artifacts.remote_retries import patience
+from raystudy.artifacts.remote_retries import patience, patience_seconds
 from raystudy.artifacts.storage import open_storage
 from raystudy.errors import MissingPackageError, StorageError, UnreadableError, UnwritableError
 from raystudy.execute.driver_lock import Timing, hold_study
@@ -120,6 +120,48 @@ def test_what_is_wrong_with_a_location_is_told_with_the_way_out(monkeypatch):
     monkeypatch.setattr("raystudy.artifacts.remote_storage.find_spec", lambda name: None if name == "s3fs" else name)
     with pytest.raises(MissingPackageError, match=r"pip install 'raystudy\[s3\]'"):
         open_storage("s3://bucket/x")
+
+
+@pytest.mark.parametrize(("told", "seconds"), [("nan", 120), ("inf", 120), ("-1", 120), ("x", 120), ("0", 0), ("7", 7)])
+def test_patience_is_never_endless(monkeypatch, told, seconds):
+    monkeypatch.setenv("RAYSTUDY_STORAGE_PATIENCE", told)
+    assert patience_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("Forbidden: https://x/b/o\nno access to bucket"), "credentials must allow to list and read"),
+        (OSError("Unauthorized: https://x/b/o"), "credentials must allow to list and read"),
+        (ValueError("Bad Request: https://x/b/o\ninvalid name"), "cannot be read: Bad Request"),
+    ],
+)
+def test_what_google_refuses_is_told_at_once_and_is_no_defect_of_ours(monkeypatch, error, said):
+    root, calls = open_storage("memory://bucket/refusing").root, []
+
+    def refuse(*_: object, **__: object) -> bytes:
+        calls.append(1)
+        raise error
+
+    monkeypatch.setattr(type(root.fs), "cat_file", refuse)
+    with patience(5), pytest.raises(UnreadableError, match=said):
+        read_json(root / "a")
+    assert len(calls) == 1
+
+
+BAD_PORTS = ["http://h:99999", "http://h:x", "http://h:0", "http://:1"]
+BAD_HOSTS = ["localhost:9000", "http://a b:9000", "http://[::1", "h", "ftp://h", "http://h/'"]
+
+
+@pytest.mark.parametrize("url", [*BAD_PORTS, *BAD_HOSTS, "http://key:secret@h:9000", "http://h:9000?secret=1"])
+def test_an_endpoint_that_is_no_url_is_told_with_its_variable_and_without_what_it_may_hold(monkeypatch, url):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, url)
+        with pytest.raises(StorageError, match=f"^{name} must be a URL") as raised:
+            open_storage("s3://bucket/x")
+        assert "secret" not in str(raised.value)
+    monkeypatch.setenv(name, "https://minio.example:9000")
+    assert open_storage("s3://bucket/x").root.storage_options["endpoint_url"] == "https://minio.example:9000"
 
 
 _WITHOUT = """

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from raystudy.artifacts import remote_files
 from raystudy.artifacts.damage import look, read_seen, set_aside, set_torn_json_aside
 from raystudy.artifacts.files import (
     StoragePath,
@@ -138,6 +139,33 @@ def test_damage_is_moved_aside_only_while_it_is_what_was_seen_on_every_kind(root
         write_bytes(root / "studies" / "s" / name, b"torn")
     assert len(set_torn_json_aside(root / "studies" / "s")) == 1
     assert exists(root / "studies" / "s" / "lock.json")
+
+
+@pytest.mark.parametrize("location", ["memory", "s3"], indirect=True)
+def test_a_folder_that_is_made_anew_while_it_is_set_aside_is_kept(root, monkeypatch):
+    folder, real, listings = root / "shards" / "d", remote_files.copy, []
+    for name in ("manifest.json", "tokens.bin"):
+        write_bytes(folder / name, b"torn")
+    seen = look(folder)
+
+    def then_made_anew(path, to):
+        real(path, to)
+        if path.name == "manifest.json":
+            write_bytes(path, b"made anew")
+
+    monkeypatch.setattr(remote_files, "copy", then_made_anew)
+    real_below = remote_files.below
+    monkeypatch.setattr(remote_files, "below", lambda *all: listings.append(all) or real_below(*all))
+    aside = set_aside(folder, seen)
+    assert (read_bytes(folder / "manifest.json"), read_bytes(folder / "tokens.bin")) == (b"made anew", None)
+    assert (read_bytes(aside / "tokens.bin"), len(listings)) == (b"torn", 1)
+
+    def gone(path, _to):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(remote_files, "copy", gone)
+    assert set_aside(folder, look(folder)) is None
+    assert read_bytes(folder / "manifest.json") == b"made anew"
 
 
 def test_a_study_has_one_driver_at_a_time_on_every_kind(root):

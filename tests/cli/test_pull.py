@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import fsspec
 
@@ -59,6 +60,42 @@ def test_another_study_of_the_name_or_the_same_folder_is_refused(storage, tmp_pa
     assert (status, "DEST must be another folder" in errors) == (2, True)
     status, _, errors = verb("pull", "no-such", dest, "--storage", storage)
     assert (status, "there must be a study in" in errors) == (3, True)
+
+
+def test_a_study_that_went_on_in_dest_or_came_from_elsewhere_is_not_replaced(storage, tmp_path, verb, monkeypatch):
+    source, dest, link = tmp_path / "source", tmp_path / "dest", tmp_path / "link"
+    for name in ("studies", "runs"):
+        shutil.copytree(storage / name, source / name)
+    write = raystudy.cli.pull.write_bytes
+
+    def cut(path: Path, content: bytes) -> bool:
+        if path.name == "study.json":
+            raise KeyboardInterrupt
+        return write(path, content)
+
+    def pulled_after_a_cut() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(raystudy.cli.pull, "write_bytes", cut)
+            assert verb("pull", NAME, dest, "--storage", source)[0] == 130
+        status, _, errors = verb("pull", NAME, dest, "--storage", source)
+        assert status == 0, errors
+
+    pulled_after_a_cut()
+    study = source / "studies" / NAME / "study.json"
+    value = json.loads(study.read_text())
+    value["study"]["comparison"] = {"seed": 99}
+    study.write_text(json.dumps(value))  # the source goes on, which may be pulled
+    pulled_after_a_cut()
+    link.symlink_to(source)
+    status, _, errors = verb("pull", NAME, link, "--storage", source)
+    assert (status, "DEST must be another folder" in errors) == (2, True)
+    status, _, errors = verb("pull", NAME, dest, "--storage", storage)
+    assert (status, f"was pulled from {source}, not from" in errors) == (4, True)
+    (dest / "studies" / NAME / "frozen.json").write_text('{"went": "on"}')
+    before = contents(dest)
+    status, _, errors = verb("pull", NAME, dest, "--storage", source)
+    assert (status, "frozen.json has changed since" in errors) == (4, True)
+    assert contents(dest) == before
 
 
 def test_verbs_read_a_study_by_name_from_a_remote_storage_and_pull_it(storage, tmp_path, verb):

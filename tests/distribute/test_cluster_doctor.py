@@ -1,10 +1,13 @@
 """What doctor says of a cluster, from what its nodes say of themselves (here made up, except the look itself)."""
 
+import time
 from typing import Any
 
 import pytest
 
-from raystudy.distribute import cluster_doctor
+from raystudy.artifacts.files import write_bytes
+from raystudy.artifacts.remote_retries import patience_seconds
+from raystudy.distribute import cluster_doctor, cluster_probe
 from raystudy.distribute.cluster_doctor import examine_cluster
 from raystudy.distribute.cluster_probe import look_around
 from raystudy.distribute.jobs.server import JobServer
@@ -69,3 +72,27 @@ def test_a_node_looks_at_itself_and_tells_a_storage_that_it_cannot_write(tmp_pat
     (tmp_path / "file").write_text("")
     assert "must be writable" in look_around(str(tmp_path / "file"), "t", "node0")["storage_trouble"]
     assert look_around(None, "t", "x")["sees_driver"]
+
+
+def test_a_healthy_remote_storage_has_no_trouble_and_one_that_replaces_has(monkeypatch):
+    assert look_around("memory://doctor/one", "t", "node0")["storage_trouble"] == ""
+
+    monkeypatch.setattr(cluster_probe, "write_bytes", lambda path, content, **_: write_bytes(path, content))
+    assert "replaces the first" in look_around("memory://doctor/two", "t", "node0")["storage_trouble"]
+
+
+def test_hung_nodes_and_a_storage_that_does_not_answer_leave_time_to_tell_of_the_rest():
+    one_deadline = cluster_probe._ALL_NODES_SECONDS + cluster_probe._REMOVAL_SECONDS
+    assert 2 * cluster_probe._PATIENCE_SECONDS + one_deadline < cluster_doctor._JOB_SECONDS
+    began = time.monotonic()
+    assert cluster_probe._left(began + 50) > 40
+    assert cluster_probe._left(began - 50) == 1.0
+
+
+def test_the_look_is_impatient_with_a_storage(monkeypatch):
+    seen = []
+    monkeypatch.setattr(cluster_probe, "write_bytes", lambda *_, **__: seen.append(patience_seconds()))
+    monkeypatch.setattr(cluster_probe, "remove_file", lambda _: seen.append(patience_seconds()))
+    look_around("memory://doctor/three", "t", "node0")
+    cluster_probe._remove("memory://doctor/three", "t", "node0")
+    assert seen == [10.0, 1.0]

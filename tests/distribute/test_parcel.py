@@ -5,10 +5,13 @@ import os
 import re
 import shlex
 import subprocess
+import types
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from raystudy.artifacts.endpoint import endpoint_of
+from raystudy.cli.main import main
 from raystudy.distribute.jobs.parcel import Parcel, pack, working_folder
 from raystudy.distribute.jobs.staging import stage
 from raystudy.distribute.jobs.submission import Driver, Submission, run_words
@@ -125,7 +128,61 @@ def test_a_trainers_programs_travel_and_not_what_lies_beside_them(tmp_path):
     parcel = pack(load_study(study), tmp_path, with_raystudy=False)
     expected = {"go", "lib/model.py", "mine/study.yaml", "mine/stub_trainer.py"}
     assert places(parcel) == {f"trainers/{name}" for name in expected}
-    assert parcel.left_out == ["trainers/secrets.yaml (may hold a secret, by its name)"]
+    assert parcel.left_out == [
+        f"trainers/out.py (is a link out of {tmp_path})",
+        "trainers/secrets.yaml (may hold a secret, by its name)",
+        "3 files in trainers/ (no programs: 1 with .bin, 2 with no suffix)",
+    ]
+
+
+def test_what_stays_of_a_trainers_folder_is_told_with_the_reason(tmp_path):
+    study, folder = external_study(tmp_path / "mine"), tmp_path / "mine"
+    for name in ("lib", ".hidden", ".git"):
+        (folder / name).mkdir()
+    (folder / "lib" / "model.py").write_text("")
+    (folder / "models").symlink_to(folder / "lib")
+    (folder / "gone.py").symlink_to(folder / "nothing")
+    (folder / "large.json").write_bytes(b" " * (2**20 + 1))
+    parcel = pack(load_study(study), tmp_path, with_raystudy=False)
+    assert sorted(parcel.left_out) == [
+        "mine/.hidden/ (is hidden)",
+        "mine/gone.py (is no file, or a link to none)",
+        "mine/large.json (1,048,577 bytes is much for a program)",
+        "mine/models/ (is a link to a folder)",
+    ]
+
+
+def test_what_is_called_like_a_secret_stays_unless_it_is_named_and_a_tokenizer_travels(tmp_path):
+    study, folder = external_study(tmp_path / "mine"), tmp_path / "mine"
+    secret = "token.txt hf_token.txt auth_token.json api_key.txt apikeys.json passwords.txt my-secrets.yaml kaggle.json"
+    secret += " id_rsa_work.txt rclone.conf.txt kubeconfig.yaml Credentials.ini my_credentials.py hf.token.txt"
+    programs = "tokenizer.json tokenizer_config.json count_tokens.py token_data.py special_tokens_map.json tokenize.txt"
+    for name in [*secret.split(), *programs.split()]:
+        (folder / name).write_text("planted")
+    (folder / "id_rsa_work").write_text("planted")
+    parcel = pack(load_study(study), tmp_path, with_raystudy=False)
+    told = {line.split(" (may hold a secret, by its name")[0] for line in parcel.left_out if "secret" in line}
+    assert told == {f"mine/{name}" for name in secret.split()}
+    assert {f"mine/{name}" for name in programs.split()} <= places(parcel)
+    named = pack(load_study(study), tmp_path, [str(folder / "token.txt")], with_raystudy=False)
+    assert "mine/token.txt" in places(named)
+    whole = pack(load_study(study), tmp_path, [str(folder)], with_raystudy=False)
+    assert not [place for place in places(whole) if place.removeprefix("mine/") in {*secret.split(), "id_rsa_work"}]
+
+
+def test_a_link_to_a_secret_is_one_even_where_its_target_ends_like_its_own_place(tmp_path):
+    (tmp_path / ".docker").mkdir()
+    (tmp_path / ".docker" / "config.json").write_text("planted")
+    (tmp_path / "config.json").symlink_to(tmp_path / ".docker" / "config.json")
+    with pytest.raises(SpecError, match=r"lies in \.docker/"):
+        Parcel(tmp_path).add(tmp_path / "config.json", "a file")
+    inside = tmp_path / "venv" / "project"  # a working folder may itself lie in a folder of such a name
+    inside.mkdir(parents=True)
+    (inside / "a.json").write_text("{}")
+    (inside / "b.json").symlink_to(inside / "a.json")
+    parcel = Parcel(inside)
+    parcel.add(inside / "b.json", "a file")
+    assert places(parcel) == {"b.json"}
 
 
 @pytest.mark.parametrize("name", ["$(touch broken)", "a'; touch broken; '", 'a"`touch broken`', "-a b\nc", "ü&|<>*?"])
@@ -159,6 +216,51 @@ def test_the_plain_line_says_what_is_submitted_but_no_forwarded_value(tmp_path, 
     assert shlex.split(line)[:3] == ["ray", "job", "submit"]
     assert Driver().options == {}
     assert Driver(0, "any").options == {"entrypoint_num_cpus": 0.1}
+
+
+def test_the_endpoint_of_the_storage_goes_along_in_the_job_and_the_plain_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000/s3")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    endpoint = endpoint_of("s3://bucket/x")
+    assert (endpoint, endpoint_of("gs://bucket")) == ({"AWS_ENDPOINT_URL": "http://minio:9000/s3"}, {})
+    for forwarded in ((), ("AWS_ENDPOINT_URL",)):
+        submission = Submission("i", ("python",), tmp_path, forwarded=forwarded, endpoint=endpoint)
+        sent = submission.options["runtime_env"]["env_vars"]
+        line = submission.plain_line("http://h:1").replace("ray job", "printf '%s\\0'", 1)
+        words = subprocess.run(["sh", "-c", line], capture_output=True, check=True).stdout.decode().split("\0")
+        assert sent["AWS_ENDPOINT_URL"] == "http://minio:9000/s3"
+        assert json.loads(words[words.index("--runtime-env-json") + 1])["env_vars"] == sent
+
+
+def test_submit_tells_the_endpoint_and_refuses_one_with_a_password(tmp_path, monkeypatch, capsys):
+    server = types.SimpleNamespace(notes=(), url="http://h:1", jobs=list)
+    monkeypatch.setattr("raystudy.cli.submit.open_job_server", lambda _: server)
+    monkeypatch.setenv("RAYSTUDY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    words = [
+        "submit",
+        str(project(tmp_path / "p")),
+        "--storage",
+        "s3://bucket/x",
+        "--dry-run",
+        "--working-dir",
+        str(tmp_path / "p"),
+    ]
+    ids = set()
+    for url in ("http://127.0.0.1:9000", "http://minio:9000", ""):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        assert main(words) == 0
+        said = capsys.readouterr().out
+        assert (f"reached at {url}, which goes along as AWS_ENDPOINT_URL" in said) is bool(url)
+        assert ("is this machine's own address" in said) is ("127" in url)
+        assert (f'"AWS_ENDPOINT_URL": "{url}"' in said) is bool(url)
+        ids.add(re.search(r"--submission-id (\S+)", said)[1])
+    assert len(ids) == 3
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://key:planted@minio:9000")
+    assert main(words) == 3
+    told = capsys.readouterr()
+    assert "AWS_ENDPOINT_URL must be a URL without a user's name or password" in told.err
+    assert "planted" not in told.out + told.err
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):

@@ -84,6 +84,17 @@ def test_a_log_is_told_once_and_whole_however_often_the_socket_closes_early():
         follow(away, "x", told.append, said.append, clock=now.__next__, pause=lambda _: None)
 
 
+def test_a_job_that_succeeded_ends_its_follower_with_0_though_its_log_is_gone(monkeypatch):
+    server, said = FakeJobServer([a_job(status="SUCCEEDED", exit_code=0)]), []
+
+    def gone(_job_id: str) -> str:
+        raise JobServerError("http://h:1 refuses: status code 500")
+
+    monkeypatch.setattr(server, "logs", gone)
+    assert follow(server, "x", print, said.append, pause=lambda _: None).exit_status == 0
+    assert "the rest of the log of x is gone" in said[0]
+
+
 def test_a_job_that_waits_for_a_place_says_so_once():
     waits, times = a_job(status="PENDING", message="waiting for resources"), iter(range(0, 1000, 20))
     server, said = FakeJobServer([waits, waits, waits, waits, a_job(status="SUCCEEDED")]), []
@@ -107,12 +118,15 @@ def test_an_id_is_that_of_the_study_and_the_storage_and_names_its_attempts(tmp_p
     assert prefix == id_prefix(elsewhere, tmp_path / "elsewhere", "s3://b/x")
     more = load_study(project(tmp_path / "here"), ["name=my ünïque study", "comparison.seed=5"]).spec
     others = {id_prefix(more, tmp_path / "here", "s3://b/x"), id_prefix(here, tmp_path / "here", "s3://b")}
-    assert len(others | {prefix}) == 3
+    others.add(id_prefix(here, tmp_path / "here", "s3://b/x", "http://minio:9000"))
+    assert len(others | {prefix}) == 4
     old, new = a_job(2, "FAILED", started=5.0), a_job(10, started=9.0, metadata={STUDY_KEY: "my study"})
     other = Job("raysubmit_x", "RUNNING", "python -m raystudy run a.yaml", started=99.0)
     jobs = [other, new, old, Job("demo", "RUNNING", "python train.py")]
     assert find_job(old.id, jobs) == old
     assert find_job("my study", jobs) == new
+    running = replace(new, id=f"{PREFIX}-a9", started=3.0)
+    assert find_job("my study", [running, replace(new, status="STOPPED")]) == running
     assert find_job("raysubmit_x", jobs) == other
     assert find_job("nope", jobs) is None
     assert (old.study, new.study, other.study) == ("demo", "my study", "-")

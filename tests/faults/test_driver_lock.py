@@ -12,9 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
+from raystudy.artifacts.files import write_bytes
 from raystudy.artifacts.processes import ProcessIdentity, is_alive, this_process
 from raystudy.errors import StudyHeldError
+from raystudy.execute import driver_lock
 from raystudy.execute.driver_lock import Timing, find_holder, hold_study
 from tests.conftest import ROOT
 from tests.faults.trials import launch
@@ -111,6 +114,25 @@ def test_a_clock_that_jumps_two_hours_while_nobody_looks_takes_nothing_from_a_li
         hold_study(tmp_path, wait=True, say=print, timing=Timing(clock=clock, pause=pause)),
     ):
         pass
+
+
+def test_a_dead_driver_at_a_slow_remote_storage_is_taken_over(monkeypatch):
+    """At 3 s a call every look takes longer than one at a storage that answers; that must not discount it all."""
+    clock, folder = Clock(), UPath("memory://slow/studies/one")
+    write_bytes(folder / "driver" / "1.json", b'{"counter": "000000000001"}')
+    for name in ("names_in", "read_bytes"):
+        fast = getattr(driver_lock, name)
+        monkeypatch.setattr(driver_lock, name, lambda path, fast=fast: (clock.pause(3), fast(path))[1])
+    waited = []
+
+    def pause(seconds: float) -> None:
+        clock.pause(seconds)
+        waited.append(seconds)
+        assert len(waited) < 50, "never taken over"
+
+    timing = Timing(poll_seconds=2.0, lost_seconds=180.0, clock=clock, pause=pause)
+    with hold_study(folder, wait=True, say=print, timing=timing):
+        assert 60 <= clock.now - 1000 < 120
 
 
 def test_without_waiting_a_silent_holder_elsewhere_keeps_the_study(tmp_path):

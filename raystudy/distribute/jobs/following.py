@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from raystudy.distribute.jobs.job import Job
-from raystudy.distribute.jobs.server_errors import LostError
+from raystudy.distribute.jobs.server_errors import JobServerError, LostError
 
 _POLL_SECONDS = 1.0
 _PENDING_SECONDS = 30.0  # longer than a job's environment takes: it waits for a node or a resource
@@ -48,7 +48,7 @@ def follow(
             printer.follow(server.tail(job_id))
             job = server.job(job_id)
             if job.is_over:
-                printer.follow(iter([server.logs(job_id)]))
+                _print_rest(printer, server, job_id, say)
                 return job
             lost_since = None
             if job.status == "PENDING" and job.message and not has_told and clock() - began > _PENDING_SECONDS:
@@ -62,6 +62,16 @@ def follow(
             if now - lost_since > _LOST_SECONDS:
                 raise
         pause(_POLL_SECONDS)
+
+
+def _print_rest(printer: "_Printer", server: Followed, job_id: str, say: Callable[[str], None]) -> None:
+    """What is left of the log of a job that has ended; its end counts even if the log's node has gone with the log."""
+    try:
+        printer.follow(iter([server.logs(job_id)]))
+    except LostError:
+        raise
+    except JobServerError as error:
+        say(f"the rest of the log of {job_id} is gone, as when its node is: {error}")
 
 
 class _Printer:

@@ -61,14 +61,16 @@ class Job:
         return int(self.exit_code or 1) if self.status == "FAILED" and is_telling else 1
 
 
-def id_prefix(study: StudySpec, root: Path, storage: str) -> str:
+def id_prefix(study: StudySpec, root: Path, storage: str, endpoint: str = "") -> str:
     """What the ids of all attempts at this study, as it stands, on this storage begin with.
 
-    The study's folder name and 8 hexadecimal digits of the digest of the resolved study and the storage. Where the
-    working folder `root` lies here is not in it: the same submission has the same id on every machine.
+    The study's folder name and 8 hexadecimal digits of the digest of the resolved study and the storage, with the
+    `endpoint` where it is reached, if one is set. Where the working folder `root` lies here is not in it: the same
+    submission has the same id on every machine.
     """
     resolved = _without(study.model_dump(mode="json"), f"{root}/")
-    return f"raystudy-{folder_name(study.name)}-{digest([resolved, storage])[:8]}"
+    told = [resolved, storage, endpoint] if endpoint else [resolved, storage]
+    return f"raystudy-{folder_name(study.name)}-{digest(told)[:8]}"
 
 
 def _without(value: Any, root: str) -> Any:
@@ -86,9 +88,9 @@ def attempts(prefix: str, jobs: Iterable[Job]) -> list[Job]:
 
 
 def find_job(wanted: str, jobs: Iterable[Job]) -> Job | None:
-    """The job with this id, else the newest job of the study with this name; None where there is none."""
+    """The job with this id, else the newest of the study with this name, of those that have not ended if there are."""
     listed = list(jobs)
     by_id = [job for job in listed if job.id == wanted]
     by_study = [job for job in listed if job.is_study and wanted in (job.study, folder_name(job.study))]
-    by_study.sort(key=lambda job: (job.started or 0.0, job.attempt or 0))
+    by_study.sort(key=lambda job: (not job.is_over, job.started or 0.0, job.attempt or 0))
     return next(iter(by_id or by_study[-1:]), None)

@@ -8,6 +8,7 @@ names by absolute path is read on the nodes as it stands. Knows nothing of Ray.
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -49,14 +50,18 @@ class Parcel:
             SpecError: the file may not travel, or lies elsewhere.
         """
         place = self.place_of(file, what)
-        why = why_withheld(place, file.resolve())
+        why = why_withheld(place, file, self.root, is_named=is_named)
         if why and is_named:
             raise SpecError(f"{what} must be a file that may travel, but {file} {why}. Give the text another place")
         if why:
-            told = f"{place} ({why})"
-            self.left_out += [] if told in self.left_out else [told]
-            return
-        self._put(place, file)
+            self.leave_out(place, why)
+        else:
+            self._put(place, file)
+
+    def leave_out(self, place: object, why: str) -> None:
+        """Note what does not travel, and why."""
+        told = f"{place} ({why})"
+        self.left_out += [] if told in self.left_out else [told]
 
     def place_of(self, path: Path, what: str) -> PurePosixPath:
         """Where a path is in the working folder; raises SpecError where it is not below the root."""
@@ -167,26 +172,56 @@ def _add_named(parcel: Parcel, named: Named) -> None:
     if named.kind == "folder":
         _add_tree(parcel, folder, named.what)
         return
-    for file in _files_below(folder, parcel.root):
-        if file.suffix in _PROGRAM_SUFFIXES and file.stat().st_size <= _LARGEST_PROGRAM_BYTES:
-            parcel.add(file, named.what, is_named=False)
+    _add_programs(parcel, folder, named.what)
     for word in named.words:
         file = Path(os.path.normpath(folder / word))
         if not os.path.isabs(word) and file.is_file():
             parcel.add(file, named.what)
 
 
+def _add_programs(parcel: Parcel, folder: Path, what: str) -> None:
+    """Add what of a trainer's folder looks like its programs; the rest is told."""
+    other: Counter[str] = Counter()
+    for file in _files_below(folder, parcel):
+        if file.suffix not in _PROGRAM_SUFFIXES:
+            other[file.suffix or "no suffix"] += 1
+        elif (size := file.stat().st_size) > _LARGEST_PROGRAM_BYTES:
+            parcel.leave_out(parcel.place_of(file, what), f"{size:,} bytes is much for a program")
+        else:
+            parcel.add(file, what, is_named=False)
+    if other:
+        kinds = ", ".join(f"{count} with {suffix}" for suffix, count in sorted(other.items()))
+        parcel.leave_out(f"{other.total()} files in {parcel.place_of(folder, what)}/", f"no programs: {kinds}")
+
+
 def _add_tree(parcel: Parcel, path: Path, what: str, *, is_named: bool = False) -> None:
     parcel.place_of(path, what)
-    for file in [path] if path.is_file() else _files_below(path, parcel.root):
+    for file in [path] if path.is_file() else _files_below(path, parcel):
         parcel.add(file, what, is_named=is_named)
 
 
-def _files_below(folder: Path, root: Path) -> Iterator[Path]:
-    """Files below a folder, sorted, without closed and hidden folders and links that lead out of `root`."""
+def _files_below(folder: Path, parcel: Parcel) -> Iterator[Path]:
+    """Files below a folder, sorted; links to folders or out of the root and hidden folders are left out and told.
+
+    Of folders that are closed to all nothing is told.
+    """
     for where, folders, names in os.walk(folder):
+        for name in sorted(set(folders) - CLOSED_FOLDERS):
+            why = (
+                "is hidden"
+                if name.startswith(".")
+                else "is a link to a folder"
+                if Path(where, name).is_symlink()
+                else ""
+            )
+            if why:
+                parcel.leave_out(f"{parcel.place_of(Path(where, name), 'a folder')}/", why)
         folders[:] = sorted(name for name in folders if name not in CLOSED_FOLDERS and not name.startswith("."))
         for name in sorted(names):
             file = Path(where, name)
-            if file.is_file() and file.resolve().is_relative_to(root):
+            if not file.is_file():
+                parcel.leave_out(parcel.place_of(file, "a file"), "is no file, or a link to none")
+            elif not file.resolve().is_relative_to(parcel.root):
+                parcel.leave_out(parcel.place_of(file, "a file"), f"is a link out of {parcel.root}")
+            else:
                 yield file

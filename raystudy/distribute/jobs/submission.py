@@ -55,7 +55,10 @@ class Driver:
 
 @dataclass(frozen=True)
 class Submission:
-    """One job. `forwarded`: names of variables whose values go along from this machine's environment."""
+    """One job. `forwarded`: names of variables whose values go along from this machine's environment.
+
+    `endpoint`: the variable that says where the storage is reached, with its URL, which is no secret.
+    """
 
     job_id: str
     words: tuple[str, ...]
@@ -63,6 +66,7 @@ class Submission:
     driver: Driver = field(default_factory=Driver)
     forwarded: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    endpoint: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def entrypoint(self) -> str:
@@ -72,12 +76,17 @@ class Submission:
     @property
     def options(self) -> dict[str, Any]:
         """What else Ray's job client is given."""
-        variables = {**ENVIRONMENT, **{name: os.environ[name] for name in self.forwarded}}
+        variables = {**self._plain, **{name: os.environ[name] for name in self.forwarded}}
         return {
             "runtime_env": {"working_dir": str(self.working_dir), "env_vars": variables},
             "metadata": dict(self.metadata),
             **self.driver.options,
         }
+
+    @property
+    def _plain(self) -> dict[str, str]:
+        """Variables whose values may be shown, and need no quoting."""
+        return {**ENVIRONMENT, **{name: url for name, url in self.endpoint.items() if name not in self.forwarded}}
 
     def plain_line(self, url: str) -> str:
         """The equal `ray job submit` line; values of forwarded variables are filled in by the shell that runs it."""
@@ -87,7 +96,7 @@ class Submission:
             text = json.dumps(value) if isinstance(value, dict) else f"{value:g}"
             line += [f"--{option.replace('_', '-')}", text]
         # Single quotes all over, but around a forwarded variable, which the shell that runs the line fills in.
-        runtime_env = "'" + json.dumps({"env_vars": ENVIRONMENT})[:-2]
+        runtime_env = "'" + json.dumps({"env_vars": self._plain})[:-2]
         runtime_env += "".join(f""", "{name}": "'"${name}"'\"""" for name in self.forwarded) + "}}'"
         return f"{shlex.join(line)} --runtime-env-json {runtime_env} -- {self.entrypoint}"
 

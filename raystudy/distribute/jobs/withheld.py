@@ -42,24 +42,34 @@ _SECRET = re.compile(
     r"|\.?secrets?(\..*)?|auth_token|.*[._-]token|token",
     re.IGNORECASE,
 )
+# Names that a program's own files may have too; of those that nobody has named they stay here all the same.
+_HINTS = re.compile(
+    r"(^|[._-])(secrets?|passwords?|passwd|credentials?|api[._-]?keys?)([._-]|$)"
+    r"|(^|[._-])(tokens?|kubeconfig|kaggle|id_(rsa|dsa|ecdsa|ed25519)|rclone)([._-](?!(.*\.)?pyi?$)|$)",
+    re.IGNORECASE,
+)
+_HARMLESS = frozenset({"special_tokens_map.json", "added_tokens.json"})  # of a tokenizer, by the names others gave them
 _IGNORE_FILES = frozenset({".gitignore", ".rayignore"})  # they would make Ray's upload drop what is needed
 _KEY_BEGINS = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY" + rb"-----")
 _LOOKED_AT_BYTES = 65536
 
 
-def why_withheld(place: PurePath, file: Path) -> str:
-    """Why the file at `place` in the working folder must not travel; empty where it may.
+def why_withheld(place: PurePath, file: Path, root: Path, *, is_named: bool) -> str:
+    """Why `file`, at `place` below the working folder `root`, must not travel; empty where it may.
 
-    `file` is where it lies here, behind links: a link does not make a key something else.
+    A link does not make a key something else, so that the place it leads to counts too. Without `is_named` nobody has
+    named the file, and what is called like a secret stays here.
     """
-    is_link = not file.as_posix().endswith(place.as_posix())
-    for parts, name in ((place.parts[:-1], place.name), *([(file.parts[:-1], file.name)] if is_link else [])):
-        closed = next((part for part in parts if part in CLOSED_FOLDERS), None)
+    target, base = file.resolve(), root.resolve()
+    for path in dict.fromkeys((place, target.relative_to(base) if target.is_relative_to(base) else target)):
+        closed = next((part for part in path.parts[:-1] if part in CLOSED_FOLDERS), None)
         if closed is not None:
             return f"lies in {closed}/"
-        if _SECRET.fullmatch(name):
+        if _SECRET.fullmatch(path.name):
             return "may hold a secret, by its name"
-        if name in _IGNORE_FILES:
+        if not is_named and _HINTS.search(path.name) and path.name not in _HARMLESS:
+            return "may hold a secret, by its name; --include sends it"
+        if path.name in _IGNORE_FILES:
             return "is not for the cluster"
     try:
         with file.open("rb") as opened:
