@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.files import exists
+from raystudy.artifacts.records import failures_among
 from raystudy.artifacts.storage import Storage, folder_name
 from raystudy.errors import BudgetError, IncompleteError, SpecError
 from raystudy.execute.budget import Budget
@@ -148,9 +149,9 @@ def emit_wave(
 
 def _given_up(wave: Wave, storage: Storage) -> Iterator[tuple[str, str]]:
     for run in wave.todo:
-        attempts = storage.runs.read_attempts(run.run_id)
-        if len(attempts) >= MAX_FAILURES:
-            yield str(run), str(attempts[-1].get("cause", "unknown"))
+        failures = failures_among(storage.runs.read_attempts(run.run_id))
+        if len(failures) >= MAX_FAILURES:
+            yield str(run), str(failures[-1].get("cause", "unknown"))
 
 
 class _Writer:
