@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
@@ -68,12 +69,13 @@ def train_group(
             part of the run's name, which Ray must never see twice: it would return what a run of that name returned.
         work: as `execute.rank.make_on_rank`.
         tell: gets each report as soon as its run has ended.
-        avoid: ids of nodes to place no workers on; those whose disk turns out to be full join them.
+        avoid: ids of nodes to place no workers on; those whose disk turns out to be full join them, at most
+            MAX_PREEMPTIONS.
 
     Returns:
         All reports.
     """
-    attempts, count, full = Attempts(task), 0, set(avoid)
+    attempts, count, full, moves = Attempts(task), 0, set(avoid), Counter[str]()
     while (left := attempts.left) is not None:
         started, num_before = time.monotonic(), len(attempts.reports)
         with meeting_place(left) as folder:
@@ -84,17 +86,21 @@ def train_group(
         seconds = time.monotonic() - started - sum(report.seconds for report in attempts.reports[num_before:])
         if attempts.left is not None:
             cause = cause or Cause("lost", "the workers ended without a report")
-            if not _may_move_on(cause, left, full):
+            if not _may_move_on(cause, left, full, moves):
                 attempts.failed(cause, max(0.0, seconds), has_begun=begun)
         count += 1
         trying.tell_new()
     return attempts.reports
 
 
-def _may_move_on(cause: Cause, task: Task, full: set[str]) -> bool:
-    """Whether the disk of a node is full and others can hold the group; that node is then avoided."""
-    if cause.kind != "node-full" or not cause.node or cause.node in full:
+def _may_move_on(cause: Cause, task: Task, full: set[str], moves: Counter[str]) -> bool:
+    """Whether the disk of a node is full and others can hold the group; that node is then avoided.
+
+    `moves`: how often this task has moved on; a cluster that grows may come to have ever new nodes that are full.
+    """
+    if cause.kind != "node-full" or not cause.node or cause.node in full or moves.total() >= MAX_PREEMPTIONS:
         return False
+    moves[cause.node] += 1
     full.add(cause.node)
     return num_groups(shape_of(task), cluster_of(ray, full).possible) > 0
 
