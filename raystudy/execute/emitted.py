@@ -7,7 +7,7 @@ for.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,8 @@ def emit_wave(
     with driver.holding(wait=wait) as (state, wave):
         driver.clean_up(wave)  # of tasks that were killed; those at work on other machines keep what is theirs
         driver.compact(state)
-        given_up = {} if emission.retry else dict(_given_up(wave, storage))
+        failures = _failures(wave, storage)
+        given_up = {} if emission.retry else _given_up(failures)
         todo = [run for run in wave.todo if str(run) not in given_up]
         chosen = driver.affordable(todo, state)
         if todo and not chosen:
@@ -131,7 +132,7 @@ def emit_wave(
             )
         writer = _Writer(loaded, emission, state, {run.run_id: run for run in chosen})
         try:
-            arrays = writer.write(driver.tasks_of(chosen))
+            arrays = writer.write(driver.tasks_of(chosen), sum(map(len, failures.values())))
         except OSError as error:
             told = error.strerror or str(error)
             raise SpecError(f"--out must name a folder that can be written, but {emission.out}: {told}") from error
@@ -147,11 +148,16 @@ def emit_wave(
         )
 
 
-def _given_up(wave: Wave, storage: Storage) -> Iterator[tuple[str, str]]:
-    for run in wave.todo:
-        failures = failures_among(storage.runs.read_attempts(run.run_id))
-        if len(failures) >= MAX_FAILURES:
-            yield str(run), str(failures[-1].get("cause", "unknown"))
+def _failures(wave: Wave, storage: Storage) -> dict[str, list[Mapping[str, Any]]]:
+    """Of each run to make, by its name, the attempts on record that failed."""
+    return {str(run): failures_among(storage.runs.read_attempts(run.run_id)) for run in wave.todo}
+
+
+def _given_up(failures: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+    """Runs that failed too often, with their last cause."""
+    return {
+        run: str(failed[-1].get("cause", "unknown")) for run, failed in failures.items() if len(failed) >= MAX_FAILURES
+    }
 
 
 class _Writer:
@@ -163,12 +169,12 @@ class _Writer:
         self._loaded, self._emission, self._state, self._by_id = loaded, emission, state, by_id
         self._speeds = Speeds(state, 1)
 
-    def write(self, tasks: Sequence[Task]) -> list[Array]:
-        """An array for each resource shape, and what submits them all."""
+    def write(self, tasks: Sequence[Task], num_failures: int) -> list[Array]:
+        """An array for each resource shape, and what submits them all. `num_failures`: of the wave's runs so far."""
         self._emission.out.mkdir(parents=True, exist_ok=True)
         arrays = [self._write(shape, alike) for shape, alike in by_shape(tasks)]
         if self._emission.slurm:
-            text = submit_script(self._loaded.spec.name, [array.script for array in arrays])
+            text = submit_script(self._loaded.spec.name, [array.script for array in arrays], num_failures)
             (self._emission.out / "submit.sh").write_text(text, encoding="utf-8")
         return arrays
 

@@ -16,7 +16,7 @@ from raystudy.artifacts.checkpoints import checkpoint_path
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import IncompleteError, SpecError, StoppedError
 from raystudy.execute.run_task import read_tasks
-from raystudy.execute.sbatch import JobShape, sbatch_script
+from raystudy.execute.sbatch import NOT_ACCEPTED, JobShape, sbatch_script, submit_script
 from raystudy.execute.walltime import read_walltime
 from raystudy.execute.watched_task import make_watched
 from raystudy.execute.work import Task, do_task
@@ -81,7 +81,7 @@ def test_waves_made_job_by_job_compare_digit_for_digit_as_a_launch(verb, tmp_pat
         num_waves += 1
         (array,) = wave["arrays"]
         given = check_script(out / array["script"])
-        assert f'sbatch "$@" {array["script"]} ' in submit
+        assert f'submit {array["script"]} "$@"' in submit
         assert given["array"] == f"0-{array['num_jobs'] - 1}%2"
         tasks = out / array["tasks_file"]
         assert tasks.stat().st_mode & 0o077 == 0, "commands may have secrets in their environment"
@@ -125,6 +125,32 @@ def test_a_script_asks_for_gpus_and_quotes_whatever_a_study_or_a_folder_is_calle
     assert list(odd.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "status"),
+    [
+        ("echo job; exit 6", "echo job", 6),
+        ("echo job", "echo job", 0),
+        ("exit 1", "echo job; exit 6", NOT_ACCEPTED),
+        ("echo job; exit 6", "echo error >&2; exit 1", NOT_ACCEPTED),
+    ],
+)
+def test_all_arrays_are_submitted_whatever_becomes_of_one_and_a_refusal_has_a_status_of_its_own(
+    tmp_path, of_a, of_b, status
+):
+    """A fake sbatch, which writes down how it is called."""
+    fake, script = tmp_path / "sbatch", tmp_path / "wave" / "submit.sh"
+    fake.write_text(f'#!/bin/bash\necho "$PWD" "$@" >> {tmp_path}/called\ncase "$2" in a*) {of_a};; *) {of_b};; esac\n')
+    fake.chmod(0o755)
+    script.parent.mkdir()
+    script.write_text(submit_script("s", ["a.sbatch", "it's b.sbatch"]))
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", str(script), "--wait"], env=path, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout.count("job")) == (status, (of_a + of_b).count("job"))
+    called = sorted((tmp_path / "called").read_text().splitlines())
+    assert called == [f"{script.parent} --wait {name}" for name in ("a.sbatch", "it's b.sbatch")]
+    assert not list(script.parent.glob("[!s]*"))
+
+
 def test_what_fails_leaves_an_attempt_and_after_three_is_left_out_until_it_is_asked_for(verb, tmp_path, monkeypatch):
     storage, out = tmp_path / "s", tmp_path / "w"
     monkeypatch.setattr("raystudy.execute.feature_work._train", lambda *_: iter([1 / 0]))
@@ -134,9 +160,11 @@ def test_what_fails_leaves_an_attempt_and_after_three_is_left_out_until_it_is_as
         "alignment: {kind: gradient-alignment, model: proxy}}",
     )
     chosen += ("--set", "comparison.contrast=null")
+    submits = set()
     for _ in range(3):
         (array,) = json.loads(emit(verb, out, storage, *chosen, "--json"))["arrays"]
         tasks = out / array["tasks_file"]
+        submits.add((out / "submit.sh").read_text())
         for index in range(array["num_jobs"]):
             status, _, said = verb("run-task", tasks, "--index", index, "--count", array["per_job"], "--here")
             assert status == 6
@@ -144,6 +172,7 @@ def test_what_fails_leaves_an_attempt_and_after_three_is_left_out_until_it_is_as
             assert "ZeroDivisionError" in said
     attempts = [json.loads(path.read_text()) for path in storage.glob("runs/*/attempts/*.json")]
     assert len(attempts) == 6
+    assert len(submits) == 3, "the loop goes on while runs are tried again"
     assert {attempt["run"] for attempt in attempts} == {
         f"{name} | target | lr 0.1 | seed 0" for name in ("mix-0012", "mix-1200")
     }

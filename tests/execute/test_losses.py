@@ -10,7 +10,7 @@ import pytest
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import NodeFullError, UnwritableError
 from raystudy.execute import losses
-from raystudy.execute.emitted import _given_up
+from raystudy.execute.emitted import _failures, _given_up
 from raystudy.execute.local import InlineExecutor
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
@@ -91,10 +91,10 @@ def test_what_is_no_failure_of_a_run_leaves_it_in_the_waves_that_are_emitted(tmp
     for no_failure in ({"loss": "preempted"}, {"loss": "node-full"}, {"micro_batch_tokens": 64, "notes": []}) * 3:
         storage.runs.write_attempt(run.run_id, {"cause": "none of its own", **no_failure})
     wave = Wave((run,), (), {run.run_id: run})
-    assert list(_given_up(wave, storage)) == []
+    assert _given_up(_failures(wave, storage)) == {}
     for number in range(3):
         storage.runs.write_attempt(run.run_id, {"cause": f"failure {number}"})
-    assert list(_given_up(wave, storage)) == [(str(run), "failure 2")]
+    assert _given_up(_failures(wave, storage)) == {str(run): "failure 2"}
 
 
 def test_a_full_disk_of_a_node_moves_the_run_on_where_there_is_another_and_else_ends_the_launch(tmp_path):
