@@ -30,7 +30,7 @@ from raystudy.execute.progress import Progress
 from raystudy.execute.resolving import new_shards_refused, resolve_again, tell_changes
 from raystudy.execute.tasks import make_tasks
 from raystudy.execute.utilisation import Utilisation
-from raystudy.execute.work import Task, attempt_of
+from raystudy.execute.work import MAX_FAILURES, Task, attempt_of
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.load import LoadedStudy
 from raystudy.study.chosen import Chosen
@@ -44,7 +44,6 @@ from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import Wave, make_wave, waiting_lines
 
 _COURTESY_SECONDS = 2.0
-MAX_FAILURES = 3  # of one run in one launch, unless its report says that it has been tried often enough
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
 )

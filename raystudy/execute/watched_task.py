@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from raystudy.errors import IncompleteError, StoppedError
 from raystudy.execute.groups import PARENT_VARIABLE
-from raystudy.execute.run_task import EmittedTask, leave_attempt
+from raystudy.execute.run_task import EmittedTask, leave_attempt, left_alone, slurm_job
 from raystudy.execute.sbatch import THREAD_VARIABLES
 from raystudy.execute.work import RunReport, failed_reports
 from raystudy.study.wanted import WantedRun
@@ -62,9 +62,10 @@ def make_watched(command: Sequence[str], tasks: Sequence[EmittedTask]) -> int:
 
 
 def _unmade(tasks: Sequence[EmittedTask]) -> Iterator[tuple[EmittedTask, WantedRun]]:
-    """Runs that lack a record or anything else that they are asked for, in their order."""
+    """Runs that lack a record or anything else that they are asked for, in their order; less those left alone."""
     for emitted in tasks:
         unmade = {report.run_id for report in failed_reports(emitted.task, "") if report.status == "failed"}
+        unmade -= left_alone(emitted).keys()
         yield from ((emitted, run) for run in emitted.runs if run.run_id in unmade)
 
 
@@ -88,8 +89,7 @@ def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[set[int]]:
 
 def requeue(say: Callable[[str], None]) -> None:
     """Put this process's job of Slurm back into the queue, where there is one; what came of it is said."""
-    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID", "")
+    job = slurm_job()
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     if not job:
         say("there is no job of Slurm to put back into the queue: start the same command again to go on")

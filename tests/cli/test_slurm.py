@@ -171,7 +171,9 @@ def test_what_fails_leaves_an_attempt_and_after_three_is_left_out_until_it_is_as
             assert "failed: mix-" in said
             assert "ZeroDivisionError" in said
     attempts = [json.loads(path.read_text()) for path in storage.glob("runs/*/attempts/*.json")]
-    assert len(attempts) == 6
+    status, _, said = verb("run-task", tasks, "--index", "0", "--here")
+    assert (status, "ZeroDivisionError" in said, "failed: mix-" in said) == (6, True, False), "three times is enough"
+    assert len(attempts) == len(list(storage.glob("runs/*/attempts/*.json"))) == 6
     assert len(submits) == 3, "the loop goes on while runs are tried again"
     assert {attempt["run"] for attempt in attempts} == {
         f"{name} | target | lr 0.1 | seed 0" for name in ("mix-0012", "mix-1200")
@@ -179,7 +181,19 @@ def test_what_fails_leaves_an_attempt_and_after_three_is_left_out_until_it_is_as
     status, _, said = verb("plan", FEATURES, "--storage", storage, "--emit", "jsonl", "--out", out, *chosen)
     assert status == 6
     assert "failed 3 times and are not tried again without --retry" in said
-    assert json.loads(emit(verb, out, storage, *chosen, "--retry", "--json"))["num_runs"] == 2
+    again = json.loads(emit(verb, out, storage, *chosen, "--retry", "--json"))
+    assert again["num_runs"] == 2
+    (array,) = again["arrays"]
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    for _ in range(2):  # as after a requeue
+        verb("run-task", out / array["tasks_file"], "--index", "0", "--count", "9", "--here")
+        assert len(list(storage.glob("runs/*/attempts/*.json"))) == 8, "once in this job"
+    monkeypatch.undo()
+    monkeypatch.setenv("SLURM_JOB_ID", "79")
+    for wanted in (8, 8):
+        options = ("--index", "0", "--count", "9", "--here")
+        verb("run-task", out / array["tasks_file"], *options)
+        assert len(list(storage.glob("runs/*/attempts/*.json"))) == wanted, "asked for one more try of each"
 
 
 def a_task_file(folder, run, storage, validation):
@@ -252,7 +266,7 @@ def test_a_process_that_is_killed_costs_the_run_it_was_making_an_attempt(tmp_pat
     assert make_watched(["bash", "-c", "exit 6"], tasks) == 6
 
 
-def test_a_process_killed_while_it_evaluates_a_run_that_has_a_record_has_failed_that_run(tmp_path):
+def test_a_process_killed_while_it_evaluates_a_run_that_has_a_record_has_failed_that_run(tmp_path, monkeypatch):
     view, validation = make_shards(tmp_path)
     runs = [a_long_run(view, steps=steps) for steps in (2, 3)]
     storage, text = Storage(tmp_path), tuple(run.model_dump_json() for run in runs)
@@ -260,10 +274,14 @@ def test_a_process_killed_while_it_evaluates_a_run_that_has_a_record_has_failed_
     tasks = read_tasks(tmp_path / "t.jsonl")
     assert [report.status for report in do_task(tasks[0].task)] == ["finished"] * 2
     assert make_watched(["bash", "-c", "kill -9 $$"], tasks) == 137, "all is there, but that is no success"
+    monkeypatch.setenv("SLURM_JOB_ID", "80")
     more = replace(tasks[0].task, validation={validation: "v", "f" * 32: "added later"})
     with pytest.raises(IncompleteError, match="killed by signal 9"):
         make_watched(["bash", "-c", "kill -9 $$"], [replace(tasks[0], task=more)])
     assert [len(storage.runs.read_attempts(run.run_id)) for run in runs] == [1, 0]
+    with pytest.raises(IncompleteError, match="killed by signal 9"):
+        make_watched(["bash", "-c", "kill -9 $$"], [replace(tasks[0], task=more)])
+    assert [len(storage.runs.read_attempts(run.run_id)) for run in runs] == [1, 1], "the next: that one has failed"
 
 
 @pytest.mark.parametrize("ends", ["kill -TERM $$", "kill -INT $$", "exit 143", "exit 130"])
