@@ -7,6 +7,7 @@ preempted. Its checkpoints are not used: the work finds its own on the storage, 
 
 import json
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -65,8 +66,8 @@ def train_group(
 
     Args:
         task: its runs are made in order.
-        number: how often the task was tried before in this launch. With the number of a run of Ray Train in it that is
-            part of the run's name, which Ray must never see twice: it would return what a run of that name returned.
+        number: how often the task was tried before in this launch. That is part of the names of its runs of Ray Train,
+            with what is drawn here: Ray must never see one twice, it would return what a run of that name returned.
         work: as `execute.rank.make_on_rank`.
         tell: gets each report as soon as its run has ended.
         avoid: ids of nodes to place no workers on; those whose disk turns out to be full join them, at most
@@ -75,12 +76,13 @@ def train_group(
     Returns:
         All reports.
     """
-    attempts, count, full, moves = Attempts(task), 0, set(avoid), Counter[str]()
+    attempts, drawn, full, moves = Attempts(task), secrets.token_hex(4), set(avoid), Counter[str]()
+    count = 0
     while (left := attempts.left) is not None:
         started, num_before = time.monotonic(), len(attempts.reports)
         with meeting_place(left) as folder:
             trying = _Trying(folder, attempts, tell)
-            cause = _run(left, f"ref-{left.task_id}-a{number}.{count}", trying, work, full)
+            cause = _run(left, f"ref-{left.task_id}-{drawn}-a{number}.{count}", trying, work, full)
             begun = has_begun(newest_start(folder))
             attempts.begun_again(preemptions_in(folder))
         seconds = time.monotonic() - started - sum(report.seconds for report in attempts.reports[num_before:])

@@ -10,6 +10,7 @@ takes next to nothing itself: it starts the workers (train_group.py) and waits f
 import json
 import os
 import queue
+import secrets
 import tempfile
 import threading
 import time
@@ -120,7 +121,7 @@ class TuneExecutor:
         self._full_nodes: set[str] = set()
         self._had_room: set[Shape] = set()
         self._had_nodes: dict[Shape, float] = {}  # when there was last a node for a task of the shape
-        self._num_waves = 0
+        self._num_waves, self._drawn = 0, secrets.token_hex(4)  # parts of names that Ray never sees twice
 
     def __enter__(self) -> Self:
         # Left in reverse: Ray ends before the folder goes that a Tuner may still be writing to.
@@ -257,7 +258,7 @@ class TuneExecutor:
             given, asks, kept_from = {**given, "avoid": avoid}, {"CPU": TRIAL_CPUS}, ()
             self._attempts.update(lane.tasks.keys())
         self._stand_somewhere()
-        name = f"wave-{self._num_waves}-{lane.number}"
+        name = f"wave-{self._drawn}-{self._num_waves}-{lane.number}"
         doing = Doing(name, work, given, asks, kept_from, tempfile.mkdtemp(dir=self._scratch))
         threading.Thread(target=run_lane, args=(lanes, lane, doing, events), daemon=True).start()
 

@@ -55,6 +55,9 @@ def test_workers_that_are_lost_before_any_run_began_are_started_max_failures_tim
     names = planted(monkeypatch, lost)
     reports = train_group.train_group(a_group_task(tmp_path, "x", members=50, max_failures=2), 4, train_together)
     assert [name.rpartition("-")[2] for name in names] == ["a4.0", "a4.1", "a4.2"]
+    again = planted(monkeypatch, lost)
+    train_group.train_group(a_group_task(tmp_path, "x", members=50, max_failures=2), 4, train_together)
+    assert len({*names, *again}) == 6, "no name is used twice, in the next launch neither"
     assert [report.status for report in reports] == ["failed"] * 50
     assert all(report.is_final for report in reports)
 
