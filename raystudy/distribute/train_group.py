@@ -11,7 +11,6 @@ import secrets
 import shutil
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
@@ -76,8 +75,7 @@ def train_group(
     Returns:
         All reports.
     """
-    attempts, drawn, full, moves = Attempts(task), secrets.token_hex(4), set(avoid), Counter[str]()
-    count = 0
+    attempts, count, drawn, full = Attempts(task), 0, secrets.token_hex(4), set(avoid)
     while (left := attempts.left) is not None:
         started, num_before = time.monotonic(), len(attempts.reports)
         with meeting_place(left) as folder:
@@ -88,21 +86,20 @@ def train_group(
         seconds = time.monotonic() - started - sum(report.seconds for report in attempts.reports[num_before:])
         if attempts.left is not None:
             cause = cause or Cause("lost", "the workers ended without a report")
-            if not _may_move_on(cause, left, full, moves):
+            if not _may_move_on(cause, left, full, len(avoid) + MAX_PREEMPTIONS):
                 attempts.failed(cause, max(0.0, seconds), has_begun=begun)
         count += 1
         trying.tell_new()
     return attempts.reports
 
 
-def _may_move_on(cause: Cause, task: Task, full: set[str], moves: Counter[str]) -> bool:
+def _may_move_on(cause: Cause, task: Task, full: set[str], most: int) -> bool:
     """Whether the disk of a node is full and others can hold the group; that node is then avoided.
 
-    `moves`: how often this task has moved on; a cluster that grows may come to have ever new nodes that are full.
+    Not from more than `most` nodes: a cluster that grows may come to have ever new ones that are full.
     """
-    if cause.kind != "node-full" or not cause.node or cause.node in full or moves.total() >= MAX_PREEMPTIONS:
+    if cause.kind != "node-full" or not cause.node or cause.node in full or len(full) >= most:
         return False
-    moves[cause.node] += 1
     full.add(cause.node)
     return num_groups(shape_of(task), cluster_of(ray, full).possible) > 0
 

@@ -108,8 +108,8 @@ def _changes(about: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 def make_emitted(tasks: Sequence[EmittedTask], progress: Progress) -> Counter[str]:
     """Make every run of `tasks` that has no result; how many ended in each way.
 
-    Runs are left that have failed in this job before it was put back into the queue, or since the task was written and
-    MAX_FAILURES times in all.
+    Runs are left that have failed since their task was written, and that in this job before it was put back into the
+    queue, or MAX_FAILURES times in all.
 
     Raises:
         StoppedError: a stop was asked for; all that ended before is kept.
@@ -172,7 +172,7 @@ def left_alone(emitted: EmittedTask) -> dict[str, str]:
             failures = failures_among(ledger.read_attempts(run.run_id))
             is_new = len(failures) > emitted.failures.get(run.run_id, 0)
             of_this_job = bool(job) and any(failure.get("job") == job for failure in failures)
-            if of_this_job or (is_new and len(failures) >= MAX_FAILURES):
+            if is_new and (of_this_job or len(failures) >= MAX_FAILURES):
                 found[run.run_id] = str(failures[-1].get("cause", "unknown"))
     others = emitted.task.without({run.run_id for run in emitted.runs} - found.keys())
     unmade = {report.run_id for report in failed_reports(others, "") if report.status == "failed"} if found else set()
