@@ -42,7 +42,10 @@ class NodeFullError(StorageError):
 
 
 class OtherCodeError(NodeFullError):
-    """This node has another raystudy than the driver: like a full one it makes no runs, and another may."""
+    """This node has another raystudy than the driver: like a full one it makes no runs, and another may.
+
+    A group of workers that meets it ends at once, and with it the launch: a person must mend that.
+    """
 
 
 class DataError(RaystudyError):

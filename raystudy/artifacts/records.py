@@ -256,6 +256,15 @@ class RunLedger:
         return [f"{run_id}/attempts/{number}.json" for number in numbers]
 
 
+def failures_among(attempts: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those attempts that count as failures of their run: not the loss of a node, nor what only says to take less.
+
+    "loss" is written by a launch (execute/losses.py), "micro_batch_tokens" by ranks that ran out of memory and go on
+    with smaller micro-batches (execute/ranks_study.py).
+    """
+    return [each for each in attempts if not each.get("loss") and "micro_batch_tokens" not in each]
+
+
 def _evaluation_name(run_id: str, validation: str, reading: Reading) -> str:
     return f"{run_id}/eval/{evaluation_digest(validation, reading)}.json"
 

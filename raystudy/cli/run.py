@@ -52,8 +52,10 @@ def call(options: argparse.Namespace) -> int:
         resolve_again=options.resolve_again,
         progress=progress,
     )
-    line = f"{done.name}: {done.num_made} runs made, {done.num_done_before} were done, {done.num_wanted} wanted"
-    if done.is_complete and not done.num_made:
+    evaluated = f"{done.num_evaluated} evaluated, " if done.num_evaluated else ""
+    before = f"{evaluated}{done.num_done_before} were done, {done.num_wanted} wanted"
+    line = f"{done.name}: {done.num_made} runs made, {before}"
+    if done.is_complete and not done.num_made and not evaluated:
         line = f"{done.name}: all {done.num_wanted} wanted runs are done; nothing to do"
     lost = f"nodes were lost {done.num_preemptions} times in the middle of a run, which was made again"
     more = [lost] if done.num_preemptions else []

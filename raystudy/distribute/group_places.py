@@ -70,16 +70,21 @@ def shares(left: Sequence[tuple[Shape, int]], cluster: Cluster) -> dict[Shape, i
 
     Args:
         left: shapes, the largest first, with the number of their tasks that are at work or waiting. The first has what
-            it can use, at least one place; the others what that leaves.
+            it can use; the others what that leaves. One that no node can hold now keeps no other from its places; it
+            may ask for one, so that a node comes back where Ray can bring it, but for a group whose trial would take
+            room where others have places.
     """
     taken: list[tuple[Shape, int]] = []
+    places = {shape: num_groups(shape, cluster.possible) for shape, _ in left}
+    asked = {shape: 0 if shape.workers and any(places.values()) else 1 for shape, n in places.items() if not n}
     for shape, number in left:
+        if shape in asked:
+            continue
         groups = any(other.workers for other, _ in taken)
         to_grow = _MOST_TO_GROW if groups or shape.workers else _MOST_ALONE_TO_GROW
         possible, present = (_room(shape, number, taken, nodes) for nodes in (cluster.possible, cluster.present))
-        room = _grown(possible, present, to_grow)
-        taken.append((shape, min(number, max(room, 0 if any(n for _, n in taken) else 1))))
-    return dict(taken)
+        taken.append((shape, min(number, _grown(possible, present, to_grow))))
+    return {**asked, **dict(taken)}
 
 
 def _grown(possible: int, present: int, most: int) -> int:

@@ -7,6 +7,7 @@ preempted. Its checkpoints are not used: the work finds its own on the storage, 
 
 import json
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -64,36 +65,40 @@ def train_group(
 
     Args:
         task: its runs are made in order.
-        number: how often the task was tried before in this launch. With the number of a run of Ray Train in it that is
-            part of the run's name, which Ray must never see twice: it would return what a run of that name returned.
+        number: how often the task was tried before in this launch. That is part of the names of its runs of Ray Train,
+            with what is drawn here: Ray must never see one twice, it would return what a run of that name returned.
         work: as `execute.rank.make_on_rank`.
         tell: gets each report as soon as its run has ended.
-        avoid: ids of nodes to place no workers on; those whose disk turns out to be full join them.
+        avoid: ids of nodes to place no workers on; those whose disk turns out to be full join them, at most
+            MAX_PREEMPTIONS.
 
     Returns:
         All reports.
     """
-    attempts, count, full = Attempts(task), 0, set(avoid)
+    attempts, count, drawn, full = Attempts(task), 0, secrets.token_hex(4), set(avoid)
     while (left := attempts.left) is not None:
         started, num_before = time.monotonic(), len(attempts.reports)
         with meeting_place(left) as folder:
             trying = _Trying(folder, attempts, tell)
-            cause = _run(left, f"ref-{left.task_id}-a{number}.{count}", trying, work, full)
+            cause = _run(left, f"ref-{left.task_id}-{drawn}-a{number}.{count}", trying, work, full)
             begun = has_begun(newest_start(folder))
             attempts.begun_again(preemptions_in(folder))
         seconds = time.monotonic() - started - sum(report.seconds for report in attempts.reports[num_before:])
         if attempts.left is not None:
             cause = cause or Cause("lost", "the workers ended without a report")
-            if not _may_move_on(cause, left, full):
+            if not _may_move_on(cause, left, full, len(avoid) + MAX_PREEMPTIONS):
                 attempts.failed(cause, max(0.0, seconds), has_begun=begun)
         count += 1
         trying.tell_new()
     return attempts.reports
 
 
-def _may_move_on(cause: Cause, task: Task, full: set[str]) -> bool:
-    """Whether the disk of a node is full and others can hold the group; that node is then avoided."""
-    if cause.kind != "node-full" or not cause.node or cause.node in full:
+def _may_move_on(cause: Cause, task: Task, full: set[str], most: int) -> bool:
+    """Whether the disk of a node is full and others can hold the group; that node is then avoided.
+
+    Not from more than `most` nodes: a cluster that grows may come to have ever new ones that are full.
+    """
+    if cause.kind != "node-full" or not cause.node or cause.node in full or len(full) >= most:
         return False
     full.add(cause.node)
     return num_groups(shape_of(task), cluster_of(ray, full).possible) > 0

@@ -10,6 +10,7 @@ takes next to nothing itself: it starts the workers (train_group.py) and waits f
 import json
 import os
 import queue
+import secrets
 import tempfile
 import threading
 import time
@@ -43,7 +44,7 @@ GroupWork = Callable[[Task, Callable[[RunReport], None]], list[RunReport]]
 
 _LOOK_SECONDS = 1.0  # between looks at what nodes there are
 _FIRST_SECONDS = 300.0  # for the first node that has a CPU
-_PATIENCE_SECONDS = 1800.0  # for nodes to come back, when all have gone that could hold what is left
+_PATIENCE_SECONDS = 1800.0  # for nodes to come back, when all have gone that could hold a shape that is left
 
 
 def run_trial(config: dict[str, Any], tasks: dict[str, str], work: Work) -> dict[str, Any]:
@@ -119,8 +120,8 @@ class TuneExecutor:
         self._open = ExitStack()
         self._full_nodes: set[str] = set()
         self._had_room: set[Shape] = set()
-        self._had_nodes = time.monotonic()
-        self._num_waves = 0
+        self._had_nodes: dict[Shape, float] = {}  # when there was last a node for a task of the shape
+        self._num_waves, self._drawn = 0, secrets.token_hex(4)  # parts of names that Ray never sees twice
 
     def __enter__(self) -> Self:
         # Left in reverse: Ray ends before the folder goes that a Tuner may still be writing to.
@@ -174,7 +175,7 @@ class TuneExecutor:
             MissingPackageError: a task needs Ray Train, which is not installed.
         """
         self._look()
-        self._had_nodes = time.monotonic()
+        self._had_nodes = {}
         self._check(by_shape(tasks))
         events: Events = queue.Queue()
         lanes, ends = Lanes(tasks), Ends(self._ray, tasks)
@@ -230,15 +231,16 @@ class TuneExecutor:
         self._had_room |= {shape for shape, _ in shapes}
 
     def _check_patience(self, lanes: Lanes) -> None:
-        """Give up once no node has been there for long that could hold any task that is left.
+        """Give up once only such tasks are left as no node could hold for long; others go on to their end before.
 
         Raises:
             SpecError: with what is asked for and what is there.
         """
-        left = [shape for shape, _ in lanes.left()]
-        if not left or any(num_groups(shape, self._cluster.possible) for shape in left):
-            self._had_nodes = time.monotonic()
-        elif time.monotonic() - self._had_nodes > _PATIENCE_SECONDS:
+        left, now = [shape for shape, _ in lanes.left()], time.monotonic()
+        for shape in left:
+            if num_groups(shape, self._cluster.possible):
+                self._had_nodes[shape] = now
+        if left and all(now - self._had_nodes.setdefault(shape, now) > _PATIENCE_SECONDS for shape in left):
             check_fits(left[0], lanes.model_of(left[0]), self._cluster.possible, may_grow=self._cluster.may_grow)
 
     def _start(self, lanes: Lanes, lane: Lane, events: "Events") -> None:
@@ -256,7 +258,7 @@ class TuneExecutor:
             given, asks, kept_from = {**given, "avoid": avoid}, {"CPU": TRIAL_CPUS}, ()
             self._attempts.update(lane.tasks.keys())
         self._stand_somewhere()
-        name = f"wave-{self._num_waves}-{lane.number}"
+        name = f"wave-{self._drawn}-{self._num_waves}-{lane.number}"
         doing = Doing(name, work, given, asks, kept_from, tempfile.mkdtemp(dir=self._scratch))
         threading.Thread(target=run_lane, args=(lanes, lane, doing, events), daemon=True).start()
 

@@ -7,20 +7,21 @@ for.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.files import exists
+from raystudy.artifacts.records import failures_among
 from raystudy.artifacts.storage import Storage, folder_name
 from raystudy.errors import BudgetError, IncompleteError, SpecError
 from raystudy.execute.budget import Budget
-from raystudy.execute.loop import MAX_FAILURES, Driver
+from raystudy.execute.loop import Driver
 from raystudy.execute.progress import Progress
 from raystudy.execute.sbatch import JobShape, sbatch_script, submit_script
 from raystudy.execute.shapes import Shape, by_shape, engine_of
-from raystudy.execute.work import Task
+from raystudy.execute.work import MAX_FAILURES, Task
 from raystudy.specs.base import digest
 from raystudy.specs.load import LoadedStudy
 from raystudy.specs.run import read_run
@@ -120,7 +121,8 @@ def emit_wave(
     with driver.holding(wait=wait) as (state, wave):
         driver.clean_up(wave)  # of tasks that were killed; those at work on other machines keep what is theirs
         driver.compact(state)
-        given_up = {} if emission.retry else dict(_given_up(wave, storage))
+        failures = _failures(wave, storage)
+        given_up = {} if emission.retry else _given_up(failures)
         todo = [run for run in wave.todo if str(run) not in given_up]
         chosen = driver.affordable(todo, state)
         if todo and not chosen:
@@ -128,7 +130,7 @@ def emit_wave(
                 f"a wave must fit into the study's budget, but nothing of it does ({driver.budget_words()}): "
                 f"{len(todo)} runs of {loaded.spec.name!r} are left. Raise `budget` in the study file to go on"
             )
-        writer = _Writer(loaded, emission, state, {run.run_id: run for run in chosen})
+        writer = _Writer(loaded, emission, state, {run.run_id: run for run in chosen}, failures)
         try:
             arrays = writer.write(driver.tasks_of(chosen))
         except OSError as error:
@@ -146,19 +148,30 @@ def emit_wave(
         )
 
 
-def _given_up(wave: Wave, storage: Storage) -> Iterator[tuple[str, str]]:
-    for run in wave.todo:
-        attempts = storage.runs.read_attempts(run.run_id)
-        if len(attempts) >= MAX_FAILURES:
-            yield str(run), str(attempts[-1].get("cause", "unknown"))
+def _failures(wave: Wave, storage: Storage) -> dict[str, list[Mapping[str, Any]]]:
+    """Of each run to make, by its name, the attempts on record that failed."""
+    return {str(run): failures_among(storage.runs.read_attempts(run.run_id)) for run in wave.todo}
+
+
+def _given_up(failures: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+    """Runs that failed too often, with their last cause."""
+    return {
+        run: str(failed[-1].get("cause", "unknown")) for run, failed in failures.items() if len(failed) >= MAX_FAILURES
+    }
 
 
 class _Writer:
     """Writes one wave. Files are named by what they hold, so that a later wave leaves those of an array at work."""
 
     def __init__(
-        self, loaded: LoadedStudy, emission: Emission, state: StudyState, by_id: Mapping[str, WantedRun]
+        self,
+        loaded: LoadedStudy,
+        emission: Emission,
+        state: StudyState,
+        by_id: Mapping[str, WantedRun],
+        failures: Mapping[str, Sequence[Any]],
     ) -> None:
+        self._failures = {run: len(failed) for run, failed in failures.items()}
         self._loaded, self._emission, self._state, self._by_id = loaded, emission, state, by_id
         self._speeds = Speeds(state, 1)
 
@@ -167,12 +180,14 @@ class _Writer:
         self._emission.out.mkdir(parents=True, exist_ok=True)
         arrays = [self._write(shape, alike) for shape, alike in by_shape(tasks)]
         if self._emission.slurm:
-            text = submit_script(self._loaded.spec.name, [array.script for array in arrays])
+            text = submit_script(
+                self._loaded.spec.name, [array.script for array in arrays], sum(self._failures.values())
+            )
             (self._emission.out / "submit.sh").write_text(text, encoding="utf-8")
         return arrays
 
     def _write(self, shape: Shape, tasks: Sequence[Task]) -> Array:
-        lines = "".join(task_line(task, self._by_id) + "\n" for task in tasks)
+        lines = "".join(task_line(task, self._by_id, self._failures) + "\n" for task in tasks)
         kind = f"groups-of-{shape.workers}" if shape.workers else "runs"
         name = f"{kind}-{digest(lines)[:8]}"
         path = self._emission.out / f"{name}.jsonl"
@@ -223,10 +238,14 @@ def _walltime(seconds: float) -> int:
     return min(max(steps * _WALLTIME_STEP, _LEAST_WALLTIME), _MOST_WALLTIME)
 
 
-def task_line(task: Task, by_id: Mapping[str, WantedRun]) -> str:
-    """A task as one line of JSON: its fields, and `members`, the names that people know its runs by."""
+def task_line(task: Task, by_id: Mapping[str, WantedRun], failures: Mapping[str, int]) -> str:
+    """A task as one line of JSON: its fields, and `members`, the names that people know its runs by.
+
+    `failures`: how often each run, by such a name, has failed so far.
+    """
     members = []
     for text in task.runs:
         run = by_id[read_run(text).run_id]
-        members.append({"recipe": run.recipe, "model": run.model, "detail": run.detail, "changes": run.changes})
+        about = {"recipe": run.recipe, "model": run.model, "detail": run.detail, "changes": run.changes}
+        members.append({**about, "num_failures": failures.get(str(run), 0)})
     return json.dumps({**asdict(task), "members": members}, allow_nan=False)

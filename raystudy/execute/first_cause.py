@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from raystudy.artifacts.files import NO_ROOM, StoragePath, json_files, read_json, unwritable, write_json
-from raystudy.errors import DamagedError, NodeFullError, RaystudyError, UnwritableError
+from raystudy.errors import DamagedError, NodeFullError, OtherCodeError, RaystudyError, UnwritableError
 
 Kind = Literal["lost", "preempted", "hang", "program", "refused", "node-full", "out-of-memory", "consequence"]
 
@@ -57,8 +57,8 @@ def cause_of(error: BaseException, rank: int, run_id: str, step: int, *, is_out_
         error = unwritable(error.filename or "a file", error)
     if isinstance(error, RaystudyError) and type(error).__name__ not in _OF_OTHERS:
         damaged = str(error.path) if isinstance(error, DamagedError) else ""
-        is_full = isinstance(error, NodeFullError)
-        is_unwritable = isinstance(error, UnwritableError) or is_full
+        is_unwritable = isinstance(error, UnwritableError | NodeFullError)
+        is_full = isinstance(error, NodeFullError) and not isinstance(error, OtherCodeError)  # which a person mends
         kind: Kind = "node-full" if is_full else "refused"
         return Cause(kind, str(error), **about, is_unwritable=is_unwritable, damaged=damaged)
     text = str(error).strip()

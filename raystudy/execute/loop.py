@@ -30,7 +30,7 @@ from raystudy.execute.progress import Progress
 from raystudy.execute.resolving import new_shards_refused, resolve_again, tell_changes
 from raystudy.execute.tasks import make_tasks
 from raystudy.execute.utilisation import Utilisation
-from raystudy.execute.work import Task, attempt_of
+from raystudy.execute.work import MAX_FAILURES, Task, attempt_of
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.load import LoadedStudy
 from raystudy.study.chosen import Chosen
@@ -44,7 +44,6 @@ from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import Wave, make_wave, waiting_lines
 
 _COURTESY_SECONDS = 2.0
-MAX_FAILURES = 3  # of one run in one launch, unless its report says that it has been tried often enough
 UNSEEN = (
     "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
 )
@@ -209,7 +208,7 @@ class Driver:
                 break
             number += 1
             self.progress.start(f"wave {number}", len(chosen), sum(run.flops for run in chosen))
-            failed = self._execute(chosen, executor)
+            failed = self._execute(chosen, state, executor)
             state = self.read()
             self.compact(state)
             for run in chosen:
@@ -238,7 +237,7 @@ class Driver:
     def _may_try(self, run: WantedRun, failures: Counter[str]) -> bool:
         return run.run_id not in self._final and failures[run.run_id] < MAX_FAILURES
 
-    def _execute(self, todo: list[WantedRun], executor: Executor) -> list[WantedRun]:
+    def _execute(self, todo: list[WantedRun], state: StudyState, executor: Executor) -> list[WantedRun]:
         """Execute one wave; returns the runs that failed."""
         by_id = {run.run_id: run for run in todo}
         failed = []
@@ -263,7 +262,7 @@ class Driver:
                     mend_data(open_storage(report.damaged).root, self.loaded, self.storage, self._frozen, self.progress)
                     mend_tasks(self.loaded.spec, self.storage, self._inputs, self.progress)
             elif report.status != "failed":
-                self.launch.num_made += 1
+                self.launch.ended(has_record=state.record(run) is not None, is_made=report.is_made)
         return failed
 
     def tasks_of(

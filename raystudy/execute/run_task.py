@@ -5,17 +5,19 @@ for nobody else is there to write it. A stop that is asked for ends it at a run'
 """
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from raystudy.artifacts.records import failures_among
 from raystudy.artifacts.storage import open_storage
 from raystudy.errors import IncompleteError, SpecError, StoppedError, StorageError, UnwritableError
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.progress import Progress
-from raystudy.execute.work import RunReport, Task, attempt_of, reports_of
+from raystudy.execute.work import MAX_FAILURES, RunReport, Task, attempt_of, failed_reports, reports_of
 from raystudy.specs.run import CommandRun, TrainRun
 from raystudy.study.wanted import WantedRun
 from raystudy.train import stop_request
@@ -26,10 +28,14 @@ _NO_MINUTES = 1e12  # between checkpoints: only the one before a stop
 
 @dataclass(frozen=True)
 class EmittedTask:
-    """A task, and its runs under the names that people know them by."""
+    """A task, and its runs under the names that people know them by.
+
+    `failures`: how often each run, by id, had failed when the task was written.
+    """
 
     task: Task
     runs: tuple[WantedRun, ...]
+    failures: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_tasks(path: Path) -> list[EmittedTask]:
@@ -87,10 +93,11 @@ def _read(line: str, where: str) -> EmittedTask:
             WantedRun(run, str(about["recipe"]), str(about["model"]), str(about.get("detail", "")), _changes(about))
             for run, about in zip(specs, members, strict=True)
         )
+        failures = {run.run_id: int(about.get("num_failures", 0)) for run, about in zip(specs, members, strict=True)}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SpecError(f"{where} must be a task as `raystudy plan --emit` writes it, but is not ({first})") from error
-    return EmittedTask(task, runs)
+    return EmittedTask(task, runs, failures)
 
 
 def _changes(about: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -100,6 +107,9 @@ def _changes(about: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 def make_emitted(tasks: Sequence[EmittedTask], progress: Progress) -> Counter[str]:
     """Make every run of `tasks` that has no result; how many ended in each way.
+
+    Runs are left that have failed since their task was written, and that in this job before it was put back into the
+    queue, or MAX_FAILURES times in all.
 
     Raises:
         StoppedError: a stop was asked for; all that ended before is kept.
@@ -116,7 +126,9 @@ def make_emitted(tasks: Sequence[EmittedTask], progress: Progress) -> Counter[st
     try:
         for emitted in tasks:
             by_id = {run.run_id: run for run in emitted.runs}
-            for report in _reports(emitted.task):
+            left = left_alone(emitted)
+            causes.update((str(by_id[run_id]), cause) for run_id, cause in left.items())
+            for report in _reports(emitted.task.without(left)):
                 run = by_id[report.run_id]
                 ended[report.status] += 1
                 progress.run_ended(run, report)
@@ -126,22 +138,45 @@ def make_emitted(tasks: Sequence[EmittedTask], progress: Progress) -> Counter[st
                     causes[str(run)] = report.cause
                     leave_attempt(emitted.task, run, report)
     except StoppedError as error:
+        num_made = ended.total() - ended["failed"]
         raise StoppedError(
-            f"{error}: {ended.total() - len(causes)} of {total} runs have their results, and the one in progress has a "
-            f"checkpoint if it takes steps. The same command goes on there"
+            f"{error}: {num_made} of {total} runs have their results, and the one in progress has a checkpoint if it "
+            f"takes steps. The same command goes on there"
         ) from error
     if causes:
         lines = [f"  {run}: {cause}" for run, cause in causes.items()]
         raise IncompleteError(
-            "all runs of a task must have a result, but these failed. The next wave of the study tries them again\n"
-            + "\n".join(lines)
+            "all runs of a task must have a result, but these failed. The next wave of the study tries them again, "
+            f"up to {MAX_FAILURES} times\n" + "\n".join(lines)
         )
     return ended
 
 
 def leave_attempt(task: Task, run: WantedRun, report: RunReport) -> None:
-    """Write what the driver of a launch would of a run that failed."""
-    open_storage(task.storage).runs.write_attempt(run.run_id, attempt_of(str(run), report))
+    """Write what the driver of a launch would of a run that failed, and in which job of Slurm that was."""
+    job = {"job": slurm_job()} if slurm_job() else {}
+    open_storage(task.storage).runs.write_attempt(run.run_id, {**attempt_of(str(run), report), **job})
+
+
+def slurm_job() -> str:
+    """What Slurm calls this process's job, the same after it was put back into the queue; empty where it is none."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID", "")
+
+
+def left_alone(emitted: EmittedTask) -> dict[str, str]:
+    """Runs without a result, by id, that are not tried again here, with their last cause."""
+    ledger, job, found = open_storage(emitted.task.storage).runs, slurm_job(), dict[str, str]()
+    with ledger.files.together(len(emitted.runs)):
+        for run in emitted.runs:
+            failures = failures_among(ledger.read_attempts(run.run_id))
+            is_new = len(failures) > emitted.failures.get(run.run_id, 0)
+            of_this_job = bool(job) and any(failure.get("job") == job for failure in failures)
+            if is_new and (of_this_job or len(failures) >= MAX_FAILURES):
+                found[run.run_id] = str(failures[-1].get("cause", "unknown"))
+    others = emitted.task.without({run.run_id for run in emitted.runs} - found.keys())
+    unmade = {report.run_id for report in failed_reports(others, "") if report.status == "failed"} if found else set()
+    return {run_id: cause for run_id, cause in found.items() if run_id in unmade}
 
 
 def _see_place(task: Task) -> None:
@@ -167,8 +202,8 @@ def _reports(task: Task) -> Iterator[RunReport]:
 
 def _parts(task: Task) -> list[Task]:
     """Runs that are made one by one; then those that are made together."""
-    if task.group:
-        return [task]
+    if task.group or not task.runs:
+        return [task] if task.runs else []
     specs = task.specs()
     alone = [run.run_id for run in specs if isinstance(run, TrainRun | CommandRun)]
     others = {run.run_id for run in specs} - set(alone)

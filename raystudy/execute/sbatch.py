@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SIGNAL_SECONDS = 120  # before the walltime's end Slurm sends SIGUSR1, or at its half; it may be a minute early
+NOT_ACCEPTED = 75  # exit status of submit.sh where sbatch refused; no status of `raystudy run-task`
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -67,13 +68,43 @@ def sbatch_script(study: str, job: JobShape, tasks: Path, cpus: int, gpus: int, 
     return "\n".join(lines) + "\n"
 
 
-def submit_script(study: str, scripts: Sequence[str]) -> str:
-    """What submits all arrays of a wave, the largest jobs first; options go on to sbatch (`--wait`)."""
+def submit_script(study: str, scripts: Sequence[str], num_failures: int = 0) -> str:
+    """What submits all arrays of a wave at once, the largest jobs first; options go on to sbatch (`--wait`).
+
+    It ends with NOT_ACCEPTED where sbatch took one of them not, else as the first sbatch that did not end with 0. What
+    sbatch prints for a job that it took tells the two apart, for with `--wait` it ends as the job does.
+    `num_failures`: of the wave's runs so far; two waves alike to the letter came no step on.
+    """
     lines = ["#!/bin/bash", f"# Submits the current wave of the raystudy study {study!r}."]
     if not scripts:
         lines.append("# Nothing of it is missing: there is nothing to submit.")
     lines.append('cd -- "$(dirname -- "$0")" || exit 1')
-    lines += [f'sbatch "$@" {shlex.quote(script)} || exit 1' for script in scripts]
+    if not scripts:
+        return "\n".join(lines) + "\n"
+    lines += [
+        f"# Its runs have failed {num_failures} times so far.",
+        "said=$(mktemp -d) || exit 1",
+        "jobs=()",
+        """trap 'kill "${jobs[@]}" 2> /dev/null; exit 130' INT TERM""",
+        """trap 'rm -rf -- "$said"' EXIT""",
+        "submit() {",
+        '  sbatch "${@:2}" "$1" > "$said/${#jobs[@]}" &',
+        "  jobs+=($!)",
+        "}",
+        *(f'submit {shlex.quote(script)} "$@"' for script in scripts),
+        "status=0",
+        'for place in "${!jobs[@]}"; do',
+        '  wait "${jobs[place]}"',
+        "  ended=$?",
+        '  cat "$said/$place"',
+        '  if [ "$ended" -ne 0 ] && [ ! -s "$said/$place" ]; then',
+        f"    status={NOT_ACCEPTED}",
+        '  elif [ "$status" -eq 0 ]; then',
+        '    status="$ended"',
+        "  fi",
+        "done",
+        'exit "$status"',
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -11,17 +11,18 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from raystudy.artifacts.storage import open_storage
 from raystudy.errors import IncompleteError, StoppedError
 from raystudy.execute.groups import PARENT_VARIABLE
-from raystudy.execute.run_task import EmittedTask, leave_attempt
+from raystudy.execute.run_task import EmittedTask, leave_attempt, left_alone, slurm_job
 from raystudy.execute.sbatch import THREAD_VARIABLES
-from raystudy.execute.work import RunReport
+from raystudy.execute.work import RunReport, failed_reports
 from raystudy.study.wanted import WantedRun
 
 MOST_REQUEUES = 50  # of one job; each makes at least a step, so more says that the walltime is far too short
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
 _WAY_OUT_SECONDS = 10.0
+# A process that was asked to stop, and had no handlers yet or was on its way out: how Popen and a shell say so.
+_STOPPED = {sign: n for n in (signal.SIGTERM, signal.SIGINT) for sign in (-n, 128 + n)}
 
 
 def make_watched(command: Sequence[str], tasks: Sequence[EmittedTask]) -> int:
@@ -29,7 +30,7 @@ def make_watched(command: Sequence[str], tasks: Sequence[EmittedTask]) -> int:
 
     Raises:
         IncompleteError: it was killed; the run that it was making then has an attempt that says so.
-        StoppedError: a signal that was passed on ended it before it could listen.
+        StoppedError: it was asked to stop, and ended before it could listen; that is no failure of a run.
     """
     environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1"), PARENT_VARIABLE: str(os.getpid())}
     began = time.monotonic()
@@ -47,23 +48,25 @@ def make_watched(command: Sequence[str], tasks: Sequence[EmittedTask]) -> int:
         process.wait()
         if process.stdin is not None:
             process.stdin.close()
+    if status in _STOPPED or -status in passed:
+        name = signal.Signals(_STOPPED.get(status, -status)).name
+        raise StoppedError(f"stopped by {name} before it could say how far it was. The same command goes on")
     if status >= 0:
         return status
-    if -status in passed:
-        name = signal.Signals(-status).name
-        raise StoppedError(f"stopped by {name} before anything was made. The same command makes it")
     cause = f"the process that made it was killed by signal {-status}"
     cause += ", by hand or for want of memory (ask for more in the job's script: --mem)" if status == -9 else ""
-    for emitted, run in _first_without_result(tasks):
+    for emitted, run in _unmade(tasks):
         leave_attempt(emitted.task, run, RunReport(run.run_id, "failed", 0, time.monotonic() - began, cause))
         raise IncompleteError(f"all runs of a task must have a result, but one failed\n  {run}: {cause}")
-    return 0
+    return 128 - status  # as a shell says it; on its way out, for all runs have what they were to have
 
 
-def _first_without_result(tasks: Sequence[EmittedTask]) -> Iterator[tuple[EmittedTask, WantedRun]]:
+def _unmade(tasks: Sequence[EmittedTask]) -> Iterator[tuple[EmittedTask, WantedRun]]:
+    """Runs that lack a record or anything else that they are asked for, in their order; less those left alone."""
     for emitted in tasks:
-        ledger = open_storage(emitted.task.storage).runs
-        yield from ((emitted, run) for run in emitted.runs if ledger.read(run.run_id, run=run.run) is None)
+        unmade = {report.run_id for report in failed_reports(emitted.task, "") if report.status == "failed"}
+        unmade -= left_alone(emitted).keys()
+        yield from ((emitted, run) for run in emitted.runs if run.run_id in unmade)
 
 
 @contextlib.contextmanager
@@ -86,8 +89,7 @@ def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[set[int]]:
 
 def requeue(say: Callable[[str], None]) -> None:
     """Put this process's job of Slurm back into the queue, where there is one; what came of it is said."""
-    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID", "")
+    job = slurm_job()
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     if not job:
         say("there is no job of Slurm to put back into the queue: start the same command again to go on")

@@ -27,6 +27,7 @@ from raystudy.specs.commission import Commission
 from raystudy.specs.reading import Asked
 from raystudy.specs.run import CommandRun, FeaturesProbe, FeaturesRun, ProbeRun, Run, TrainRun, read_run
 
+MAX_FAILURES = 3  # of one run in one launch, unless its report says that it has been tried often enough
 MAX_PREEMPTIONS = 20  # of one run in one launch: losses of its node, which are no failures, until it is given up
 
 

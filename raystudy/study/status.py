@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from raystudy.artifacts.records import failures_among
 from raystudy.artifacts.results import Record
 from raystudy.study.results import StudyResults
 from raystudy.study.waves import make_wave, waiting_lines
@@ -65,7 +66,7 @@ def read_status(results: StudyResults, driver: str | None) -> Status:
         for run in wave.todo:
             attempts = results.storage.runs.read_attempts(run.run_id)
             num_preemptions += sum(attempt.get("loss") == "preempted" for attempt in attempts)
-            failures = [attempt for attempt in attempts if not attempt.get("loss")]
+            failures = failures_among(attempts)
             if failures:
                 failed.append(FailedRun(str(run), run.run_id, len(failures), _cause(failures[0])))
     flops_left = sum(run.flops for run in wave.todo) + sum(item.flops for _, item in wave.waiting)

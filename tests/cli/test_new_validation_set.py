@@ -25,6 +25,7 @@ def test_a_new_validation_set_evaluates_kept_weights_and_trains_nothing(tiny_sto
     assert "70 of the missing runs are trained, and lack an evaluation on a validation set" in shown
     done = cli("run", TINY, "--storage", storage, "--local", *ADDED)
     assert done.returncode == 0, done.stderr
+    assert "tiny: 0 runs made, 70 evaluated, 0 were done, 70 wanted" in done.stdout
     for pattern, before in untouched.items():
         assert files(storage, pattern) == before
     after = files(storage, "*/eval/*.json")

@@ -15,9 +15,8 @@ from raystudy.artifacts.checkpoints import checkpoint_path
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import SpecError
 from raystudy.execute.run_task import read_tasks
-from raystudy.execute.sbatch import JobShape, sbatch_script
+from raystudy.execute.sbatch import NOT_ACCEPTED, JobShape, sbatch_script, submit_script
 from raystudy.execute.walltime import read_walltime
-from raystudy.execute.watched_task import make_watched
 from raystudy.execute.work import Task, do_task
 from raystudy.study.results import StudyResults
 from tests.cli.conftest import FEATURES
@@ -80,7 +79,7 @@ def test_waves_made_job_by_job_compare_digit_for_digit_as_a_launch(verb, tmp_pat
         num_waves += 1
         (array,) = wave["arrays"]
         given = check_script(out / array["script"])
-        assert f'sbatch "$@" {array["script"]} ' in submit
+        assert f'submit {array["script"]} "$@"' in submit
         assert given["array"] == f"0-{array['num_jobs'] - 1}%2"
         tasks = out / array["tasks_file"]
         assert tasks.stat().st_mode & 0o077 == 0, "commands may have secrets in their environment"
@@ -124,6 +123,32 @@ def test_a_script_asks_for_gpus_and_quotes_whatever_a_study_or_a_folder_is_calle
     assert list(odd.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "status"),
+    [
+        ("echo job; exit 6", "echo job", 6),
+        ("echo job", "echo job", 0),
+        ("exit 1", "echo job; exit 6", NOT_ACCEPTED),
+        ("echo job; exit 6", "echo error >&2; exit 1", NOT_ACCEPTED),
+    ],
+)
+def test_all_arrays_are_submitted_whatever_becomes_of_one_and_a_refusal_has_a_status_of_its_own(
+    tmp_path, of_a, of_b, status
+):
+    """A fake sbatch, which writes down how it is called."""
+    fake, script = tmp_path / "sbatch", tmp_path / "wave" / "submit.sh"
+    fake.write_text(f'#!/bin/bash\necho "$PWD" "$@" >> {tmp_path}/called\ncase "$2" in a*) {of_a};; *) {of_b};; esac\n')
+    fake.chmod(0o755)
+    script.parent.mkdir()
+    script.write_text(submit_script("s", ["a.sbatch", "it's b.sbatch"]))
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", str(script), "--wait"], env=path, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout.count("job")) == (status, (of_a + of_b).count("job"))
+    called = sorted((tmp_path / "called").read_text().splitlines())
+    assert called == [f"{script.parent} --wait {name}" for name in ("a.sbatch", "it's b.sbatch")]
+    assert not list(script.parent.glob("[!s]*"))
+
+
 def test_what_fails_leaves_an_attempt_and_after_three_is_left_out_until_it_is_asked_for(verb, tmp_path, monkeypatch):
     storage, out = tmp_path / "s", tmp_path / "w"
     monkeypatch.setattr("raystudy.execute.feature_work._train", lambda *_: iter([1 / 0]))
@@ -133,23 +158,40 @@ def test_what_fails_leaves_an_attempt_and_after_three_is_left_out_until_it_is_as
         "alignment: {kind: gradient-alignment, model: proxy}}",
     )
     chosen += ("--set", "comparison.contrast=null")
+    submits = set()
     for _ in range(3):
         (array,) = json.loads(emit(verb, out, storage, *chosen, "--json"))["arrays"]
         tasks = out / array["tasks_file"]
+        submits.add((out / "submit.sh").read_text())
         for index in range(array["num_jobs"]):
             status, _, said = verb("run-task", tasks, "--index", index, "--count", array["per_job"], "--here")
             assert status == 6
             assert "failed: mix-" in said
             assert "ZeroDivisionError" in said
     attempts = [json.loads(path.read_text()) for path in storage.glob("runs/*/attempts/*.json")]
-    assert len(attempts) == 6
+    status, _, said = verb("run-task", tasks, "--index", "0", "--here")
+    assert (status, "ZeroDivisionError" in said, "failed: mix-" in said) == (6, True, False), "three times is enough"
+    assert len(attempts) == len(list(storage.glob("runs/*/attempts/*.json"))) == 6
+    assert len(submits) == 3, "the loop goes on while runs are tried again"
     assert {attempt["run"] for attempt in attempts} == {
         f"{name} | target | lr 0.1 | seed 0" for name in ("mix-0012", "mix-1200")
     }
     status, _, said = verb("plan", FEATURES, "--storage", storage, "--emit", "jsonl", "--out", out, *chosen)
     assert status == 6
     assert "failed 3 times and are not tried again without --retry" in said
-    assert json.loads(emit(verb, out, storage, *chosen, "--retry", "--json"))["num_runs"] == 2
+    again = json.loads(emit(verb, out, storage, *chosen, "--retry", "--json"))
+    assert again["num_runs"] == 2
+    (array,) = again["arrays"]
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    for _ in range(2):  # as after a requeue
+        verb("run-task", out / array["tasks_file"], "--index", "0", "--count", "9", "--here")
+        assert len(list(storage.glob("runs/*/attempts/*.json"))) == 8, "once in this job"
+    monkeypatch.undo()
+    monkeypatch.setenv("SLURM_JOB_ID", "79")
+    for wanted in (8, 8):
+        options = ("--index", "0", "--count", "9", "--here")
+        verb("run-task", out / array["tasks_file"], *options)
+        assert len(list(storage.glob("runs/*/attempts/*.json"))) == wanted, "asked for one more try of each"
 
 
 def a_task_file(folder, run, storage, validation):
@@ -209,17 +251,6 @@ def test_a_job_stops_at_a_checkpoint_by_signal_and_walltime_and_ends_bit_for_bit
     record = same_results(kept, calm, run, validation)
     assert record.result["provenance"]["resumed_from_step"] > 1
     assert not at.exists()
-
-
-def test_a_process_that_is_killed_costs_the_run_it_was_making_an_attempt(tmp_path):
-    view, validation = make_shards(tmp_path)
-    run = a_long_run(view)
-    tasks = read_tasks(a_task_file(tmp_path, run, tmp_path, validation)[0])
-    with pytest.raises(Exception, match="killed by signal 9, by hand or for want of memory"):
-        make_watched(["bash", "-c", "kill -9 $$"], tasks)
-    (attempt,) = Storage(tmp_path).runs.read_attempts(run.run_id)
-    assert "--mem" in attempt["cause"]
-    assert make_watched(["bash", "-c", "exit 6"], tasks) == 6
 
 
 def test_files_that_hold_no_tasks_and_wrong_calls_are_told(verb, tmp_path):

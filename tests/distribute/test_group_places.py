@@ -109,6 +109,24 @@ def test_what_may_go_on_beside_groups_never_keeps_them_from_their_places_whereve
                 assert sum(int(left / 0.9 + 1e-6) for left in free) >= 2 or found == 0, (cpus, piece, pieces)
 
 
+@pytest.mark.parametrize(
+    ("left", "at_once"),
+    [
+        ([(Shape(0, 1, 1.0), 5), (SINGLE, 50)], {Shape(0, 1, 1.0): 1, SINGLE: 8}),
+        ([(Shape(8, 1, 0.9), 5), (GROUP, 9), (SINGLE, 50)], {Shape(8, 1, 0.9): 0, GROUP: 4, SINGLE: 0}),
+        ([(Shape(0, 0, 9.0), 5), (Shape(0, 0, 4.0), 1), (SINGLE, 50)], {Shape(0, 0, 9.0): 1, Shape(0, 0, 4.0): 1}),
+        ([(Shape(8, 1, 0.9), 5), (Shape(0, 1, 1.0), 50)], {Shape(8, 1, 0.9): 1, Shape(0, 1, 1.0): 1}),
+    ],
+)
+def test_a_shape_that_no_node_can_hold_keeps_no_other_from_its_places(left, at_once):
+    """As after the loss of the only node with GPUs."""
+    found = shares(left, Cluster([Node(8.0)], [Node(8.0)]))
+    assert found.items() >= at_once.items()
+    smallest, number = left[-1]
+    if at_once.keys() != dict(left).keys():
+        assert 0 < found[smallest] < number, "beside the one that fits"
+
+
 def the_cluster(monkeypatch, *types: tuple[dict[str, int], int]) -> SimpleNamespace:
     """A Ray of one node of two CPUs, and one that is dead, whose autoscaler may start nodes of these types."""
     config = SimpleNamespace(

@@ -10,7 +10,8 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from raystudy.distribute import group_folder, train_group
 from raystudy.distribute.group_places import Cluster, Node
-from raystudy.execute.first_cause import Cause, leave_cause
+from raystudy.errors import OtherCodeError
+from raystudy.execute.first_cause import Cause, cause_of, leave_cause
 from raystudy.execute.work import RunReport
 from tests.distribute.group_work import a_group_task, train_together
 
@@ -54,6 +55,9 @@ def test_workers_that_are_lost_before_any_run_began_are_started_max_failures_tim
     names = planted(monkeypatch, lost)
     reports = train_group.train_group(a_group_task(tmp_path, "x", members=50, max_failures=2), 4, train_together)
     assert [name.rpartition("-")[2] for name in names] == ["a4.0", "a4.1", "a4.2"]
+    again = planted(monkeypatch, lost)
+    train_group.train_group(a_group_task(tmp_path, "x", members=50, max_failures=2), 4, train_together)
+    assert len({*names, *again}) == 6, "no name is used twice, in the next launch neither"
     assert [report.status for report in reports] == ["failed"] * 50
     assert all(report.is_final for report in reports)
 
@@ -129,3 +133,30 @@ def test_a_group_leaves_a_node_whose_disk_is_full_and_gives_up_where_there_is_no
     reports = train_group.train_group(a_group_task(tmp_path, "x"), 0, train_together)
     assert avoided == [set(), {"a"}]
     assert all(report.is_unwritable and report.cause == "no room on this node" for report in reports)
+
+
+def test_a_group_moves_on_from_full_nodes_only_so_often_where_the_cluster_grows_ever_new_ones(tmp_path, monkeypatch):
+    def fit(folder: Path) -> None:
+        leave_cause(folder / "start-1", Cause("node-full", "no room", 0, node=f"node {len(names)}", is_unwritable=True))
+        lost()
+
+    names = planted(monkeypatch, fit)
+    monkeypatch.setattr(train_group, "MAX_PREEMPTIONS", 3)
+    grows = Cluster([], [Node(4.0, count=1000)], may_grow=True)
+    monkeypatch.setattr(train_group, "cluster_of", lambda *_: grows)
+    reports = train_group.train_group(a_group_task(tmp_path, "x"), 0, train_together)
+    assert len(names) == 4
+    assert all(report.is_unwritable and report.is_final for report in reports)
+
+
+def test_a_group_that_meets_another_raystudy_on_a_node_ends_at_once_and_with_it_the_launch(tmp_path, monkeypatch):
+    error = OtherCodeError("every node must run the driver's raystudy")
+
+    def fit(folder: Path) -> None:
+        leave_cause(folder / "start-1", cause_of(error, 0, "", 0, is_out_of_memory=False))
+        lost()
+
+    names = planted(monkeypatch, fit)
+    reports = train_group.train_group(a_group_task(tmp_path, "x"), 0, train_together)
+    assert len(names) == 1
+    assert all(report.is_unwritable and report.is_final and report.cause == str(error) for report in reports)

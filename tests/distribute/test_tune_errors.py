@@ -3,15 +3,17 @@
 import json
 import os
 import queue
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
+from raystudy.distribute import tune_executor
 from raystudy.distribute.ends import Ends
+from raystudy.distribute.group_places import Cluster, Node
 from raystudy.distribute.lanes import Lanes
 from raystudy.distribute.tune_executor import TuneExecutor
 from raystudy.distribute.tune_lane import LaneEnd, Told
-from raystudy.errors import RaystudyError
+from raystudy.errors import RaystudyError, SpecError
 from raystudy.execute.shapes import shape_of
 from raystudy.execute.work import RunReport
 from tests.distribute.test_ends import a_task
@@ -38,6 +40,25 @@ def test_an_error_of_tune_counts_only_while_runs_are_left(tmp_path):
         else:
             with pytest.raises(RaystudyError, match=r"FileNotFoundError.*the same command again"):
                 list(executor._next(lanes, events, ends))
+
+
+def test_a_shape_that_no_node_can_hold_ends_the_launch_once_nothing_else_is_left(tmp_path, monkeypatch):
+    """Its half-hour has passed while others went on."""
+    large, small = (replace(a_task(tmp_path, range(n)), cpus=cpus) for n, cpus in ((1, 4.0), (2, 1.0)))
+    both, rest, executor = Lanes([large, small]), Lanes([large]), TuneExecutor(None, [])
+    now = [0.0]
+    monkeypatch.setattr(tune_executor.time, "monotonic", lambda: now[0])
+    executor._cluster = Cluster([Node(2.0)], [Node(2.0)])
+    for now[0] in (0.0, 1000.0, 4000.0):
+        executor._check_patience(both)
+    executor._cluster = Cluster([], [])
+    executor._check_patience(both)  # that of the other has just begun
+    with pytest.raises(SpecError, match="needs 4 CPU on one node, but it has 0 CPU"):
+        executor._check_patience(rest)
+    executor._cluster = Cluster([Node(4.0)], [Node(4.0)])
+    executor._check_patience(rest)
+    executor._cluster = Cluster([], [])
+    executor._check_patience(rest)
 
 
 def test_a_launch_whose_working_folder_is_gone_stands_elsewhere(tmp_path, monkeypatch):

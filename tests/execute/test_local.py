@@ -19,10 +19,10 @@ from raystudy.artifacts.storage import Storage
 from raystudy.errors import IncompleteError, StudyHeldError
 from raystudy.execute.driver_lock import hold_study
 from raystudy.execute.local import InlineExecutor, LocalExecutor, local_executor
-from raystudy.execute.loop import MAX_FAILURES, Launch, run_study
+from raystudy.execute.loop import Launch, run_study
 from raystudy.execute.progress import Progress
 from raystudy.execute.shapes import Shape
-from raystudy.execute.work import RunReport, Task, do_task, failed_reports
+from raystudy.execute.work import MAX_FAILURES, RunReport, Task, do_task, failed_reports
 from raystudy.specs.load import load_study
 from raystudy.study.results import StudyResults
 from tests.conftest import ROOT, TINY, make_shards

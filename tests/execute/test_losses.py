@@ -10,6 +10,7 @@ import pytest
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import NodeFullError, UnwritableError
 from raystudy.execute import losses
+from raystudy.execute.emitted import _failures, _given_up
 from raystudy.execute.local import InlineExecutor
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
@@ -21,6 +22,7 @@ from raystudy.specs.study import Resources, ResourcesOverride
 from raystudy.study.results import StudyResults
 from raystudy.study.status import read_status
 from raystudy.study.wanted import WantedRun
+from raystudy.study.waves import Wave
 from tests.conftest import ROOT
 from tests.planted import study_spec
 from tests.train.test_training import a_run
@@ -81,6 +83,18 @@ def test_a_run_whose_node_is_always_lost_is_given_up_in_the_end(tmp_path, monkey
     status = read_status(StudyResults(Storage(tmp_path), Storage(tmp_path).study("tiny-features")), None)
     assert status.num_preemptions == lost.total()
     assert {failed.num_attempts for failed in status.failed} == {1}
+
+
+def test_what_is_no_failure_of_a_run_leaves_it_in_the_waves_that_are_emitted(tmp_path):
+    """Losses of nodes, and an end of memory after which it goes on with less."""
+    run, storage = WantedRun(a_run("0" * 32), "r", "m"), Storage(tmp_path)
+    for no_failure in ({"loss": "preempted"}, {"loss": "node-full"}, {"micro_batch_tokens": 64, "notes": []}) * 3:
+        storage.runs.write_attempt(run.run_id, {"cause": "none of its own", **no_failure})
+    wave = Wave((run,), (), {run.run_id: run})
+    assert _given_up(_failures(wave, storage)) == {}
+    for number in range(3):
+        storage.runs.write_attempt(run.run_id, {"cause": f"failure {number}"})
+    assert _given_up(_failures(wave, storage)) == {str(run): "failure 2"}
 
 
 def test_a_full_disk_of_a_node_moves_the_run_on_where_there_is_another_and_else_ends_the_launch(tmp_path):
