@@ -65,7 +65,7 @@ class Rates:
 
     def _cost(self, model: str, seconds: float, *, is_training: bool) -> Cost:
         engine = self._engines.get(model) if is_training else None
-        held = self._study.resources if engine is None else engine
+        held = self._study.resources_of(model) if engine is None else engine
         hours = seconds * held.num_devices / SECONDS_PER_HOUR
         if self._prices is None:
             return Cost(hours)
