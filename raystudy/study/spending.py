@@ -161,11 +161,12 @@ def over_budget(spending: StudySpending) -> str | None:
         left = limit.most - limit.spent
         if limit.missing > left:
             way_out = "Raise the budget, or take recipes, seeds or learning rates out of the study"
-            if not spending.is_measured:
-                way_out += ". The speed is an assumption: `raystudy run STUDY --max-runs 4` measures it"
+            speed = "" if spending.is_measured else " at an assumed speed"
+            if speed:
+                way_out += ". `raystudy run STUDY --max-runs 4`, on the devices of the study, measures the speed"
             return (
                 f"what is missing must fit into {limit.words}, of which {max(left, 0.0):.3g} are left, but is "
-                f"estimated at {limit.missing:.3g}. {way_out}"
+                f"estimated at {limit.missing:.3g}{speed}. {way_out}"
             )
     return None
 
