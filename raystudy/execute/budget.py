@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raystudy.errors import SpecError
+from raystudy.execute.utilisation import Devices
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import ProbeRun, TrainRun
 from raystudy.specs.study import Resources
@@ -18,6 +19,8 @@ from raystudy.study.spending import SECONDS_PER_HOUR, Cost, Rates, StudySpending
 from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave
+
+_ROUNDING = 1e-9  # of shares of devices
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class _Limit:
 
 
 class Spending:
-    """What a launch has spent of its budget. `num_at_once`: how many runs go on at the same time.
+    """What a launch has spent of its budget. `num_at_once`: how many runs go on at the same time, where nobody knows
+    the devices that they are made on.
 
     `engines`: of those models, by name, whose runs several workers train together; `own`: the resources of those whose
     runs do not take `resources`. `tried`: what failed tries of earlier launches took, which counts against the study's
@@ -68,6 +72,7 @@ class Spending:
         self._budget, self._engines, self._own = budget, engines or {}, own or {}
         self._resources = resources
         self._num_at_once = num_at_once
+        self._devices: Devices | None = None
         self.num_started = 0
         self.device_seconds = 0.0
         self._seconds: dict[tuple[str, str], list[float]] = {}  # of runs made in this launch, by what they are like
@@ -82,15 +87,18 @@ class Spending:
         else:
             self._unrecorded.append((run, seconds))
 
-    def affordable(self, todo: Sequence[WantedRun], state: StudyState) -> list[WantedRun]:
+    def affordable(
+        self, todo: Sequence[WantedRun], state: StudyState, devices: Devices | None = None
+    ) -> list[WantedRun]:
         """Those runs of `todo` that may start now; all where there is no limit, none where it is reached.
 
         With a limit on device time or money runs are let go in batches of at most half of what is left (as many as run
         at once, as long as those fit), of models that have not been timed only as many as run at once, so that a wrong
-        guess is found out before it costs much. What does not fit is passed over. No guess keeps a launch from
-        starting: see `_within`.
+        guess is found out before it costs much. How many run at once `devices` decide, which are there now. What does
+        not fit is passed over. No guess keeps a launch from starting: see `_within`.
         """
         chosen = list(todo)
+        self._devices = devices
         self._reached = ""
         limits_now = self._limits(state)
         if chosen and limits_now:
@@ -142,14 +150,13 @@ class Spending:
 
     def _fitting(self, limits_now: Sequence[_Limit], todo: list[WantedRun], state: StudyState) -> list[WantedRun]:
         """Runs whose estimates fit into all limits together."""
-        at_once = max(self._num_at_once, 1)
         taken = [0.0] * len(limits_now)
         chosen: list[WantedRun] = []
         num_untimed = 0
         for run in todo:
-            timed = self._timed(run, state)
+            timed, at_once = self._timed(run, state), self._at_once(run)
             is_half = any(used > limit.left / 2 for used, limit in zip(taken, limits_now, strict=True))
-            if timed is None and (num_untimed == at_once or is_half):
+            if timed is None and (num_untimed >= at_once or is_half):
                 continue  # what is guessed takes no part of what runs with known times may need
             seconds = self._assumed(run) if timed is None else timed
             then = [used + limit.takes(run, seconds) for used, limit in zip(taken, limits_now, strict=True)]
@@ -173,17 +180,28 @@ class Spending:
                 return limit
         return limits_now[0]
 
+    def _at_once(self, run: WantedRun) -> int:
+        """How many runs like this one go on at the same time; at least one."""
+        there = self._devices
+        if there is None or there.cpus + there.gpus == 0:  # nobody knows, or a cluster that is still to grow
+            return max(self._num_at_once, 1)
+        is_on_gpu = self._device_of(run) == "cuda"
+        return max(int((there.gpus if is_on_gpu else there.cpus) / self._devices_of(run) + _ROUNDING), 1)
+
     def _devices_of(self, run: WantedRun) -> float:
         """The devices that the run holds."""
         engine = self._engines.get(run.model) if isinstance(run.run, TrainRun) else None
         return self._own.get(run.model, self._resources).num_devices if engine is None else engine.num_devices
 
+    def _device_of(self, run: WantedRun) -> str:
+        engine = self._engines.get(run.model) if isinstance(run.run, TrainRun) else None
+        return self._own.get(run.model, self._resources).device if engine is None else engine.device
+
     def _assumed(self, run: WantedRun) -> float:
         """The seconds of a run that nothing like it has been timed for."""
         engine = self._engines.get(run.model) if isinstance(run.run, TrainRun) else None
         workers = 0 if engine is None else engine.workers
-        device = self._own.get(run.model, self._resources).device if engine is None else engine.device
-        return run.flops / assumed_flops_per_second(workers, is_on_gpu=device == "cuda")
+        return run.flops / assumed_flops_per_second(workers, is_on_gpu=self._device_of(run) == "cuda")
 
     def _timed(self, run: WantedRun, state: StudyState) -> float | None:
         """Mean seconds of runs like `run`; None where there was none yet."""

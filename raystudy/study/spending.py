@@ -1,7 +1,8 @@
 """What a study has cost and what its missing runs will: device-hours, and money where the study file has prices.
 
 Spent: the records of all runs that the study wants (whichever study or launch made them) and what failed tries say.
-Not counted: evaluations of kept weights made by earlier launches, and tries whose driver died with them. Missing: FLOPs
+Not counted: evaluations of kept weights made by earlier launches, and tries whose driver died with them. Counted twice:
+what an interrupted try had done up to the checkpoint that the next went on from. Missing: FLOPs
 at the speed that the records show, else at an assumed one.
 """
 
