@@ -14,11 +14,31 @@ from raystudy.errors import RaystudyError, StorageError
 from raystudy.specs.run import TrainRun, read_run
 
 if TYPE_CHECKING:
+    from raystudy.train.checkpoint import Checkpoints
     from raystudy.train.run import Start
 
 
 class ParentDivergedError(RaystudyError):
     """The parent of a branch has no finite weights at the step where the branch would start."""
+
+
+def start_or_go_on(
+    run: TrainRun,
+    storage: Storage,
+    view: RecipeView,
+    device: str,
+    micro_batch_tokens: int | Literal["auto"] = "auto",
+    checkpoints: "Checkpoints | None" = None,
+) -> "Start | None":
+    """As `start_of`; a branch that goes on from its own checkpoint needs nothing of its parent taken again."""
+    if run.starts_from is not None and checkpoints is not None and checkpoints.look():
+        from raystudy.train.run import Start
+
+        return Start(None, _parent(run, storage), checkpoints.replayed_steps)
+    start = start_of(run, storage, view, device, micro_batch_tokens)
+    if start is not None and checkpoints is not None:
+        checkpoints.replayed_steps = start.replayed_steps
+    return start
 
 
 def start_of(

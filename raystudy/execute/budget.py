@@ -3,21 +3,24 @@ wave may start now.
 
 Knows nothing of how runs are made. Device time of a run: the seconds it took (reading and evaluating included) times
 the devices it holds, of failed runs and evaluations too. What runs ahead will take is guessed from runs of the same
-model and kind that were made: in this launch or on record, whichever took longer.
+model and kind that were made: in this launch or on record, whichever took longer; else at an assumed speed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raystudy.errors import SpecError
+from raystudy.execute.utilisation import Devices
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import ProbeRun, TrainRun
 from raystudy.specs.study import Resources
-from raystudy.study.speeds import assumed_flops_per_second
+from raystudy.study.speeds import Kind, Speeds, assumed_flops_per_second
 from raystudy.study.spending import SECONDS_PER_HOUR, Cost, Rates, StudySpending, limits, recorded_cost
 from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave
+
+_ROUNDING = 1e-9  # of shares of devices
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class _Limit:
 
 
 class Spending:
-    """What a launch has spent of its budget. `num_at_once`: how many runs go on at the same time.
+    """What a launch has spent of its budget. `num_at_once`: how many runs go on at the same time, where nobody knows
+    the devices that they are made on.
 
     `engines`: of those models, by name, whose runs several workers train together; `own`: the resources of those whose
     runs do not take `resources`. `tried`: what failed tries of earlier launches took, which counts against the study's
@@ -68,6 +72,7 @@ class Spending:
         self._budget, self._engines, self._own = budget, engines or {}, own or {}
         self._resources = resources
         self._num_at_once = num_at_once
+        self._devices: Devices | None = None
         self.num_started = 0
         self.device_seconds = 0.0
         self._seconds: dict[tuple[str, str], list[float]] = {}  # of runs made in this launch, by what they are like
@@ -82,22 +87,26 @@ class Spending:
         else:
             self._unrecorded.append((run, seconds))
 
-    def affordable(self, todo: Sequence[WantedRun], state: StudyState) -> list[WantedRun]:
-        """The first runs of `todo` that may start now; all where there is no limit, none where it is reached.
+    def affordable(
+        self, todo: Sequence[WantedRun], state: StudyState, devices: Devices | None = None
+    ) -> list[WantedRun]:
+        """Those runs of `todo` that may start now; all where there is no limit, none where it is reached.
 
         With a limit on device time or money runs are let go in batches of at most half of what is left (as many as run
-        at once, as long as those fit), of a model that has not been timed only as many as run at once, so that a wrong
-        guess is found out before it costs much.
+        at once, as long as those fit), of models that have not been timed only as many as run at once, so that a wrong
+        guess is found out before it costs much. How many run at once `devices` decide, which are there now. What does
+        not fit is passed over. No guess keeps a launch from starting: see `_within`.
         """
         chosen = list(todo)
+        self._devices = devices
+        self._reached = ""
+        limits_now = self._limits(state)
+        if chosen and limits_now:
+            chosen = self._within(limits_now, chosen, state)
+            if not chosen:
+                self._reached = self._blocking(limits_now, todo, state).words
         if self._budget.max_runs is not None:
             chosen = chosen[: self._budget.max_runs - self.num_started]
-        self._reached = ""
-        for limit in self._limits(state):
-            fit = self._within(limit, chosen, state)
-            if chosen and not fit:
-                self._reached = limit.words
-            chosen = fit
         self.num_started += len(chosen)
         return chosen
 
@@ -120,31 +129,79 @@ class Spending:
             found.append(_Limit(words, limit.most - limit.spent, takes))
         return found
 
-    def _within(self, limit: _Limit, todo: list[WantedRun], state: StudyState) -> list[WantedRun]:
-        taken = 0.0
+    def _within(self, limits_now: Sequence[_Limit], todo: list[WantedRun], state: StudyState) -> list[WantedRun]:
+        """What fits, in the order of `todo`; before it one run of each kind whose speed is an assumption still.
+
+        Such a run starts even where its estimate does not fit, the smallest of its kind, as does, where nothing fits,
+        the smallest of a model that has not been timed: nothing else could show what it takes.
+        """
+        if any(limit.left <= 0 for limit in limits_now):
+            return []
+        fit, speeds = self._fitting(limits_now, todo, state), Speeds(state, 1)
+        untimed = [run for run in sorted(todo, key=lambda run: run.flops) if self._timed(run, state) is None]
+        first: dict[Kind, WantedRun] = {}
+        for run in (*fit, *untimed):
+            kind = speeds.kind_of(run)
+            if self._timed(run, state) is None and not speeds.speed(kind).is_measured:
+                first.setdefault(kind, run)
+        measuring = list(first.values()) if fit or first else untimed[:1]
+        of_those = {run.run_id for run in measuring}
+        return measuring + [run for run in fit if run.run_id not in of_those]
+
+    def _fitting(self, limits_now: Sequence[_Limit], todo: list[WantedRun], state: StudyState) -> list[WantedRun]:
+        """Runs whose estimates fit into all limits together."""
+        taken = [0.0] * len(limits_now)
         chosen: list[WantedRun] = []
         num_untimed = 0
-        for run in todo if limit.left > 0 else ():
-            timed = self._timed(run, state)
-            num_untimed += timed is None
-            taken += limit.takes(run, self._assumed(run) if timed is None else timed)
-            is_enough = num_untimed > self._num_at_once or (taken > limit.left / 2 and len(chosen) >= self._num_at_once)
-            if taken > limit.left or is_enough:
+        for run in todo:
+            timed, at_once = self._timed(run, state), self._at_once(run)
+            is_half = any(used > limit.left / 2 for used, limit in zip(taken, limits_now, strict=True))
+            if timed is None and (num_untimed >= at_once or is_half):
+                continue  # what is guessed takes no part of what runs with known times may need
+            seconds = self._assumed(run) if timed is None else timed
+            then = [used + limit.takes(run, seconds) for used, limit in zip(taken, limits_now, strict=True)]
+            if any(used > limit.left for used, limit in zip(then, limits_now, strict=True)):
+                continue
+            is_enough = any(used > limit.left / 2 for used, limit in zip(then, limits_now, strict=True))
+            if is_enough and len(chosen) >= at_once:
                 break
+            taken = then
+            num_untimed += timed is None
             chosen.append(run)
         return chosen
+
+    def _blocking(self, limits_now: Sequence[_Limit], todo: Sequence[WantedRun], state: StudyState) -> _Limit:
+        """The first limit that nothing is left of, or that lets no run start; of several that together do, the first.
+
+        Runs that are not timed yet are let start while anything is left, so all of `todo` are timed then.
+        """
+        for limit in limits_now:
+            if limit.left <= 0 or all(limit.takes(run, self._timed(run, state) or 0.0) > limit.left for run in todo):
+                return limit
+        return limits_now[0]
+
+    def _at_once(self, run: WantedRun) -> int:
+        """How many runs like this one go on at the same time; at least one."""
+        there = self._devices
+        if there is None or there.cpus + there.gpus == 0:  # nobody knows, or a cluster that is still to grow
+            return max(self._num_at_once, 1)
+        is_on_gpu = self._device_of(run) == "cuda"
+        return max(int((there.gpus if is_on_gpu else there.cpus) / self._devices_of(run) + _ROUNDING), 1)
 
     def _devices_of(self, run: WantedRun) -> float:
         """The devices that the run holds."""
         engine = self._engines.get(run.model) if isinstance(run.run, TrainRun) else None
         return self._own.get(run.model, self._resources).num_devices if engine is None else engine.num_devices
 
+    def _device_of(self, run: WantedRun) -> str:
+        engine = self._engines.get(run.model) if isinstance(run.run, TrainRun) else None
+        return self._own.get(run.model, self._resources).device if engine is None else engine.device
+
     def _assumed(self, run: WantedRun) -> float:
         """The seconds of a run that nothing like it has been timed for."""
         engine = self._engines.get(run.model) if isinstance(run.run, TrainRun) else None
         workers = 0 if engine is None else engine.workers
-        device = self._own.get(run.model, self._resources).device if engine is None else engine.device
-        return run.flops / assumed_flops_per_second(workers, is_on_gpu=device == "cuda")
+        return run.flops / assumed_flops_per_second(workers, is_on_gpu=self._device_of(run) == "cuda")
 
     def _timed(self, run: WantedRun, state: StudyState) -> float | None:
         """Mean seconds of runs like `run`; None where there was none yet."""

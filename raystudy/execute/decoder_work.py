@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from raystudy.artifacts.checkpoints import remove_checkpoint
 from raystudy.artifacts.results import Record
 from raystudy.errors import RaystudyError
-from raystudy.execute.branch_start import ParentDivergedError, start_of
+from raystudy.execute.branch_start import ParentDivergedError, start_or_go_on
 from raystudy.execute.downstream_work import open_items_once
 from raystudy.execute.evaluations import evaluate_kept
 from raystudy.execute.recording import Recording
@@ -78,7 +78,7 @@ def _train(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked, *
     recording = Recording(run, at, documents, asked, is_again=is_again)
     try:
         means, view = Means(at.micro_batch_tokens, _checkpoints(run, at, asked)), at.view(run.shards)
-        start = start_of(run, at.storage, view, at.device, at.micro_batch_tokens)
+        start = start_or_go_on(run, at.storage, view, at.device, at.micro_batch_tokens, means.checkpoints)
         keeping = recording.keeping()
         outcome = train(run, view, documents, at.device, means, asked=asked, keeping=keeping, start=start)
     except ParentDivergedError as error:

@@ -25,7 +25,6 @@ from raystudy.execute.work import MAX_FAILURES, Task
 from raystudy.specs.base import digest
 from raystudy.specs.load import LoadedStudy
 from raystudy.specs.run import read_run
-from raystudy.specs.study import Resources
 from raystudy.study.speeds import Speeds
 from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun
@@ -172,7 +171,7 @@ class _Writer:
         failures: Mapping[str, Sequence[Any]],
     ) -> None:
         self._failures = {run: len(failed) for run, failed in failures.items()}
-        self._loaded, self._emission, self._state, self._by_id = loaded, emission, state, by_id
+        self._loaded, self._emission, self._by_id = loaded, emission, by_id
         self._speeds = Speeds(state, 1)
 
     def write(self, tasks: Sequence[Task]) -> list[Array]:
@@ -196,7 +195,7 @@ class _Writer:
         seconds = sum(self._seconds(run_id) for task in tasks for run_id in _ids(task)) / len(tasks)
         num, most = len(tasks), JOB_SECONDS / max(seconds, 1e-3)
         per_job = max(math.ceil(num / MOST_JOBS), min(int(most), math.ceil(num / self._emission.limit)), 1)
-        cpus, gpus = _devices(tasks[0], self._state.study.resources)
+        cpus, gpus = _devices(tasks[0])
         array = Array(
             tasks_file=f"{name}.jsonl",
             script=f"{name}.sbatch" if self._emission.slurm else "",
@@ -224,12 +223,12 @@ def _ids(task: Task) -> list[str]:
     return [run.run_id for run in task.specs()]
 
 
-def _devices(task: Task, resources: Resources) -> tuple[int, int]:
+def _devices(task: Task) -> tuple[int, int]:
     """Whole CPU cores and GPUs of a job: Slurm shares out neither in parts."""
     engine = engine_of(task)
     if engine is not None:
         return math.ceil(engine.workers * engine.cpus_per_worker), engine.workers * engine.gpus_per_worker
-    return math.ceil(resources.cpus_per_run), math.ceil(resources.gpus_per_run)
+    return math.ceil(task.cpus), math.ceil(task.gpus)
 
 
 def _walltime(seconds: float) -> int:

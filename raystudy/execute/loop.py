@@ -29,7 +29,7 @@ from raystudy.execute.out_of_memory import out_of_memory_words
 from raystudy.execute.progress import Progress
 from raystudy.execute.resolving import new_shards_refused, resolve_again, tell_changes
 from raystudy.execute.tasks import make_tasks
-from raystudy.execute.utilisation import Utilisation
+from raystudy.execute.utilisation import Devices, Utilisation
 from raystudy.execute.work import MAX_FAILURES, Task, attempt_of
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.load import LoadedStudy
@@ -202,7 +202,7 @@ class Driver:
         number = 0
         self._utilisation.has(executor.devices)
         while todo := [run for run in self.wave(state).todo if self._may_try(run, failures)]:
-            chosen = self.affordable(todo, state)
+            chosen = self.affordable(todo, state, executor.devices)
             if not chosen:
                 self.launch.budget = self._spending.words()
                 break
@@ -221,9 +221,9 @@ class Driver:
         self.launch.num_preemptions = self._losses.num_preemptions
         return state
 
-    def affordable(self, todo: list[WantedRun], state: StudyState) -> list[WantedRun]:
-        """Those of `todo` that the budgets of launch and study let start now."""
-        return self._spending.affordable(todo, state)
+    def affordable(self, todo: list[WantedRun], state: StudyState, on: Devices | None = None) -> list[WantedRun]:
+        """Those of `todo` that the budgets of launch and study let start now, `on` these devices."""
+        return self._spending.affordable(todo, state, on)
 
     def budget_words(self) -> str:
         """The limit that was reached last."""

@@ -19,6 +19,7 @@ from typing import IO, Self
 import raystudy
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import RaystudyError, StorageError
+from raystudy.execute.groups import PARENT_VARIABLE
 from raystudy.execute.mlflow_tracker import MlflowConnection
 from raystudy.execute.trackers import tell_new
 from raystudy.execute.wandb_tracker import WandbConnection
@@ -33,7 +34,10 @@ _SECRET = re.compile(r"://[^/\s@]*@")  # a user and a password in an address tha
 
 
 def track(results: StudyResults) -> Iterator[tuple[str, int | RaystudyError]]:
-    """Tell each tracker of the study of what is new: its name with how many runs those were, or what went wrong."""
+    """Tell each tracker of the study of what is new: its name with how many runs those were, or what went wrong.
+
+    While `hold_telling` holds: of two processes that tell at once each tells some runs twice.
+    """
     spec = results.study.track
     name = results.study.name
     if spec is not None and (mlflow := spec.mlflow) is not None:
@@ -117,18 +121,19 @@ class TrackingBeside:
     def _start(self, output: IO[bytes]) -> "subprocess.Popen[bytes]":
         package = str(Path(raystudy.__file__).resolve().parent.parent)
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, "PYTHONPATH": path}
-        return subprocess.Popen(self._words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        # Its end is seen by the end of its standard input too: it must not outlive the launch that it belongs to.
+        environment = {**os.environ, "PYTHONPATH": path, PARENT_VARIABLE: str(os.getpid())}
+        return subprocess.Popen(self._words, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output)
 
     def _wait(self, process: "subprocess.Popen[bytes]", deadline: float | None) -> bool:
         """Whether it has ended; one that has not is killed."""
-        while process.poll() is None:
-            is_late = self._ended.is_set() if deadline is None else time.monotonic() > deadline
-            if is_late:
-                process.kill()
-                process.wait()
-                return False
-            time.sleep(_LOOK_SECONDS)
+        with process:  # which closes its input
+            while process.poll() is None:
+                is_late = self._ended.is_set() if deadline is None else time.monotonic() > deadline
+                if is_late:
+                    process.kill()
+                    return False
+                time.sleep(_LOOK_SECONDS)
         return True
 
     def _say_once(self, line: str) -> None:

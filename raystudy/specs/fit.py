@@ -53,12 +53,11 @@ def _budget(study: StudySpec, document: YamlDocument) -> Iterator[Problem]:
     budget = study.budget
     if budget is None or budget.money is None or budget.prices is None:
         return
-    devices = {study.resources.device, *(engine.device for engine in study.deepspeed_engines().values())}
     prices: KeyPath = ("budget", "prices")
-    if "cpu" in devices and budget.prices.cpu_core is None:
+    if "cpu" in study.devices and budget.prices.cpu_core is None:
         rule = "a budget of money must have a price for CPU cores, on which runs are made here, but has none"
         yield _problem(document, prices, rule, "Add `cpu_core:`, what an hour of one core costs")
-    if "cuda" in devices and not budget.prices.gpus:
+    if "cuda" in study.devices and not budget.prices.gpus:
         rule = "a budget of money must have a price for GPUs, on which runs are made here, but has none"
         yield _problem(document, prices, rule, "Add `gpus: {H100: ...}`, what an hour of one costs, by its name")
 

@@ -227,6 +227,14 @@ class StudySpec(Spec):
         return {name: self.resources_of(name) for name, model in self.models.items() if model.resources is not None}
 
     @property
+    def devices(self) -> frozenset[str]:
+        """Every kind of device that runs of this study may be made on: "cpu", "cuda"."""
+        of_models = {self.resources_of(name).device for name in self.models}  # of a group's model: its probes
+        of_groups = {engine.device for engine in self.deepspeed_engines().values()}
+        has_others = any(getattr(protocol, "model", None) is None for protocol in self.protocols.values())
+        return frozenset(of_models | of_groups | ({self.resources.device} if has_others else set()))
+
+    @property
     def all_resources(self) -> tuple[Resources, ...]:
         """Of every model whose runs one process makes."""
         groups = self.deepspeed_engines()

@@ -85,7 +85,7 @@ def make_plan(state: StudyState, slots: int, num_gpus: int = 0) -> Plan:
         rows.append(_row(state, name, model, demand.runs, waiting, speeds))
         everything = by_id(demand.runs, everything)
     total = _row(state, "total", "", everything.values(), later, speeds)
-    extension, speed = extension_price(state, slots, num_gpus=num_gpus), speeds.speed(Kind())
+    extension, speed = extension_price(state, slots, num_gpus=num_gpus), speeds.of_one_process()
     by_one = (speed.flops_per_second, speed.is_measured, slots)
     return Plan(rows, total, extension, drift(state), *by_one, speeds.of_groups())
 

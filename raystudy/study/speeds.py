@@ -19,10 +19,11 @@ ASSUMED_GPU_FLOPS_PER_SECOND = 1e12  # of one run on one GPU; likewise: low for 
 
 @dataclass(frozen=True, order=True)
 class Kind:
-    """What makes a run: one process, or `workers` together, each with so many GPUs."""
+    """What makes a run: one process, or `workers` together, each with so many GPUs; on which device."""
 
     workers: int = 0
     gpus_per_worker: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ class Speeds:
     """The speeds of a study's kinds of runs, by its records, on `slots` places of one process each and `num_gpus`."""
 
     def __init__(self, state: StudyState, slots: int, num_gpus: int = 0) -> None:
-        self._slots, self._num_gpus, self._device = slots, num_gpus, state.study.resources.device
+        self._slots, self._num_gpus, self._study = slots, num_gpus, state.study
         self._engines = state.study.deepspeed_engines()
         self._protocols = state.study.protocols
+        self._kinds: dict[str, Kind] = {}
         self._measured: dict[Kind, tuple[float, float]] = {}
         for protocol in protocols_of(state.study).values():
             self._measure(state, protocol.demand(state).runs)
@@ -73,13 +75,19 @@ class Speeds:
     def kind_of(self, run: WantedRun) -> Kind:
         """What makes a run."""
         is_grouped = isinstance(run.run, TrainRun) and run.run.engine == "deepspeed"
-        return _kind(self._engines[run.model]) if is_grouped else Kind()
+        return _kind(self._engines[run.model]) if is_grouped else self._of_one_process(run.model)
 
     def kind_of_protocol(self, name: str) -> Kind:
         """What makes the runs that a protocol cannot name yet. `name`: with the step, where there are several."""
         spec = self._protocols[name] if name in self._protocols else self._protocols[name.rpartition("@step")[0]]
-        engine = self._engines.get(getattr(spec, "model", None) or "") if spec.kind in TRAINING_KINDS else None
-        return Kind() if engine is None else _kind(engine)
+        model = getattr(spec, "model", None) or ""
+        engine = self._engines.get(model) if spec.kind in TRAINING_KINDS else None
+        return self._of_one_process(model) if engine is None else _kind(engine)
+
+    def _of_one_process(self, model: str) -> Kind:
+        if model not in self._kinds:
+            self._kinds[model] = Kind(device=self._study.resources_of(model).device)
+        return self._kinds[model]
 
     def seconds(self, flops: Flops) -> float:
         """What runs of so many FLOPs take when every place is in use."""
@@ -89,12 +97,17 @@ class Speeds:
     def speed(self, kind: Kind) -> Speed:
         """Of one kind, measured where records of it are there."""
         flops, seconds = self._measured.get(kind, (0.0, 0.0))
-        on_gpu = kind.gpus_per_worker > 0 if kind.workers else self._device == "cuda"
-        assumed = assumed_flops_per_second(kind.workers, is_on_gpu=on_gpu)
+        assumed = assumed_flops_per_second(kind.workers, is_on_gpu=kind.device == "cuda")
         speed, at_once = flops / seconds if seconds else assumed, self._slots
         if kind.workers:
             at_once = groups_at_once(kind.workers, kind.workers * kind.gpus_per_worker, self._slots, self._num_gpus)
         return Speed(kind.workers, kind.gpus_per_worker, speed, seconds > 0, at_once)
+
+    def of_one_process(self) -> Speed:
+        """That of the study's runs of one process; where they are made on several devices, of what is no model's."""
+        devices = {each.device for each in self._study.all_resources}
+        usual = self._study.resources.device
+        return self.speed(Kind(device=usual if usual in devices else min(devices)))
 
     def of_groups(self) -> list[Speed]:
         """Those of the study's groups, the largest first."""
@@ -107,7 +120,7 @@ def assumed_flops_per_second(workers: int, *, is_on_gpu: bool) -> float:
 
 
 def _kind(engine: DeepSpeedEngine) -> Kind:
-    return Kind(engine.workers, engine.gpus_per_worker)
+    return Kind(engine.workers, engine.gpus_per_worker, engine.device)
 
 
 def groups_at_once(workers: int, gpus: int, num_places: int, num_gpus: int) -> int:

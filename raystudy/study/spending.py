@@ -1,7 +1,8 @@
 """What a study has cost and what its missing runs will: device-hours, and money where the study file has prices.
 
 Spent: the records of all runs that the study wants (whichever study or launch made them) and what failed tries say.
-Not counted: evaluations of kept weights made by earlier launches, and tries whose driver died with them. Missing: FLOPs
+Not counted: evaluations of kept weights made by earlier launches, and tries whose driver died with them. Counted twice:
+what an interrupted try had done up to the checkpoint that the next went on from. Missing: FLOPs
 at the speed that the records show, else at an assumed one.
 """
 
@@ -65,7 +66,7 @@ class Rates:
 
     def _cost(self, model: str, seconds: float, *, is_training: bool) -> Cost:
         engine = self._engines.get(model) if is_training else None
-        held = self._study.resources if engine is None else engine
+        held = self._study.resources_of(model) if engine is None else engine
         hours = seconds * held.num_devices / SECONDS_PER_HOUR
         if self._prices is None:
             return Cost(hours)
@@ -161,11 +162,12 @@ def over_budget(spending: StudySpending) -> str | None:
         left = limit.most - limit.spent
         if limit.missing > left:
             way_out = "Raise the budget, or take recipes, seeds or learning rates out of the study"
-            if not spending.is_measured:
-                way_out += ". The speed is an assumption: `raystudy run STUDY --max-runs 4` measures it"
+            speed = "" if spending.is_measured else " at an assumed speed"
+            if speed:
+                way_out += ". `raystudy run STUDY --max-runs 4`, on the devices of the study, measures the speed"
             return (
                 f"what is missing must fit into {limit.words}, of which {max(left, 0.0):.3g} are left, but is "
-                f"estimated at {limit.missing:.3g}. {way_out}"
+                f"estimated at {limit.missing:.3g}{speed}. {way_out}"
             )
     return None
 

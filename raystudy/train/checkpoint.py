@@ -38,6 +38,7 @@ class Checkpoints:
     """Checkpoints of the run `run_id` in its folder, at least `every_seconds` apart; `asked`: what it is read for.
 
     `resumed_from`: the step that the run went on from, 0 where it began anew. `note`: why a checkpoint was not used.
+    `replayed_steps`: of its parent, taken again for a branch; kept in the checkpoint, and read from the one found.
     """
 
     def __init__(
@@ -48,15 +49,37 @@ class Checkpoints:
         if asked is not None and asked != Asked():
             self._made_with["readings"] = digest(asked)
         self._last = time.perf_counter()
-        self.resumed_from = 0
+        self._found: Checkpoint | None = None
+        self._has_looked = False
+        self.resumed_from = self.replayed_steps = 0
         self.note = ""
 
-    def restore(self, parts: Mapping[str, Kept]) -> None:
-        """Put every part into the state that the checkpoint holds, if there is one that can be used.
+    def look(self) -> bool:
+        """Whether there is a checkpoint that can be used, which stays in memory until `restore`.
 
         Raises:
             RaystudyError: there is one of another run.
         """
+        if not self._has_looked:
+            self._found, self._has_looked = self._usable(), True
+        return self._found is not None
+
+    def restore(self, parts: Mapping[str, Kept]) -> None:
+        """Put every part into the state that the checkpoint holds, if there is one that can be used; raises as `look`.
+
+        What lies there is read anew the next time.
+        """
+        self.look()
+        found, self._found, self._has_looked = self._found, None, False
+        if found is None:
+            return
+        for name, part in parts.items():
+            prefix = f"{name}/"
+            arrays = {key.removeprefix(prefix): a for key, a in found.arrays.items() if key.startswith(prefix)}
+            part.load_state(arrays, found.about["parts"][name])
+        self.resumed_from = found.step
+
+    def _usable(self) -> Checkpoint | None:
         path = checkpoint_path(self._folder)
         seen = look(path)
         try:
@@ -64,19 +87,16 @@ class Checkpoints:
         except StorageError as error:
             aside = set_aside(path, seen)
             self.note = f"{error}; kept as {aside.name}, and begun anew" if aside else f"{error}; begun anew"
-            return
+            return None
         if found is None:
-            return
+            return None
         if found.about["made_with"] != self._made_with:
             self.note = (
                 f"{path} was made with {_words(found.about['made_with'])}, not {_words(self._made_with)}; begun anew"
             )
-            return
-        for name, part in parts.items():
-            prefix = f"{name}/"
-            arrays = {key.removeprefix(prefix): a for key, a in found.arrays.items() if key.startswith(prefix)}
-            part.load_state(arrays, found.about["parts"][name])
-        self.resumed_from = found.step
+            return None
+        self.replayed_steps = int(found.about.get("replayed_steps", 0))
+        return found
 
     def keep_if_due(self, step: int, parts: Mapping[str, Kept]) -> float:
         """Write a checkpoint after `step` steps if the last is old enough; the seconds that took.
@@ -92,7 +112,7 @@ class Checkpoints:
         for name, part in parts.items():
             own, about[name] = part.state()
             arrays |= {f"{name}/{key}": array for key, array in own.items()}
-        content = {"made_with": self._made_with, "parts": about}
+        content = {"made_with": self._made_with, "parts": about, "replayed_steps": self.replayed_steps}
         write_checkpoint(self._folder, Checkpoint(self._run_id, step, arrays, content))
         self._last = time.perf_counter()
         if is_last:

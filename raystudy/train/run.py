@@ -61,12 +61,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a branch starts: its parent's weights and optimizer, and the parent.
+    """Where a branch starts: its parent's weights and optimizer, None where it goes on from its own checkpoint, and the
+    parent.
 
     `replayed_steps`: how many steps of the parent were taken again for it.
     """
 
-    arrays: Arrays = field(repr=False)
+    arrays: Arrays | None = field(repr=False)
     parent: TrainRun
     replayed_steps: int = 0
 

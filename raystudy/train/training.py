@@ -102,13 +102,17 @@ class Training:
         """What a branch starts from here: weights and optimizer."""
         return branch_point(self.model, self.optimizer)
 
-    def start_from(self, arrays: Arrays) -> None:
-        """Begin at another run's branch point; the weights of initialisation stay what they were."""
+    def start_from(self, arrays: Arrays | None) -> None:
+        """Begin at another run's branch point; the weights of initialisation stay what they were.
+
+        `arrays`: None where what a checkpoint holds is put in its place.
+        """
         batch = self.read_batch(0, self._run.settings.batch_sequences)
         loss = self.micro_batches.backward(self.model, batch, self._device, self._run.precision)
         self._first_loss = float(loss.item())
         self.model.zero_grad(set_to_none=True)
-        start_from(self.model, self.optimizer, arrays)
+        if arrays is not None:
+            start_from(self.model, self.optimizer, arrays)
 
     def _take_step(self) -> dict[str, float | torch.Tensor]:
         """One update of the weights; a row of the curve, read off the device only if it is kept."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from raystudy.execute.budget import Budget, Spending, recorded_seconds
+from raystudy.execute.utilisation import Devices
 from raystudy.specs.study import Resources
 from raystudy.study.state import StudyState
 from raystudy.study.waves import make_wave
@@ -59,6 +60,20 @@ def test_quick_trainings_of_a_launch_do_not_bring_the_guess_under_what_is_on_rec
     assert spent <= HOUR - 590.0
     slow, _ = spend(1, state, todo, 1000.0, is_made=True)
     assert slow == [3], "of trainings that take longer than those on record no fourth fits"
+
+
+@pytest.mark.parametrize(
+    ("devices", "num"),
+    [(Devices(6.0), 6), (Devices(6.0, 8.0), 6), (Devices(0.5), 1), (Devices(0.0), 2), (None, 2)],
+)
+def test_runs_that_are_not_timed_start_as_many_as_the_devices_that_are_there_hold(devices, num):
+    """Not as many as the driver's machine has cores, here 2; a cluster that is still to grow has none."""
+    state, todo = a_state()
+    spending = Spending(Budget(max_device_hours=1), Resources(cpus_per_run=1), num_at_once=2)
+    assert len(spending.affordable(todo, state, devices)) == num
+    own = {"target": Resources(gpus_per_run=0.5)}
+    spending = Spending(Budget(max_device_hours=1), Resources(), num_at_once=2, own=own)
+    assert len(spending.affordable(todo, state, Devices(64.0, 2.0))) == 4
 
 
 @pytest.mark.parametrize(("status", "num"), [("finished", 6), ("diverged", 6), ("out-of-memory", 0)])

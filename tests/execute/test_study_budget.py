@@ -94,7 +94,9 @@ def test_what_was_spent_and_what_is_missing_is_told_with_the_day_of_the_prices(t
     assert over_budget(spending) is None
     tight = read_spending(a_state({"device_hours": 9}, recorded=4)[0], Storage(tmp_path))
     assert "must fit into budget.device_hours 9, of which 1 are left, but is estimated at" in over_budget(tight)
-    assert "measures it" in over_budget(read_spending(a_state({"device_hours": 1e-9})[0], Storage(tmp_path)))
+    told = over_budget(read_spending(a_state({"device_hours": 1e-9})[0], Storage(tmp_path)))
+    assert "at an assumed speed. Raise" in told
+    assert "--max-runs 4`, on the devices of the study, measures" in told
     on_gpu = read_spending(a_state(money(100), 1, device="cuda", name="NVIDIA A100-SXM4-40GB")[0], Storage(tmp_path))
     assert on_gpu.spent.money == 3.0, "an hour on two of them"
 
@@ -118,6 +120,37 @@ def test_runs_start_only_while_the_study_has_budget_left_and_records_of_before_c
     assert not spending.affordable(todo, state), "what failed counts too"
 
 
+def test_an_assumed_speed_keeps_no_run_from_showing_what_it_takes():
+    """Of a budget that no run fits into by the assumption, one starts; what has been timed is held to its times."""
+    state, _ = a_state({"device_hours": 1e-9})
+    todo = make_wave(state).todo
+    spending = Spending(Budget(max_runs=4), state.study.resources, num_at_once=2)
+    (first,) = spending.affordable(todo, state)
+    assert (first.model, first.flops) == ("proxy", min(run.flops for run in todo)), "the cheapest that measures"
+    assert spending.num_started == 1
+    spending.ended(first, HOUR, is_made=False)
+    assert not spending.affordable(todo, state), "nothing is left"
+
+
+def test_what_does_not_fit_is_passed_over_for_what_does():
+    """The target's runs take two device-hours of the one left, the proxy's 0.2 each; ten of twelve are on record."""
+    state, targets = a_state({"device_hours": 21}, recorded=10)
+    proxies = [run for run in make_wave(state).todo if run.model == "proxy"]
+    spending = Spending(Budget(), state.study.resources, num_at_once=2)
+    left = [*targets[:2], *proxies]
+    assert left[0].model == "target"
+    started = []
+    while chosen := spending.affordable([run for run in left if run.run_id not in state.records], state):
+        started += chosen
+        result = {"seconds": {"total": HOUR / 10}, "provenance": {"num_devices": 2, "device": "cpu"}}
+        made = {run.run_id: replace(record_of(run, 3.0, state.inputs), result=result) for run in chosen}
+        state = state.with_records({**state.records, **made})
+        for run in chosen:
+            spending.ended(run, HOUR / 10, is_made=True)
+    assert [run.model for run in started] == ["proxy"] * 5
+    assert spending.words().startswith("budget.device_hours 21, of which 21")
+
+
 class Dear(InlineExecutor):
     """A mock: every run fails, and is said to have taken an hour."""
 
@@ -133,13 +166,14 @@ def test_a_launch_stops_at_the_studys_budget_and_the_next_does_not_begin(tmp_pat
     assert "stopped at the budget (budget.device_hours 2.5e-05, of which" in capsys.readouterr().err
     made = list(tmp_path.glob("runs/*/result.json"))
     assert made
+    run[run.index("budget={device_hours: 2.5e-5}")] = "budget={device_hours: 1e-9}"  # what is spent is above it
     assert main(run) == 8
     assert list(tmp_path.glob("runs/*/result.json")) == made
     capsys.readouterr()
     assert main(["plan", *run[1:6], "--json"]) == 0
     spending = json.loads(capsys.readouterr().out)["spending"]
     assert spending["spent"]["device_hours"] > 0
-    assert spending["budget"]["device_hours"] == 2.5e-5
+    assert spending["budget"]["device_hours"] == 1e-9
     out = str(tmp_path / "w")
     assert main(["plan", *run[1:6], "--emit", "jsonl", "--out", out]) == 8
     assert "a wave must fit into the study's budget, but nothing of it does" in capsys.readouterr().err

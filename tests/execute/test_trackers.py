@@ -1,18 +1,24 @@
 """Trackers are told of every finished run once, beside the launch, which they can neither slow nor fail."""
 
+import argparse
 import shutil
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from raystudy.artifacts.processes import is_alive
 from raystudy.artifacts.storage import Storage
+from raystudy.cli import track
 from raystudy.errors import RaystudyError
 from raystudy.execute import tracking
+from raystudy.execute.one_teller import hold_telling
 from raystudy.execute.trackers import TrackedRun, tell_new
 from raystudy.specs.tracking import MlflowTracker, Tracking
 from raystudy.study.results import StudyResults
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TINY
 
 SPEC = MlflowTracker(tracking_uri="http://127.0.0.1:1")
 
@@ -115,6 +121,49 @@ def test_a_launch_whose_tracker_is_not_there_says_so_once_and_ends_well(tiny_sto
     refused = cli("check", ROOT / "search_spaces" / "tiny.yaml", "--set", "track.mlflow.tracking_uri=http://me:it@host")
     assert refused.returncode == 2
     assert "MLFLOW_TRACKING_PASSWORD" in refused.stderr
+
+
+def test_of_two_that_tell_at_once_one_waits_and_no_run_is_told_twice(results, monkeypatch, capsys):
+    tracker = FakeTracker()
+    tell = tracker.tell
+    monkeypatch.setattr(tracker, "tell", lambda run: (time.sleep(2e-3), tell(run)))
+    monkeypatch.setattr(tracking, "MlflowConnection", lambda *_: tracker)
+    tracked = results.study.model_copy(update={"track": Tracking.model_validate({"mlflow": {}})})
+
+    def opened(_):
+        found = read(results.storage.root)
+        monkeypatch.setattr(found, "study", tracked)
+        return found
+
+    monkeypatch.setattr(track, "open_results", opened)
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(track.call, [argparse.Namespace()] * 2)) == [0, 0]
+    assert tracker.calls == len(tracker.runs) > 50
+    told = capsys.readouterr()
+    assert f"MLflow was told of {tracker.calls} runs" in told.out
+    assert "MLflow has been told of all runs" in told.out
+    with hold_telling(results.folder.path, print) as first, hold_telling(results.folder.path, print, 0.1) as second:
+        assert (first, second) == (True, False), "who waits too long ends well"
+
+
+def test_what_tells_beside_a_launch_ends_with_it(tmp_path):
+    """Also where the launch is killed: the child is the real one but for what it does."""
+    launch = (
+        "import sys; from pathlib import Path; from raystudy.artifacts.storage import Storage; "
+        "from raystudy.execute.tracking import TrackingBeside; from raystudy.specs.load import load_study; "
+        f"beside = TrackingBeside(load_study(Path({str(TINY)!r})).spec, Storage(Path({str(tmp_path)!r})), print); "
+        "beside._words = [sys.executable, '-c', 'import time; from raystudy.execute.rank_process import "
+        "end_with_parent; end_with_parent(); print(0, flush=True); time.sleep(60)']; "
+        "child = beside._start(sys.stdout); print(child.pid, flush=True); child.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", launch], stdout=subprocess.PIPE, text=True) as parent:
+        pid = max(int(parent.stdout.readline()) for _ in range(2))  # its number, and its word that it is there
+        assert is_alive(pid)
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(pid)
 
 
 def test_a_launch_waits_for_a_slow_tracker_a_limited_time_only(results, monkeypatch):

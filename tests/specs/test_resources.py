@@ -4,11 +4,16 @@ import pytest
 import torch
 
 from raystudy.errors import SpecError
+from raystudy.execute.emitted import _devices
+from raystudy.execute.tasks import make_tasks
 from raystudy.execute.work import Task, do_task
 from raystudy.specs.load import load_study
+from raystudy.study.speeds import ASSUMED_GPU_FLOPS_PER_SECOND, Speeds
+from raystudy.study.spending import Cost, Rates
 from raystudy.study.state import StudyState
+from raystudy.study.waves import make_wave
 from tests.conftest import TINY
-from tests.planted import inputs_of
+from tests.planted import inputs_of, record_of, study_spec
 from tests.train.test_training import a_run
 
 
@@ -53,3 +58,55 @@ def test_a_run_on_a_share_of_a_gpu_may_take_that_share_of_its_memory_and_one_on_
         task = Task((a_run("0" * 32).model_dump_json(),), str(tmp_path), {}, device="cuda", gpus=gpus)
         assert [report.status for report in do_task(task)] == ["failed"], "there are no such shards"
     assert limits == [0.25, 1.0]
+
+
+GPUS = {"cpus_per_run": 8, "gpus_per_run": 4}
+
+
+def with_a_gpu_target(**changes):
+    """The planted study on CPU cores, its target alone on four GPUs."""
+    models = study_spec().model_dump(mode="json")["models"]
+    models["target"]["resources"] = GPUS
+    return study_spec(models=models, **changes)
+
+
+def test_the_cost_of_a_run_is_that_of_its_models_own_resources():
+    prices = {"as_of": "2026-11-01", "cpu_core": 0.5, "gpus": {"H100": 3.0}}
+    study = with_a_gpu_target(budget={"money": 100, "currency": "EUR", "prices": prices})
+    state = StudyState(study, inputs_of(study), {})
+    runs = {run.model: run for run in make_wave(state).todo}
+    rates = Rates(state)
+    assert rates.run(runs["target"], 3600.0) == rates.protocol("truth", 3600.0) == Cost(4.0, 12.0)
+    assert rates.run(runs["proxy"], 3600.0) == rates.protocol("standard", 3600.0) == Cost(1.0, 0.5)
+
+
+def test_the_speed_of_one_device_is_no_estimate_of_anothers():
+    study = with_a_gpu_target()
+    inputs = inputs_of(study)
+    todo = make_wave(StudyState(study, inputs, {})).todo
+    quick = {run.run_id: record_of(run, 1.0, inputs) for run in todo if run.model == "proxy"}
+    speeds = Speeds(StudyState(study, inputs, quick), slots=2)
+    target = speeds.speed(speeds.kind_of_protocol("truth"))
+    assert (target.is_measured, target.flops_per_second) == (False, ASSUMED_GPU_FLOPS_PER_SECOND)
+    assert {speeds.kind_of(run) == speeds.kind_of_protocol("truth") for run in todo if run.model == "target"} == {True}
+    assert speeds.speed(speeds.kind_of_protocol("standard")).is_measured
+    assert speeds.of_one_process() == speeds.speed(speeds.kind_of_protocol("standard"))
+
+
+def test_a_budget_of_money_needs_a_price_for_what_one_model_alone_takes():
+    money = "budget={money: 5, currency: EUR, prices: {as_of: 2026-11-01, cpu_core: 1}}"
+    with pytest.raises(SpecError, match="must have a price for GPUs"):
+        load_study(TINY, [money, "models.target.resources={gpus_per_run: 4}"])
+    load_study(TINY, [money, "models.target.resources={cpus_per_run: 4}"])
+    of_gpus = [money.replace("cpu_core: 1", "gpus: {H100: 1}"), "models.target.resources={gpus_per_run: 4}"]
+    with pytest.raises(SpecError, match="must have a price for CPU cores"):
+        load_study(TINY, of_gpus)
+    assert load_study(TINY, [*of_gpus, "models.proxy.resources={gpus_per_run: 1}"]).spec.devices == {"cuda"}
+
+
+def test_a_job_of_slurm_asks_for_what_its_tasks_models_take():
+    study = with_a_gpu_target()
+    todo = make_wave(StudyState(study, inputs_of(study), {})).todo
+    tasks = make_tasks(todo, "s", {}, study.resources, own=study.own_resources)
+    asked = {task.device: _devices(task) for task in tasks}
+    assert asked == {"cuda": (8, 4), "cpu": (1, 0)}

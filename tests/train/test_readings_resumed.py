@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from raystudy.artifacts.storage import Storage
+from raystudy.execute import branch_start
 from raystudy.specs.reading import Asked, Average, Ema, Reading
 from raystudy.specs.schedules import WarmupStableDecay
 from raystudy.specs.training import AdamW, Sgd
@@ -112,3 +114,33 @@ def test_why_a_run_diverged_does_not_depend_on_where_it_is_read(data):
     read, plain = train(run, view, validation, asked=asked, keeping=Kept().keeping), train(run, view, validation)
     assert plain.status == read.status == "diverged"
     assert plain.cause == read.cause
+
+
+def test_a_branch_goes_on_from_its_own_checkpoint_without_its_parents_steps(data, tmp_path, monkeypatch):
+    view, validation = data
+    parent = constant(view, 20)
+    branch = branch_of(parent, 10, 8)
+    replays: list[int] = []
+
+    def replayed(*_):
+        replays.append(10)
+        return Start(replay(parent, view, 10, "cpu"), parent, replayed_steps=10)
+
+    monkeypatch.setattr(branch_start, "start_of", replayed)
+    monkeypatch.setattr(branch_start, "_parent", lambda *_: parent)
+
+    def begin(means):
+        start = branch_start.start_or_go_on(branch, Storage(tmp_path), view, "cpu", "auto", means.checkpoints)
+        return start, train(branch, view, validation, "cpu", means, asked=ASKED, start=start)
+
+    whole = train(branch, view, validation, asked=ASKED, start=replayed())
+    with pytest.raises(_StoppedError):
+        begin(checkpoints(tmp_path, branch, stop=3))
+    assert replays == [10, 10]
+    means = checkpoints(tmp_path, branch)
+    start, outcome = begin(means)
+    assert replays == [10, 10], "its parent was replayed again"
+    assert (start.arrays, start.replayed_steps, means.checkpoints.resumed_from) == (None, 10, 3)
+    assert loss_of(outcome.final) == loss_of(whole.final)
+    assert outcome.curve == whole.curve
+    assert outcome.moved == whole.moved
