@@ -8,7 +8,7 @@ import pytest
 _LONGEST_FIRST = ("ray", "reference", "faults", "execute", "train")
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
