@@ -18,7 +18,7 @@ demo: .venv/ready
 	@$(BIN)/raystudy report $(STUDY) --storage $(STORAGE)
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 # Checks that take minutes; each leaves a dated result in docs/results. SLOW="NAME ..." chooses.
 slow: .venv/ready
