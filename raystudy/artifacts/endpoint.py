@@ -2,6 +2,7 @@
 
 import os
 import re
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from raystudy.errors import StorageError
@@ -43,4 +44,8 @@ def endpoint_of(location: str) -> dict[str, str]:
 def is_of_this_machine(url: str) -> bool:
     """Whether an endpoint is this machine's own address, under which others reach themselves."""
     host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified

@@ -121,7 +121,7 @@ def test_a_step_asked_for_later_starts_the_trainers_again_and_is_compared(foreig
 
     path = changed(foreign, tmp_path, change)
     done = cli("run", path, "--storage", path.parent / "storage", "--local", "--workers", "0")
-    assert "6 runs made" in done.stdout, done.stderr
+    assert "0 runs made, 6 evaluated" in done.stdout, done.stderr
     assert cli("compare", path, "--storage", path.parent / "storage").returncode == 0
     entries = load(path.parent / "storage" / "studies" / "foreign").comparison_json["comparisons"]
     means = {entry["candidate"]: entry["mean_loss"] for entry in entries if entry["metric"] == "loss"}

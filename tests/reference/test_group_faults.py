@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -116,6 +117,9 @@ def test_no_process_and_no_folder_of_a_group_is_left(disturbed, undisturbed):
 
 def test_ranks_and_folders_of_a_group_are_seen_while_they_are_there(tmp_path):
     with Group(group_task(tmp_path, [0]), (sys.executable, "-c", "import time; time.sleep(60)")):
+        deadline = time.monotonic() + 10  # a process that has just been started has no words of its own yet
+        while len(ranks_of_groups()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert len(ranks_of_groups()) == 2
         assert len(folders_of_groups()) == 1
     assert ranks_of_groups() == folders_of_groups() == []
