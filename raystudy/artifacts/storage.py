@@ -96,10 +96,6 @@ class StudyFolder:
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"{path} must be a resolved study, but is damaged. Run the study again") from error
 
-    def has_study(self) -> bool:
-        """Whether a study was kept here."""
-        return exists(self.path / "study.json")
-
     def write_frozen(self, frozen: Mapping[str, Any]) -> None:
         """Keep what the study has frozen; only the driver that holds the study does."""
         write_json(self.path / "frozen.json", frozen)

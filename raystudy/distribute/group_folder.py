@@ -6,7 +6,7 @@ workers it holds a folder `start-<time>` of their beats and causes (execute/hang
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,10 +27,15 @@ from raystudy.execute.work import RunReport, Task
 _AGAIN = "begun-again.json"  # in the folder of a start of the workers: the run that the loss before it cut short
 
 
-@contextmanager
-def meeting_place(task: Task) -> Iterator[StoragePath]:
+def meeting_place(task: Task) -> AbstractContextManager[StoragePath]:
     """A folder that all ranks see, wherever they are; a launch removes it should its trial be killed."""
-    folder = open_storage(task.storage).runs.folder(task.task_id) / writing_name()
+    return folder_below(open_storage(task.storage).runs.folder(task.task_id))
+
+
+@contextmanager
+def folder_below(parent: StoragePath) -> Iterator[StoragePath]:
+    """A folder of the storage for a while; a launch removes it should this process be killed."""
+    folder = parent / writing_name()
     if isinstance(folder, Path):  # elsewhere there are no empty folders
         with storage_errors(folder):
             folder.mkdir(parents=True)

@@ -8,7 +8,7 @@ do. torch is loaded in the workers, and here where the answer comes back.
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +17,15 @@ from raystudy.artifacts.files import (
     StoragePath,
     download,
     names_in,
-    remove_folder,
-    storage_errors,
     upload,
-    writing_name,
 )
 from raystudy.artifacts.storage import Storage
 from raystudy.distribute.cluster_nodes import possible_nodes
 from raystudy.distribute.connection import connected, import_ray, need_train
+from raystudy.distribute.group_folder import folder_below
 from raystudy.distribute.group_places import check_fits
 from raystudy.distribute.shared_storage import NotSharedError, in_ray_job
-from raystudy.errors import RaystudyError, StorageError
+from raystudy.errors import RaystudyError
 from raystudy.execute.first_cause import Cause
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.parity import (
@@ -85,27 +83,13 @@ def _answer(ray: Any, question: Question, progress: Progress) -> "Parity":
     task = question.task()
     nodes, may_grow = possible_nodes(ray)
     check_fits(shape_of_engine(question.engine), task.model, nodes, may_grow=may_grow)
-    with _seen_by_all(question.storage) as folder:
+    with folder_below(question.storage.root / "built") as folder:
         _in_worker(ray, question.engine, make_first_side, question, folder)
         tell_workers(question, progress)
         # The folder's name is drawn anew each time, and Ray must not see a name twice.
         _, cause = fit_group(task, f"parity-{folder.name.rpartition('-')[2]}", folder, partial(make_on_worker, folder))
         parity: Parity = _in_worker(ray, question.engine, judge_sides, question, folder, cause)
         return parity
-
-
-@contextmanager
-def _seen_by_all(storage: Storage) -> Iterator[StoragePath]:
-    """A folder of the storage; a launch removes it should this process be killed."""
-    folder = storage.root / "built" / writing_name()
-    if isinstance(folder, Path):  # elsewhere there are no empty folders
-        with storage_errors(folder):
-            folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        with suppress(StorageError):
-            remove_folder(folder)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from raystudy.execute.command_record import write_record
 from raystudy.execute.command_result import RESULT, Wish, put_aside, read_result
 from raystudy.execute.command_work import held
 from raystudy.execute.made import now
+from raystudy.execute.threads import thread_settings
 from raystudy.execute.workplace import Workplace
 from raystudy.specs.command import fill
 from raystudy.specs.command_result import CommandResult
@@ -36,7 +37,6 @@ from raystudy.train import stop_request
 SPEC_FORMAT = "raystudy-command/1"
 _GUARD = Path(__file__).with_name("command_guard.py")
 _PACKAGES = Path(__file__).resolve().parents[2]  # where raystudy itself is imported from
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _SHOWN_LINES, _SHOWN_CHARACTERS = 5, 200  # of a log, in a cause
 
 
@@ -168,7 +168,7 @@ def _arguments(work: Path, spec: Mapping[str, Any], commission: Commission) -> l
 
 
 def _environment(commission: Commission) -> dict[str, str]:
-    threads = dict.fromkeys(_THREADS, str(commission.threads))
+    threads = thread_settings(commission.threads)
     own = {**os.environ, "PYTHONUNBUFFERED": "1", **threads, **commission.engine.environment}
     if commission.engine.callable is not None:
         places = (commission.engine.folder, str(_PACKAGES), own.get("PYTHONPATH", ""))

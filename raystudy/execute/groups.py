@@ -22,6 +22,7 @@ from raystudy.artifacts.processes import is_alive, place_tag
 from raystudy.execute.attempts import Attempts
 from raystudy.execute.first_cause import Cause, cause_of, first_cause
 from raystudy.execute.hang_watch import Watch, has_begun
+from raystudy.execute.threads import thread_settings
 from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.train import stop_request
@@ -30,7 +31,6 @@ FOLDER_VARIABLE = "RAYSTUDY_GROUP_FOLDER"  # where ranks that were started here 
 STOP_FILE = "stop"  # in that folder: ranks are to leave a checkpoint after the step they are in, and to end
 PARENT_VARIABLE = "RAYSTUDY_GROUP_PARENT"  # the process with which they end
 ENTRY = (sys.executable, "-m", "raystudy.reference")
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 1.0  # in which the others show, after the first rank has ended, who was first
 _LEAVING_SECONDS = 30.0  # that ranks may take to end after rank 0 has
@@ -109,7 +109,7 @@ class Group:
         environment |= {PARENT_VARIABLE: f"{os.getpid()}"}
         environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
         if self._engine.device == "cpu":
-            environment |= dict.fromkeys(_THREAD_VARIABLES, "1")
+            environment |= thread_settings(1)
         log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _stop)
         self._logs.append(log)
         self._ranks.append(

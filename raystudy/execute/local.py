@@ -19,12 +19,12 @@ from typing import IO, Protocol, Self
 
 from raystudy.execute.gpus import gpu_places, visible_gpus
 from raystudy.execute.shapes import Shape, by_shape, groups_at_once, shape_of_engine
+from raystudy.execute.threads import thread_settings
 from raystudy.execute.utilisation import Devices
 from raystudy.execute.work import RunReport, Task, failed_reports, reports_of
 from raystudy.specs.engines import DeepSpeedEngine
 
 WORKER = (sys.executable, "-m", "raystudy.execute.worker")
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Executor(Protocol):
@@ -87,7 +87,7 @@ class _Worker:
     def __init__(self, gpus: str | None = None) -> None:
         self.gpus = gpus
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
-        environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, "1")}
+        environment = {**os.environ, **thread_settings(1)}
         if gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpus
         self.process = subprocess.Popen(

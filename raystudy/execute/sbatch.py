@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raystudy.execute.threads import thread_settings
+
 SIGNAL_SECONDS = 120  # before the walltime's end Slurm sends SIGUSR1, or at its half; it may be a minute early
 NOT_ACCEPTED = 75  # exit status of submit.sh where sbatch refused; no status of `raystudy run-task`
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def sbatch_script(study: str, job: JobShape, tasks: Path, cpus: int, gpus: int, 
         "",
         "# CHANGE: whatever makes this Python work on the nodes, such as `module load cuda`",
         f"cd -- {shlex.quote(str(Path.cwd()))} || exit 1",
-        f"export {' '.join(f'{name}=1' for name in THREAD_VARIABLES)}",
+        f"export {' '.join(f'{name}={value}' for name, value in thread_settings(1).items())}",
         "exec \\",
         f"  {shlex.quote(sys.executable)} -m raystudy run-task {shlex.quote(str(tasks))} \\",
         f'  --index "$SLURM_ARRAY_TASK_ID" --count {job.per_job} --walltime {time} --requeue',

@@ -102,7 +102,7 @@ class TrackingBeside:
     def _tell(self, deadline: float | None) -> None:
         """Once; until the deadline, or without one until it has ended or the launch has."""
         try:
-            if not self._folder.has_study():  # a launch that has just begun
+            if not self._folder.is_there():  # a launch that has just begun
                 return
             with tempfile.TemporaryFile() as output:
                 process = self._start(output)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from raystudy.errors import IncompleteError, StoppedError
 from raystudy.execute.groups import PARENT_VARIABLE
 from raystudy.execute.run_task import EmittedTask, leave_attempt, left_alone, slurm_job
-from raystudy.execute.sbatch import THREAD_VARIABLES
+from raystudy.execute.threads import thread_settings
 from raystudy.execute.work import RunReport, failed_reports
 from raystudy.study.wanted import WantedRun
 
@@ -32,7 +32,7 @@ def make_watched(command: Sequence[str], tasks: Sequence[EmittedTask]) -> int:
         IncompleteError: it was killed; the run that it was making then has an attempt that says so.
         StoppedError: it was asked to stop, and ended before it could listen; that is no failure of a run.
     """
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1"), PARENT_VARIABLE: str(os.getpid())}
+    environment = {**os.environ, **thread_settings(1), PARENT_VARIABLE: str(os.getpid())}
     began = time.monotonic()
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)  # closing it ends the process too
     try:

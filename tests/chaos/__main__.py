@@ -85,7 +85,7 @@ def _trial(name: str, stage: Stage) -> Seen:
         seen = ROWS[name](stage)
     except Exception as error:  # it did not come to its end
         seen = stage.seen
-        seen.check(False, f"{type(error).__name__}: {error}"[:2000])
+        seen.check(False, f"{type(error).__name__}: {error}".replace(sys.executable, "python")[:2000])
     stage.place.remove()
     if not seen.is_good:
         stage.cluster.start()
