@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.chaos import nodes
 from tests.chaos.kills import KILLED, SURVIVED
 from tests.chaos.places import Bucket
 from tests.chaos.processes import drivers, kill
@@ -104,4 +105,5 @@ ROWS: dict[str, Callable[[Stage], Seen]] = {
     "s3: read-only (403), then not": read_only,
     "s3: full (507), then room": full,
     "s3: SIGKILL of the driver": driver,
+    "s3: a node's disk full": nodes.disk_full,
 }

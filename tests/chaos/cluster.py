@@ -60,11 +60,15 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="rc-"))
         (self.folder / "token").write_text(secrets.token_hex(32))
         (self.folder / "home").mkdir()
-        nodes, head_cpus = self._sizes
+        _, head_cpus = self._sizes
         head = ["--head", "--port", str(PORT), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(HTTP)]
         self._ray_start("head", [*head, "--temp-dir", str(self.folder / "head"), "--num-cpus", str(head_cpus)])
         self.wait_for_http()
-        for _ in range(nodes):  # one after another: two at once may choose the same ports
+        self.complete()
+
+    def complete(self) -> None:
+        """As many nodes as it began with, whatever became of them."""
+        while len(self.nodes) <= self._sizes[0]:  # one after another: two at once may choose the same ports
             self.add_node()
             self.wait_for_nodes()
 
@@ -83,14 +87,14 @@ class Cluster:
         }
         return {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, **own}
 
-    def add_node(self, hidden: dict[Path, Path] | None = None) -> str:
-        """One more node; its name. `hidden`: folders in whose place the node, alone, sees others."""
+    def add_node(self, hidden: dict[Path, Path] | None = None, disk: Path | None = None) -> str:
+        """One more node; its name. `hidden`: folders in whose place the node, alone, sees others; `disk`: its own."""
         self._count += 1
         name = f"node{self._count}"
         arguments = ["--address", f"127.0.0.1:{PORT}", "--num-cpus", "1", "--resources", json.dumps({name: 1})]
         # A temporary folder of its own, as on a machine of its own: in a shared one a node that gets a job's working
         # directory puts its copy in place of the one that the driver on the other node stands in.
-        self._ray_start(name, [*arguments, "--temp-dir", str(self.folder / name)], hidden or {})
+        self._ray_start(name, [*arguments, "--temp-dir", str((disk or self.folder) / name)], hidden or {})
         return name
 
     def _ray_start(self, name: str, arguments: Sequence[str], hidden: dict[Path, Path] | None = None) -> None:
@@ -186,6 +190,7 @@ class Job:
         self._cluster, self._name = cluster, name
         self._out = cluster.folder / f"{time.monotonic_ns()}.out"
         environment = {**cluster.environment, "RAY_API_SERVER_ADDRESS": via}
+        self.submitted = time.monotonic()
         with self._out.open("w") as out:
             self.follower = subprocess.Popen(words, cwd=cwd, env=environment, stdout=out, stderr=out)
 

@@ -7,24 +7,23 @@ from collections.abc import Callable
 from tests.chaos.cluster import HTTP
 from tests.chaos.kills import SURVIVED
 from tests.chaos.relay import relay
-from tests.chaos.trials import Seen, Stage
+from tests.chaos.trials import STOPPED, Seen, Stage
 
-STOPPED = ("STOPPED", "SUCCEEDED")  # the latter where it had ended before
+EARLY = 0.3  # of all runs, at the most, when a stop is asked for: it takes seconds to reach the job
 
 
 def stop(stage: Stage) -> Seen:
     """`ray job stop`."""
     job = stage.submit()
-    stage.wait_for_work(job)
-    stage.seen.check(stage.stop(job).wait(60) == 0, "the stop was not taken")
-    stage.ended(job, STOPPED)
+    stage.wait_for_work(job, most=EARLY)
+    stage.stopped(job)
     return stage.finish()
 
 
 def stop_twice(stage: Stage) -> Seen:
     """`ray job stop` twice, a moment apart."""
     job = stage.submit()
-    stage.wait_for_work(job)
+    stage.wait_for_work(job, most=EARLY)
     first = stage.stop(job)
     time.sleep(stage.moments.uniform(0, 1.0))
     second = stage.stop(job)
@@ -78,8 +77,9 @@ def sharing(stage: Stage) -> Seen:
 def nothing(stage: Stage) -> Seen:
     """No fault: a job, and another that finds nothing to do."""
     job = stage.submit()
+    stage.wait_for_work(job)
+    stage.ask_status()
     stage.ended(job, SURVIVED)
-    stage.seen.disturbed = 1
     return stage.finish()
 
 

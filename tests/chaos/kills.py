@@ -29,7 +29,7 @@ def node(stage: Stage) -> Seen:
     kill(named("raylet", pids) if stage.seed % 2 else pids)
     stage.ended(job, SURVIVED)
     stage.cluster.forget(name)
-    stage.cluster.add_node()
+    stage.cluster.complete()
     return stage.finish()
 
 

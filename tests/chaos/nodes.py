@@ -1,11 +1,12 @@
-"""Nodes: a slow one, one that joins in the middle, one with other code; and the cluster's temporary folder cleaned."""
+"""Nodes: a slow one, a late one, one with a full disk, one with other code; the cluster's temporary folder cleaned."""
 
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.chaos.kills import SURVIVED
@@ -73,6 +74,36 @@ def cleaned(stage: Stage) -> Seen:
     return stage.finish()
 
 
+def disk_full(stage: Stage) -> Seen:
+    """The disk of a node fills up: its temporary folder and its cache. Odd seeds: before the job reaches the node."""
+    disk = stage.cluster.folder / "small-disk"
+    cache, cache_there = stage.cluster.folder / "home" / ".cache", disk / "cache"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(disk)], check=True)
+    for folder in (cache, cache_there):
+        folder.mkdir(exist_ok=True)
+    name = stage.cluster.add_node({cache: cache_there}, disk=disk)
+    stage.cluster.wait_for_nodes()
+    if stage.seed % 2:
+        _fill(disk)
+    job = stage.submit()
+    stage.wait_for_work(job)
+    _fill(disk)
+    stage.ended(job, SURVIVED)
+    stage.cluster.forget(name)
+    seen = stage.finish()
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    disk.rmdir()
+    return seen
+
+
+def _fill(disk: Path) -> None:
+    for size in (2**20, 2**12):
+        with suppress(OSError), (disk / f"filler-{size}").open("ab", buffering=0) as file:
+            while True:
+                file.write(b"x" * size)
+
+
 def other_code(stage: Stage) -> Seen:
     """A node whose own raystudy gives other numbers: the job's counts, or (odd seeds: none travels) it is refused."""
     other = _altered(Path(stage.cluster.folder))
@@ -112,5 +143,6 @@ ROWS: dict[str, Callable[[Stage], Seen]] = {
     "a slow node": slow,
     "a node joins in the middle": joins,
     "the cluster's temporary folder cleaned": cleaned,
+    "a node's disk full": disk_full,
     "a node with other code": other_code,
 }

@@ -1,12 +1,13 @@
 """The result file of the day: every trial that was made, in pieces or at once, and a page with a line a fault."""
 
 import json
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tests.chaos.trials import STUDY, Seen
+from tests.chaos.trials import FIRST_RUN, STATUS, STOP, STUDY, Seen
 from tests.conftest import ROOT
 from tests.slow.results import table, today, write_result
 
@@ -53,8 +54,18 @@ def page(date: str, trials: Sequence[dict[str, Any]], faults: Sequence[str]) -> 
         "",
         *(f"- {trial['fault']}, seed {trial['seed']}: {problem}" for trial in trials for problem in trial["problems"]),
     ]
+    lines += ["", *_latencies(trials)]
     few = [f"{fault} ({len(those)})" for fault, those in by_fault.items() if len(those) < 5]
     return [*lines, "", f"Fewer than five trials: {', '.join(few)}."] if few else lines
+
+
+def _latencies(trials: Sequence[dict[str, Any]]) -> list[str]:
+    lines = []
+    for what in (FIRST_RUN, STOP, STATUS):
+        if seconds := [trial["latencies"][what] for trial in trials if what in trial["latencies"]]:
+            spread = f"{statistics.median(seconds):.1f} s in the middle, {min(seconds):.1f} to {max(seconds):.1f}"
+            lines.append(f"- {what}: {spread}, of {len(seconds)} trials")
+    return lines
 
 
 def _row(fault: str, trials: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.cluster import API, RAY, Cluster, Job
-from tests.chaos.places import Folder, Place
+from tests.chaos.places import NAME, Folder, Place
 from tests.conftest import ROOT
 from tests.faults.trials import Times, Trial
 
 STUDY = "tests/chaos/study.yaml"
+STOPPED = ("STOPPED", "SUCCEEDED")  # the latter where it had ended before
+FIRST_RUN, STOP, STATUS = "submit to first finished run", "stop to ended job", "status"
 SLOWEST = 150.0  # seconds that a job may take here at the most
 _PROGRESS = ("wave ", "Running entrypoint for job", "20", "[20")  # Ray's own lines begin with the date
 _SUMS = (" runs made, ", ": device time used by runs")
@@ -33,6 +35,7 @@ class Seen(Trial):
     num_lines: int = 0  # all that a person is told beside progress
     seconds: float = 0.0
     told: list[str] = field(default_factory=list)
+    latencies: dict[str, float] = field(default_factory=dict)  # seconds, by what was waited for
 
 
 def undisturbed(path: Path, overrides: Sequence[str] = ()) -> tuple[Any, int]:
@@ -45,12 +48,13 @@ def undisturbed(path: Path, overrides: Sequence[str] = ()) -> tuple[Any, int]:
 
 
 class Stage:
-    """What a fault works on: a cluster that is up, an empty place, and the moments that its seed draws."""
+    """What a fault works on: a cluster that is up and whole, an empty place, and the moments that its seed draws."""
 
     def __init__(
         self, cluster: Cluster, place: Place, expected: tuple[Any, int], seed: int, overrides: Sequence[str] = ()
     ) -> None:
         """`overrides`: of the study, in every job."""
+        cluster.complete()
         self.cluster, self.place, self.seed, self._overrides = cluster, place, seed, overrides
         self._reference, self.num_runs = expected
         self.moments = random.Random(seed)
@@ -101,7 +105,8 @@ class Stage:
         deadline = time.monotonic() + SLOWEST
         if not at_least:  # while it starts
             time.sleep(self.moments.uniform(0, 4.0))
-        while len(self.place.results()) < at_least:
+        while (num := len(self.place.results())) < at_least:
+            self._note_first(job, num)
             assert time.monotonic() < deadline, f"no work was seen: {job.log()[-20:]}"
             if job.follower.poll() is not None:
                 break
@@ -109,6 +114,26 @@ class Stage:
         time.sleep(self.moments.uniform(0, 0.5))
         self.seen.moment = len(self.place.results())
         self.seen.disturbed += job.follower.poll() is None
+
+    def _note_first(self, job: Job, num_results: int) -> None:
+        if num_results:
+            self.seen.latencies.setdefault(FIRST_RUN, time.monotonic() - job.submitted)
+
+    def stopped(self, job: Job) -> None:
+        """Stop it, and see it to its end."""
+        asked = time.monotonic()
+        self.seen.check(self.stop(job).wait(60) == 0, "the stop was not taken")
+        self.ended(job, STOPPED)
+        if self.seen.ends[-1].endswith(STOPPED[0]):
+            self.seen.latencies[STOP] = time.monotonic() - asked
+
+    def ask_status(self) -> None:
+        """`raystudy status` from where the storage is reached."""
+        asked = time.monotonic()
+        words = [sys.executable, "-m", "raystudy", "status", NAME, "--storage", self.place.location]
+        done = subprocess.run(words, cwd=ROOT, env=self.cluster.environment, capture_output=True, text=True, timeout=60)
+        self.seen.check(done.returncode in (0, 1) and "Traceback" not in done.stderr, f"status: {done.stderr}")
+        self.seen.latencies[STATUS] = time.monotonic() - asked
 
     def ended(self, job: Job, expected: Sequence[str], *, silent: bool = False, follows: bool = True) -> None:
         """See a job to its end. `expected`: statuses it may have; `silent`: nothing can have told why it ended."""
