@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raystudy.distribute.node_loss import died_with_node
+from raystudy.distribute.node_loss import text_tells_loss
 from raystudy.execute.work import RunReport, Task, failed_reports, lost_reports
 
 _LONGEST = 200
@@ -18,7 +18,7 @@ _LONGEST = 200
 @dataclass(frozen=True)
 class _Death:
     task: Task
-    error: BaseException | None
+    error: str
     seconds: float  # that the task had gone on
     met: float
 
@@ -45,8 +45,8 @@ class Ends:
             del self._left[task_id]
         return new
 
-    def died(self, task_id: str, error: BaseException | None, seconds: float) -> None:
-        """A trial has died, so long after its start; `settled` tells what that is to its runs."""
+    def died(self, task_id: str, error: str, seconds: float) -> None:
+        """A trial has died of an error, which has this text, so long after its start; see `settled`."""
         task = self._left.pop(task_id, None)
         if task is not None:
             self._deaths.append(_Death(task, error, seconds, time.monotonic()))
@@ -69,7 +69,7 @@ class Ends:
         """Reports of the runs of those trials of which it is known now what they died of."""
         reports, deaths, self._deaths = list[RunReport](), self._deaths, []
         for death in deaths:
-            is_loss = died_with_node(self._ray, death.error, time.monotonic() - death.met)
+            is_loss = text_tells_loss(self._ray, death.error, time.monotonic() - death.met)
             if is_loss is None:
                 self._deaths.append(death)
             elif is_loss:
@@ -79,6 +79,9 @@ class Ends:
         return reports
 
 
-def _first_cause(error: BaseException | None) -> str:
-    lines = [line for line in str(error or "").splitlines() if line.strip()]
-    return f"the worker died: {lines[0].strip()[:_LONGEST]}" if lines else "the worker died"
+def _first_cause(error: str) -> str:
+    """In a line: what a worker's own exception says comes last, what Ray says of one that is gone comes first."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    if not lines:
+        return "the worker died"
+    return f"the worker died: {lines[-1 if 'Traceback' in error else 0][:_LONGEST]}"

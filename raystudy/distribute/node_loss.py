@@ -4,6 +4,7 @@ Such a loss says nothing of the run. Where the cluster told Ray beforehand, Ray 
 to be dead some seconds after its workers do not answer any more.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,14 +13,24 @@ from typing import Any
 # and a margin. Of one that its node told of: a node that ends in order says so at once.
 _SILENT_SECONDS, _TOLD_SECONDS = 40.0, 2.0
 _LOOK_SECONDS = 0.5
+# How Ray names an actor in the text of an error: of one that died, and of one that does not answer.
+_DEAD = re.compile(r"^\s*actor_id: ([0-9a-f]+)$", re.MULTILINE)
+_SILENT = re.compile(r"\bThe actor ([0-9a-f]+) is unavailable")
 
 
 def died_with_node(ray: Any, error: BaseException | None, seconds: float) -> bool | None:
     """Whether `error`, met so many seconds ago, is the loss of a node; None: that is not known yet."""
-    told = [_of_actor(ray, one, seconds) for one in _chain(error) if _is_actor_error(one)]
+    told = [_of_error(ray, one, seconds) for one in _chain(error) if _is_actor_error(one)]
     if any(told):
         return True
     return None if None in told else False
+
+
+def text_tells_loss(ray: Any, text: str, seconds: float) -> bool | None:
+    """The same of what Tune leaves of an error: its text."""
+    silent, dead = _SILENT.search(text), _DEAD.search(text)
+    found = silent or dead
+    return _of_actor(ray, found[1], text, seconds, is_silent=silent is not None) if found else False
 
 
 def settled(ray: Any, error: BaseException | None) -> bool:
@@ -46,17 +57,21 @@ def _is_actor_error(error: BaseException) -> bool:
     return any(kind.__name__ == "RayActorError" for kind in type(error).__mro__)
 
 
-def _of_actor(ray: Any, error: BaseException, seconds: float) -> bool | None:
+def _of_error(ray: Any, error: BaseException, seconds: float) -> bool | None:
     if getattr(error, "preempted", False):
         return True
-    node = _node_of(getattr(error, "actor_id", None))
+    is_silent = type(error).__name__ == "ActorUnavailableError"
+    return _of_actor(ray, getattr(error, "actor_id", None), str(error), seconds, is_silent=is_silent)
+
+
+def _of_actor(ray: Any, actor_id: str | None, text: str, seconds: float, *, is_silent: bool) -> bool | None:
+    node = _node_of(actor_id)
     is_alive = {each["NodeID"]: bool(each["Alive"]) for each in ray.nodes()}
     if node not in is_alive:
-        return "node has died" in str(error)
+        return "node has died" in text
     if not is_alive[node]:
         return True
-    patience = _SILENT_SECONDS if type(error).__name__ == "ActorUnavailableError" else _TOLD_SECONDS
-    return None if seconds < patience else False
+    return None if seconds < (_SILENT_SECONDS if is_silent else _TOLD_SECONDS) else False
 
 
 def _node_of(actor_id: str | None) -> str:

@@ -6,9 +6,12 @@ that never comes: searcher and callback are pickled empty. Loaded once Ray is th
 """
 
 import queue
+import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -19,6 +22,8 @@ from raystudy.distribute.cluster_nodes import NODE_LABEL
 from raystudy.distribute.lanes import Lane, Lanes
 from raystudy.execute.work import Task
 from raystudy.specs.run import ProbeRun
+
+_HEADER = re.compile(r"^Failure # \d+ \(occurred at .*\)$", re.MULTILINE)
 
 # What a trial reports.
 REPORTS, NODE, IS_PART = "raystudy_reports", "raystudy_node", "raystudy_is_part"
@@ -37,10 +42,10 @@ class Told:
 
 @dataclass(frozen=True)
 class Death:
-    """A trial ended by an error (None: not known), so many seconds after it was started."""
+    """A trial ended by an error of this text (empty: not known), so many seconds after it was started."""
 
     task_id: str
-    error: BaseException | None
+    error: str
     seconds: float
 
 
@@ -108,8 +113,18 @@ class _Telling(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
         task_id, now = trial.config["task"]["task_id"], time.monotonic()
-        error = trial.get_error() if hasattr(trial, "get_error") else None
-        self._events.put(Death(task_id, error, now - self._started.get(task_id, now)))
+        self._events.put(Death(task_id, _error_of(trial), now - self._started.get(task_id, now)))
+
+
+def _error_of(trial: Any) -> str:
+    """The text of what it died of, which Tune has just written here; the exception itself it leaves as a pickle only.
+
+    `Trial.get_error` reads a copy that is made later.
+    """
+    with suppress(OSError, TypeError):
+        text = Path(trial.error_file).read_text(errors="replace")
+        return _HEADER.sub("", text).strip()
+    return ""
 
 
 def shown(task: Task) -> dict[str, Any]:

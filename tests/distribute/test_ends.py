@@ -57,13 +57,34 @@ def test_a_worker_that_dies_on_a_living_node_has_failed_and_one_that_went_with_i
     assert all(node_loss.died_with_node(ray, each, 0.0) for each in (silent, crash, wrapped))
 
 
+def text_of(error: BaseException) -> str:
+    """As Ray writes it where the actor's state is known."""
+    return str(error) + f"\n\tclass_name: f\n\tactor_id: {ACTOR}\n\tpid: 7"
+
+
+def test_the_text_that_tune_leaves_of_an_error_tells_the_same(ray):
+    crash = text_of(died("The actor died unexpectedly before finishing this task."))
+    silent = f"The actor {ACTOR} is unavailable: no answer. The task may or may not have been executed."
+    assert node_loss.text_tells_loss(ray, crash, 0.0) is None
+    assert node_loss.text_tells_loss(ray, crash, 3.0) is False
+    assert node_loss.text_tells_loss(ray, silent, 30.0) is None
+    assert node_loss.text_tells_loss(ray, silent, 60.0) is False
+    assert node_loss.text_tells_loss(ray, "ray::f() (pid=7)\nValueError: x", 0.0) is False
+    assert node_loss.text_tells_loss(ray, "", 0.0) is False
+    elsewhere = crash.replace(ACTOR, "c" * 32) + "\nThe actor died because its node has died."
+    assert node_loss.text_tells_loss(ray, elsewhere, 0.0) is True
+    ray.alive = False
+    assert node_loss.text_tells_loss(ray, crash, 0.0) is True
+    assert node_loss.text_tells_loss(ray, silent, 0.0) is True
+
+
 def test_of_a_lost_task_the_run_that_was_made_is_preempted_and_those_after_it_are_not_begun(ray, tmp_path):
     task = a_task(tmp_path, range(3))
     first, second, third = [run.run_id for run in task.specs()]
     result = {"status": "finished", "spec": task.specs()[0].model_dump(mode="json"), "metrics": []}
     Storage(tmp_path).runs.write_result(first, {**result, "seconds": {"total": 1.0}, "provenance": {}})
     ends, ray.alive = Ends(ray, [task]), False
-    ends.died(task.task_id, died("gone"), 6.0)
+    ends.died(task.task_id, text_of(died("gone")), 6.0)
     reports = ends.settled()
     assert [(r.run_id, r.status, r.loss) for r in reports] == [
         (first, "finished", ""),
@@ -80,11 +101,13 @@ def test_a_death_waits_until_it_is_known_what_it_is_and_costs_no_run_that_was_to
     part = json.dumps([{"run_id": first, "status": "finished"}])
     assert [report.run_id for report in ends.told(task.task_id, part, is_part=True)] == [first]
     assert ends.told(task.task_id, part, is_part=True) == [], "told once"
-    ends.died(task.task_id, died("worker process has died"), 1.0)
+    ends.died(task.task_id, text_of(died("worker process has died")), 1.0)
     assert ends.settled() == []
     assert ends.has_deaths
     ends._deaths = [type(death)(**{**vars(death), "met": time.monotonic() - 5.0}) for death in ends._deaths]
-    assert [(r.run_id, r.status, r.loss) for r in ends.settled()] == [(second, "failed", "")]
+    assert [(r.run_id, r.status, r.loss, r.cause) for r in ends.settled()] == [
+        (second, "failed", "", "the worker died: worker process has died")
+    ]
     assert ends.vanished([task.task_id]) == []
 
 

@@ -55,7 +55,9 @@ def test_a_trial_that_dies_costs_the_time_since_it_was_started(tmp_path):
     """The callback as Tune calls it, without a cluster."""
     run = a_run("0" * 32, steps=3)
     task, events = Task((run.model_dump_json(),), str(tmp_path), {}), queue.Queue()
-    trial = SimpleNamespace(config={"task": {"task_id": task.task_id}})
+    error = tmp_path / "error.txt"
+    error.write_text("Failure # 1 (occurred at 2026-11-26_00-00-00)\nThe actor died unexpectedly.\n\tpid: 7\n")
+    trial = SimpleNamespace(config={"task": {"task_id": task.task_id}}, error_file=str(error))
     telling = _Telling(Lane(shape_of(task), 0, [task]), events)
     telling.on_trial_start(iteration=1, trials=[trial], trial=trial)
     telling._started[task.task_id] -= 50.0
@@ -64,7 +66,7 @@ def test_a_trial_that_dies_costs_the_time_since_it_was_started(tmp_path):
     ends.died(death.task_id, death.error, death.seconds)
     (report,) = ends.settled()
     assert (report.run_id, report.status, report.is_made) == (run.run_id, "failed", False)
-    assert report.cause == "the worker died"
+    assert report.cause == "the worker died: The actor died unexpectedly."
     assert 50.0 <= report.seconds < 100.0
 
 
