@@ -16,7 +16,12 @@ from raystudy.errors import MissingPackageError, RaystudyError
 from raystudy.execute.local import num_cores
 
 _ANSWER_SECONDS = 10.0
-_DEATHS = ("A worker died or was killed while executing", "Raylet is terminated.", "has been marked dead because")
+_DEATHS = (
+    "A worker died or was killed while executing",
+    "Raylet is terminated.",
+    "has been marked dead because",
+    "An unexpected internal error occurred while the worker was executing a task",
+)
 _OWN_OBJECT_STORE_BYTES = 100_000_000  # tasks and reports are small; shards are memory-mapped files
 # Set before ray is imported: no phoning home, trials stay in our working folder, no per-trial log files.
 _ENVIRONMENT = {

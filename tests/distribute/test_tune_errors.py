@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from raystudy.distribute import tune_executor
+from raystudy.distribute import connection, tune_executor
 from raystudy.distribute.ends import Ends
 from raystudy.distribute.group_places import Cluster, Node
 from raystudy.distribute.lanes import Lanes
@@ -72,3 +72,16 @@ def test_a_launch_whose_working_folder_is_gone_stands_elsewhere(tmp_path, monkey
     (tmp_path / "gone").rmdir()
     executor._stand_somewhere()
     assert os.getcwd() == str(tmp_path)
+
+
+def test_what_ray_prints_of_the_dead_is_left_to_us_and_all_else_is_shown(monkeypatch):
+    from ray._private import worker
+
+    shown: list[str] = []
+    monkeypatch.setattr(worker, "print_to_stdstream", lambda data, *_: shown.append(data["lines"][0]))
+    connection._leave_deaths_to_us()
+    death = "An unexpected internal error occurred while the worker was executing a task."
+    lines = [("raylet", f"Traceback ...\n{death}"), ("raylet", "A node has little memory"), ("7", death)]
+    for pid, line in lines:
+        worker.print_to_stdstream({"pid": pid, "lines": [line]}, None)
+    assert shown == ["A node has little memory", death]
