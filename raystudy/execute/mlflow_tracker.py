@@ -14,6 +14,8 @@ _MOST_METRICS, _MOST_CHARACTERS = 900, 500  # MLflow's limits: of a request, and
 _REFUSED = re.compile(r"[^\w\-. /:]")  # what it takes in no metric's name
 # A server that does not answer is given up soon: what was not told is told next time.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+# It would print two lines for every run, and tell its makers.
+_SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 class MlflowConnection:
@@ -26,7 +28,7 @@ class MlflowConnection:
             raise SpecError(
                 "MLflow must have an address. Set track.mlflow.tracking_uri in the study, or MLFLOW_TRACKING_URI"
             )
-        for name, value in {**_PATIENCE, "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
+        for name, value in {**_PATIENCE, **_SILENT}.items():
             os.environ.setdefault(name, value)
         try:
             from mlflow import entities

@@ -54,7 +54,7 @@ class WandbConnection:
         for step, row in run.curve:
             theirs.log(dict(row), step=step)
         theirs.summary.update({**run.metrics, "status": run.status, "started_at": run.began})
-        theirs.finish(exit_code=0 if run.status == "finished" else 1, quiet=True)
+        theirs.finish(exit_code=0 if run.status == "finished" else 1)
 
     def close(self) -> None:
         """Every run was finished when it was told."""
