@@ -6,9 +6,11 @@ import sys
 from raystudy.cli.jobs import the_job
 from raystudy.cli.options import add_address, add_job
 from raystudy.distribute.jobs.following import follow
+from raystudy.distribute.jobs.job import Job
 from raystudy.distribute.jobs.server import JobServer, open_job_server
 
 _INTERRUPTED = 130
+_SIGNALS = 128  # a shell's exit status for a command that a signal ended is above
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +43,17 @@ def follow_to_end(server: JobServer, job_id: str) -> int:
         return _INTERRUPTED
     ended = {"SUCCEEDED": "has succeeded", "FAILED": "has failed", "STOPPED": "was stopped"}[job.status]
     print(f"{job_id} {ended}")
-    if job.status == "FAILED" and job.exit_code is None and job.message:
-        print(f"raystudy: {job.message.strip().splitlines()[-1]}", file=sys.stderr)
+    if job.status == "FAILED" and (why := _untold(job)):
+        print(f"raystudy: {why}. Finished runs are kept; submit the study again to go on from them", file=sys.stderr)
     return job.exit_status
+
+
+def _untold(job: Job) -> str:
+    """What the driver could not say itself, as it was killed or never ran; empty where it ended by itself."""
+    if job.exit_code is None:
+        return (job.message.strip().splitlines() or ["the job's driver is gone"])[-1].rstrip(".")
+    is_killed = job.exit_code < 0 or job.exit_code > _SIGNALS
+    return f"the job's driver was killed (exit status {job.exit_code}) before it could say why" if is_killed else ""
 
 
 def _write(text: str) -> None:

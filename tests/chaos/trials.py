@@ -156,6 +156,9 @@ class Stage:
         seen.message = seen.message or (messages or told or [""])[0][:300]
         seen.check(not any("Traceback" in line for line in log), f"a traceback: {log[-12:]}")
         seen.check(not any("a defect of raystudy" in line for line in log), f"a defect: {messages}")
+        if silent and follows and self.by_raystudy and status == "FAILED":
+            told_by_follower = any("submit the study again" in line for line in job.followed()[-3:])
+            seen.check(told_by_follower or bool(messages), f"no way on was told: {job.followed()[-3:]}")
         if not silent and status != "SUCCEEDED" and not is_whole:
             seen.check(len(messages) == 1, f"{len(messages)} messages: {messages or log[-6:]}")
 

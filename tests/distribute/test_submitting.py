@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from raystudy.artifacts.storage import Storage
+from raystudy.cli.logs import follow_to_end
 from raystudy.distribute.jobs.following import follow
 from raystudy.distribute.jobs.job import CONTENT_KEY, STUDY_KEY, Job, find_job, id_prefix
 from raystudy.distribute.jobs.moved import changed_fields
@@ -78,7 +79,7 @@ def test_a_log_is_told_once_and_whole_however_often_the_socket_closes_early():
     assert "".join(told) == log
     assert (ended.status, ended.exit_status) == ("FAILED", 6)
     assert len(said) == 1
-    assert "the job goes on" in said[0]
+    assert "a job goes on without it" in said[0]
     away, now = FakeJobServer([LostError("away")]), iter(range(0, 10_000, 100))
     with pytest.raises(LostError):
         follow(away, "x", told.append, said.append, clock=now.__next__, pause=lambda _: None)
@@ -93,6 +94,22 @@ def test_a_job_that_succeeded_ends_its_follower_with_0_though_its_log_is_gone(mo
     monkeypatch.setattr(server, "logs", gone)
     assert follow(server, "x", print, said.append, pause=lambda _: None).exit_status == 0
     assert "the rest of the log of x is gone" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "message", "said"),
+    [
+        (137, "", "killed (exit status 137)"),
+        (None, "Job supervisor actor died.", "Job supervisor actor died. Finished"),
+        (6, "x", ""),
+    ],
+)
+def test_what_a_driver_could_not_say_its_follower_says_with_the_way_on(exit_code, message, said, capsys):
+    server = FakeJobServer([a_job(status="FAILED", exit_code=exit_code, message=message)])
+    assert follow_to_end(server, "x") != 0
+    told = capsys.readouterr().err
+    assert said in told
+    assert ("submit the study again" in told) == bool(said)
 
 
 def test_a_job_that_waits_for_a_place_says_so_once():

@@ -223,7 +223,7 @@ class Check:
         log = (self.place / "server.log").open("a")
         environment = {**self.environment, "MLFLOW_DISABLE_TELEMETRY": "true"}
         self._server = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
-        while time.monotonic() - started < 120:
+        while time.monotonic() - started < 400:  # on a machine at work
             with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
                 if answer.status == 200:
                     return time.monotonic() - started

@@ -58,7 +58,7 @@ def follow(
             now = clock()
             if lost_since is None:
                 lost_since = now
-                say("the connection is lost; the job goes on. Trying again ...")
+                say("the connection is lost; a job goes on without it. Trying again ...")
             if now - lost_since > _LOST_SECONDS:
                 raise
         pause(_POLL_SECONDS)
