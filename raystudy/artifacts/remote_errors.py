@@ -82,6 +82,7 @@ _NO_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist", re.IGNORECASE)
 _REFUSED = re.compile("Forbidden|Unauthorized")
 _GCSFS_BAD_REQUEST = "Bad Request: "
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+_ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of the machine",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the machine's service account",
@@ -101,6 +102,8 @@ def is_passing(error: Exception) -> bool:
     if code in _FULL_CODES or status in _FULL_STATUS:
         return False
     if code in _PASSING_CODES or status in _PASSING_STATUS:
+        return True
+    if any(getattr(each, "retryable", None) is True for each in _chain(error)):  # google.auth: no token just now
         return True
     if status is not None or isinstance(error, FileNotFoundError | FileExistsError) or _is_refused(error):
         return False
@@ -173,10 +176,11 @@ def told(error: Exception, path: "UPath", *, writes: bool, waited_seconds: float
             f"{CREDENTIALS.get(path.protocol, 'the credentials')}, their rights, and this machine's clock"
         )
     if is_passing(error):
+        variable = _ENDPOINTS.get(path.protocol, "none")
         return kind(
             f"{bucket} must be reachable, but for {waited_seconds:.0f} s every try failed, at last with: {what}. Check "
-            f"the network, and the endpoint (AWS_ENDPOINT_URL for s3); finished runs are kept, and the same command "
-            f"goes on from them"
+            f"the network, and the endpoint ({variable} for {path.protocol}); finished runs are kept, and the same "
+            f"command goes on from them"
         )
     if writes:
         full = " is full" if status in _FULL_STATUS or code in _FULL_CODES else ""
