@@ -1,7 +1,7 @@
-"""A server of Google Cloud Storage's JSON API on loopback (fake-gcs-server, a process of its own), and a proxy before it.
+"""A server of Google Cloud Storage's JSON API on loopback (fake-gcs-server, a process of its own), a proxy before it.
 
-The server itself decides `ifGenerationMatch=0` of uploads in one request, and gives listings in pages. The proxy, which
-also makes faults, stands in for what the server leaves out: the condition of uploads in parts and of deletions, and what
+The server itself decides `ifGenerationMatch=0` of uploads in one request, and gives listings in pages. The proxy makes
+faults, and stands in for what the server leaves out: the condition of uploads in parts and of deletions, and what
 Google says of a bucket that is not there. Nothing here knows raystudy.
 """
 
@@ -15,9 +15,9 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
@@ -27,6 +27,8 @@ from tests.object_store import BUCKET, Handler, Proxy
 ENVIRONMENT = {"NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": os.devnull, "GOOGLE_APPLICATION_CREDENTIALS": ""}
 _PLACE = re.compile(r"/storage/v1/b/([^/?]+)(?:/o/([^/?]+))?")
 
+_PASSED_ON = ("Content-Type", "Content-Range", "Range", "Host")  # the server sends parts to where it was called
+
 
 class GoogleProxy(Proxy):
     """Passes calls on to fake-gcs-server at `target` (host, port)."""
@@ -34,6 +36,7 @@ class GoogleProxy(Proxy):
     def __init__(self, target: tuple[str, int]) -> None:
         super().__init__(target, GoogleHandler)
         self.uploads: dict[str, str] = {}  # in parts, on condition that there is no such object: their paths, by id
+        self.most_in_a_page = 1000
 
 
 class GoogleHandler(Handler):
@@ -44,8 +47,8 @@ class GoogleHandler(Handler):
     def _is_listing(self) -> bool:
         return self.command == "GET" and self.path.partition("?")[0].endswith("/o")
 
-    def _error(self, status: int, code: str) -> tuple[str, str]:
-        return "application/json", json.dumps({"error": {"code": status, "message": f"injected {code}"}})
+    def _error(self, code: str) -> tuple[str, str]:
+        return "application/json", json.dumps({"error": {"message": f"injected: {code} is invalid"}})
 
     def _fail(self, status: int, code: str) -> None:
         super()._fail(429 if code == "SlowDown" else status, code)
@@ -56,15 +59,19 @@ class GoogleHandler(Handler):
             self._fail(404, "The specified bucket does not exist.")
             return
         asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
-        wanted = None if self.server.faults.ignores_conditions else asked.get("ifGenerationMatch")
-        path = re.sub(r"&?ifGenerationMatch=\d+", "", self.path) if self.server.faults.ignores_conditions else self.path
-        headers = {name: self.headers[name] for name in ("Content-Type", "Content-Range", "Range") if self.headers[name]}
+        path = re.sub(r"(maxResults)=\d{3,}", rf"\1={self.server.most_in_a_page}", self.path)
+        wanted = asked.get("ifGenerationMatch")
+        if self.server.faults.ignores_conditions:
+            path, wanted = path.replace("&ifGenerationMatch=0", ""), None
+        headers = {name: self.headers[name] for name in _PASSED_ON if self.headers[name]}
         in_parts, upload_id = asked.get("uploadType") == "resumable", asked.get("upload_id", "")
-        own = f"/storage/v1/b/{BUCKET}/o/{quote(asked.get('name', ''), safe='')}" if in_parts else path.partition("?")[0]
+        own = path.partition("?")[0]
         if upload_id:
             own, wanted = self.server.uploads.get(upload_id, ""), "0" if upload_id in self.server.uploads else None
+        elif in_parts:
+            own = f"/storage/v1/b/{BUCKET}/o/{quote(asked['name'], safe='')}"
         looks = wanted is not None and (in_parts or bool(upload_id) or self.command == "DELETE")
-        with self.server.conditional if looks else suppress():
+        with self.server.conditional if looks else nullcontext():
             if looks and self._generation(own) != wanted:
                 self._fail(412, "conditionNotMet")
                 return
@@ -96,7 +103,7 @@ def google_server(folder: Path) -> Iterator[GoogleProxy]:
     proxy = GoogleProxy(("127.0.0.1", port))
     words = [binary, "-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
     with (folder / "fake-gcs-server.log").open("wb") as log:
-        server = subprocess.Popen([*words, "-external-url", proxy.url], cwd=folder, stdout=log, stderr=log)
+        server = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log)
     try:
         _make_bucket(port, server)
         proxy.server_pid = server.pid

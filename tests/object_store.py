@@ -45,6 +45,7 @@ class Faults:
     lost_answers: float = 0.0  # share of calls that are done and whose answer is lost
     latency_seconds: float = 0.0
     refuses_writes: int = 0  # the HTTP status of every write: 403, 405, 507
+    refuses_reads: int = 0  # the HTTP status of everything else
     ignores_conditions: bool = False
     gone_until: float = 0.0  # on the monotonic clock
     calls: Counter[str] = field(default_factory=Counter)
@@ -58,7 +59,7 @@ class Faults:
     def heal(self) -> None:
         """Nothing goes wrong from here on; calls are counted from nought."""
         self.failing = self.lost_answers = self.latency_seconds = self.gone_until = 0.0
-        self.refuses_writes, self.ignores_conditions = 0, False
+        self.refuses_writes, self.refuses_reads, self.ignores_conditions = 0, 0, False
         self.calls.clear()
 
 
@@ -101,6 +102,8 @@ class Handler(BaseHTTPRequestHandler):
         elif writes and faults.refuses_writes:
             code = {403: "AccessDenied", 405: "MethodNotAllowed", 507: "InsufficientStorage"}[faults.refuses_writes]
             self._fail(faults.refuses_writes, code)
+        elif not writes and faults.refuses_reads:
+            self._fail(faults.refuses_reads, "InvalidRequest")
         else:
             self._pass_on(body, is_lost=faults.generator.random() < faults.lost_answers)
 
@@ -128,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
     ) -> tuple[http.client.HTTPResponse, bytes]:
         """What the server says."""
         onward = http.client.HTTPConnection(*self.server.target, timeout=60)
-        onward.request(method, path, body, {**(headers or {}), "Host": "{}:{}".format(*self.server.target)})
+        onward.request(method, path, body, {"Host": "{}:{}".format(*self.server.target), **(headers or {})})
         answer = onward.getresponse()
         content = answer.read()
         onward.close()
@@ -145,12 +148,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def _error(self, status: int, code: str) -> tuple[str, str]:
+    def _error(self, code: str) -> tuple[str, str]:
         """Kind and text of the answer to a call that fails."""
         return "application/xml", f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>"
 
     def _fail(self, status: int, code: str) -> None:
-        kind, text = self._error(status, code)
+        kind, text = self._error(code)
         content = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)

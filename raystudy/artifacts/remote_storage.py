@@ -82,9 +82,10 @@ def check_promises(root: "UPath") -> None:
                 remote_files.remove(probe)
     if is_overwritten or found != b"first":
         raise UnwritableError(
-            f"the storage must refuse to write what is there already (a PUT with If-None-Match: * or ifGenerationMatch=0), since "
-            f"of two writers the first must win, but {root} let the second one write. Use a store that knows conditional "
-            f"writes (AWS S3, MinIO, Google Cloud Storage, Ceph and others in new versions), or a folder"
+            f"the storage must refuse to write what is there already (a PUT with If-None-Match: * or "
+            f"ifGenerationMatch=0), since of two writers the first must win, but {root} let the second one write. Use "
+            f"a store that knows conditional writes (AWS S3, MinIO, Google Cloud Storage, Ceph and others in new "
+            f"versions), or a folder"
         )
     if probe.name not in listed:
         raise UnwritableError(f"the storage must list what was written before, but {root} does not. Use another store")
