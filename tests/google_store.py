@@ -151,3 +151,24 @@ def gs_uri(request: pytest.FixtureRequest) -> str:
     """A prefix of its own on the server."""
     request.getfixturevalue("gs")
     return f"gs://{BUCKET}/{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(params=["s3", "gs"])
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """Of a remote storage: a test that asks for it, or for what follows, is run on each."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, store_kind: str) -> Proxy:
+    """`s3` or `gs`."""
+    proxy: Proxy = request.getfixturevalue(store_kind)
+    return proxy
+
+
+@pytest.fixture
+def store_uri(request: pytest.FixtureRequest, store_kind: str) -> str:
+    """`s3_uri` or `gs_uri`."""
+    uri: str = request.getfixturevalue(f"{store_kind}_uri")
+    return uri

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 32  # calls at a time; half a second of 20 ms calls for 1,000 objects
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
-_TRIED_BY_GCSFS = ("_request", "_get_file_request", "_get_file_concurrent")  # each six times, for half a minute
+_TRIED_BY_GCSFS = ("_request", "_get_file_request")  # each six times, for half a minute
 _OF_A_BUCKET = re.compile(r".*/storage/v1/b/[^/]+(/o)?")  # in the path of an object its own slashes are escaped
 
 

@@ -78,9 +78,6 @@ _PACKAGES = frozenset(
 _FULL_STATUS = frozenset({413, 507})
 _FULL_CODES = frozenset({"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge"})
 _NO_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist", re.IGNORECASE)
-# gcsfs makes of HTTP 403 a bare OSError, and of some of 400 a ValueError (its retry.py, `validate_response`).
-_REFUSED = re.compile("Forbidden|Unauthorized")
-_GCSFS_BAD_REQUEST = "Bad Request: "
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}
 CREDENTIALS = {
@@ -91,9 +88,7 @@ CREDENTIALS = {
 
 def is_foreign(error: Exception) -> bool:
     """Whether an error came from the storage, the network or their packages, and not from a defect of this program."""
-    if isinstance(error, OSError | asyncio.TimeoutError) or type(error).__module__.split(".")[0] in _PACKAGES:
-        return True
-    return isinstance(error, ValueError) and str(error).startswith(_GCSFS_BAD_REQUEST)
+    return isinstance(error, OSError | asyncio.TimeoutError) or type(error).__module__.split(".")[0] in _PACKAGES
 
 
 def is_passing(error: Exception) -> bool:
@@ -116,7 +111,8 @@ def _is_refused(error: Exception) -> bool:
     """Whether the rights or the credentials do not suffice."""
     if isinstance(error, PermissionError) or status_of(error) in (401, 403):
         return True
-    return isinstance(error, OSError) and error.errno is None and _REFUSED.search(str(error)) is not None
+    # gcsfs makes of HTTP 403 a bare OSError (its retry.py, `validate_response`).
+    return isinstance(error, OSError) and error.errno is None and "Forbidden" in str(error)
 
 
 def is_taken(error: Exception) -> bool:

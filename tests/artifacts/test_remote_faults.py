@@ -31,24 +31,8 @@ from raystudy.execute.driver_lock import Timing, hold_study
 from tests.object_store import BUCKET, SECRET
 
 
-@pytest.fixture(params=["s3", "gs"])
-def kind(request) -> str:
-    """Of a remote storage."""
-    return request.param
-
-
-@pytest.fixture
-def store(request, kind):
-    return request.getfixturevalue(kind)
-
-
-@pytest.fixture
-def uri(request, kind) -> str:
-    return request.getfixturevalue(f"{kind}_uri")
-
-
-def test_calls_that_fail_and_answers_that_are_lost_change_nothing(store, uri):
-    root = open_storage(uri).root
+def test_calls_that_fail_and_answers_that_are_lost_change_nothing(store, store_uri):
+    root = open_storage(store_uri).root
     store.faults.failing, store.faults.lost_answers = 0.2, 0.1
     with ThreadPoolExecutor(12) as pool:
         own = list(pool.map(lambda i: write_json(root / f"{i}.json", {"i": i}, exclusive=True), range(16)))
@@ -62,9 +46,11 @@ def test_calls_that_fail_and_answers_that_are_lost_change_nothing(store, uri):
     assert names_in(root) == []
 
 
-def test_an_outage_is_said_once_and_survived_by_reader_writer_and_driver(store, uri, kind, caplog, monkeypatch):
+def test_an_outage_is_said_once_and_survived_by_reader_writer_and_driver(
+    store, store_uri, store_kind, caplog, monkeypatch
+):
     monkeypatch.setattr(remote_retries, "_SAY_AFTER_SECONDS", 0.5)
-    root, lost = open_storage(uri).root, []
+    root, lost = open_storage(store_uri).root, []
     write_json(root / "a.json", 1)
     with hold_study(root / "studies" / "s", wait=False, say=print, timing=Timing(0.1, 60.0, 0.1)):
         store.faults.gone_for(1.5)
@@ -81,14 +67,17 @@ def test_an_outage_is_said_once_and_survived_by_reader_writer_and_driver(store, 
     assert "answers again" in told[1]
     store.faults.gone_for(60.0)
     for call in (lambda: read_json(root / "a.json"), lambda: names_in(root), lambda: exists(root / "a.json")):
-        with patience(0.2), pytest.raises(UnreadableError, match=f"{kind}://{BUCKET} must be reachable, but for 0 s"):
+        with (
+            patience(0.2),
+            pytest.raises(UnreadableError, match=f"{store_kind}://{BUCKET} must be reachable, but for 0 s"),
+        ):
             call()
     with patience(0.2), pytest.raises(UnwritableError, match="the same command goes on from them"):
         write_json(root / "a.json", 3)
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "told"),
+    ("store_kind", "status", "told"),
     [
         ("s3", 403, "must allow to write and delete s3://.*AccessDenied.*Check AWS_ACCESS_KEY_ID"),
         ("s3", 405, "must allow to write and delete s3://.*MethodNotAllowed"),
@@ -96,10 +85,10 @@ def test_an_outage_is_said_once_and_survived_by_reader_writer_and_driver(store, 
         ("gs", 403, "must allow to write and delete gs://.*AccessDenied.*Check GOOGLE_APPLICATION_CREDENTIALS"),
         ("gs", 405, "must be writable, but gs://.*HTTP 405 Method Not Allowed: .*Make room and rights there"),
     ],
-    indirect=["kind"],
+    indirect=["store_kind"],
 )
-def test_a_storage_that_refuses_writes_is_told_at_once_and_still_read(store, uri, status, told):
-    storage = open_storage(uri)
+def test_a_storage_that_refuses_writes_is_told_at_once_and_still_read(store, store_uri, status, told):
+    storage = open_storage(store_uri)
     write_json(storage.root / "a.json", 1)
     store.faults.refuses_writes = status
     began = time.monotonic()
@@ -110,19 +99,21 @@ def test_a_storage_that_refuses_writes_is_told_at_once_and_still_read(store, uri
     assert read_json(storage.root / "a.json") == 1
 
 
-def test_a_store_that_lets_the_second_writer_win_is_refused(store, uri):
+def test_a_store_that_lets_the_second_writer_win_is_refused(store, store_uri):
     store.faults.ignores_conditions = True
     with pytest.raises(UnwritableError, match=r"must refuse to write what is there already \(a PUT with If-None"):
-        open_storage(uri).prepare()
-    assert names_in(open_storage(uri).root) == []
+        open_storage(store_uri).prepare()
+    assert names_in(open_storage(store_uri).root) == []
 
 
 @pytest.mark.usefixtures("store")
-def test_a_bucket_that_is_not_there_is_told_by_reader_and_writer(kind):
-    nowhere = open_storage(f"{kind}://no-such-bucket/x")
+def test_a_bucket_that_is_not_there_is_told_by_reader_and_writer(store_kind):
+    nowhere = open_storage(f"{store_kind}://no-such-bucket/x")
     asks = [lambda: read_json(nowhere.root / "a"), lambda: names_in(nowhere.root), lambda: exists(nowhere.root / "a")]
-    for asked in (nowhere.prepare, *(asks[:2] if kind == "s3" else asks)):
-        with pytest.raises(StorageError, match=rf"a bucket that is there, but there is no {kind}://no-such-bucket\."):
+    for asked in (nowhere.prepare, *(asks[:2] if store_kind == "s3" else asks)):
+        with pytest.raises(
+            StorageError, match=rf"a bucket that is there, but there is no {store_kind}://no-such-bucket\."
+        ):
             asked()
 
 
@@ -191,17 +182,17 @@ _SOURCES = {
 
 
 @pytest.mark.usefixtures("store")
-def test_absent_credentials_and_an_unreachable_endpoint_are_told(kind, monkeypatch):
-    way_out, endpoint = _SOURCES[kind]
+def test_absent_credentials_and_an_unreachable_endpoint_are_told(store_kind, monkeypatch):
+    way_out, endpoint = _SOURCES[store_kind]
     without = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "STORAGE_EMULATOR_HOST")
     environment = {name: value for name, value in os.environ.items() if name not in without}
-    words = [sys.executable, "-c", _WITHOUT, f"{kind}://bucket"]
+    words = [sys.executable, "-c", _WITHOUT, f"{store_kind}://bucket"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
-    assert f"{kind}://bucket needs credentials, but found none" in done.stdout, done.stderr
+    assert f"{store_kind}://bucket needs credentials, but found none" in done.stdout, done.stderr
     assert way_out in done.stdout
     monkeypatch.setenv(endpoint, "http://127.0.0.1:9")
-    with patience(0.3), pytest.raises(UnreadableError, match=rf"must be reachable.*\({endpoint} for {kind}\)"):
-        read_json(open_storage(f"{kind}://bucket").root / "a")
+    with patience(0.3), pytest.raises(UnreadableError, match=rf"must be reachable.*\({endpoint} for {store_kind}\)"):
+        read_json(open_storage(f"{store_kind}://bucket").root / "a")
 
 
 def test_no_error_shows_a_credential(s3_uri, monkeypatch):
