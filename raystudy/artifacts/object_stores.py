@@ -41,7 +41,7 @@ def options_of(protocol: str) -> dict[str, Any]:
 
 def _options_of_google(url: str | None) -> dict[str, Any]:
     """Credentials as Google's own libraries find them (environment, gcloud's file, the machine's role); to an emulator
-    none are sent. gcsfs alone would also try a pickle in the home folder, and then go on without any.
+    none are sent. gcsfs alone would also take what it keeps in the home folder, and at last go on without any.
     """
     from aiohttp import ClientTimeout
     from fsspec import register_implementation
