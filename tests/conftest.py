@@ -14,7 +14,7 @@ from raystudy.artifacts.shard_writer import SourceDraft, write_tokens, write_vie
 from raystudy.artifacts.shards import Selected, open_tokens
 from tests.once import once_in_all_processes
 
-pytest_plugins = ["tests.object_store", "tests.parallel", "tests.ray_cluster", "tests.skips"]
+pytest_plugins = ["tests.object_store", "tests.google_store", "tests.parallel", "tests.ray_cluster", "tests.skips"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a script: what tests interrupt, and their processes, must hear of it all the same.

@@ -45,6 +45,7 @@ class Faults:
     lost_answers: float = 0.0  # share of calls that are done and whose answer is lost
     latency_seconds: float = 0.0
     refuses_writes: int = 0  # the HTTP status of every write: 403, 405, 507
+    refuses_reads: int = 0  # the HTTP status of everything else
     ignores_conditions: bool = False
     gone_until: float = 0.0  # on the monotonic clock
     calls: Counter[str] = field(default_factory=Counter)
@@ -58,7 +59,7 @@ class Faults:
     def heal(self) -> None:
         """Nothing goes wrong from here on; calls are counted from nought."""
         self.failing = self.lost_answers = self.latency_seconds = self.gone_until = 0.0
-        self.refuses_writes, self.ignores_conditions = 0, False
+        self.refuses_writes, self.refuses_reads, self.ignores_conditions = 0, 0, False
         self.calls.clear()
 
 
@@ -68,8 +69,8 @@ class Proxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, target: tuple[str, int], port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, target: tuple[str, int], handler: "type[Handler] | None" = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.target, self.faults, self.conditional = target, Faults(), threading.Lock()
         self.server_pid = 0  # of the process behind it
 
@@ -81,7 +82,7 @@ class Proxy(ThreadingHTTPServer):
         """A client that went away is no news."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
     server: Proxy
@@ -90,8 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         faults = self.server.faults
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         writes = self.command in ("PUT", "POST", "DELETE") and "select" not in self.path
-        listing = self.command == "GET" and "list-type=2" in self.path
-        faults.calls["LIST" if listing else self.command] += 1
+        faults.calls["LIST" if self._is_listing() else self.command] += 1
         time.sleep(faults.latency_seconds)
         chance = faults.generator.random()
         if time.monotonic() < faults.gone_until or chance < faults.failing / 3:
@@ -102,10 +102,15 @@ class _Handler(BaseHTTPRequestHandler):
         elif writes and faults.refuses_writes:
             code = {403: "AccessDenied", 405: "MethodNotAllowed", 507: "InsufficientStorage"}[faults.refuses_writes]
             self._fail(faults.refuses_writes, code)
+        elif not writes and faults.refuses_reads:
+            self._fail(faults.refuses_reads, "InvalidRequest")
         else:
             self._pass_on(body, is_lost=faults.generator.random() < faults.lost_answers)
 
     do_PUT = do_POST = do_DELETE = do_HEAD = do_GET  # noqa: N815 (http.server looks for these names)
+
+    def _is_listing(self) -> bool:
+        return self.command == "GET" and "list-type=2" in self.path
 
     def _pass_on(self, body: bytes, *, is_lost: bool) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
@@ -113,16 +118,26 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {name: value for name, value in headers.items() if not name.lower().startswith("if-")}
         is_conditional = any(name.lower().startswith("if-") for name in headers)
         with self.server.conditional if is_conditional else suppress(OSError):
-            onward = http.client.HTTPConnection(*self.server.target, timeout=60)
-            onward.request(self.command, self.path, body, {**headers, "Host": "{}:{}".format(*self.server.target)})
-            answer = onward.getresponse()
-            content = answer.read()
-            onward.close()
+            answer, content = self._ask(self.command, self.path, body, headers)
         if self.command == "PUT" and answer.status == 200:
             self.server.faults.written.append(unquote(self.path.partition("?")[0]))
         if is_lost:
             self._hang_up()
-            return
+        else:
+            self._answer(answer, content)
+
+    def _ask(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        """What the server says."""
+        onward = http.client.HTTPConnection(*self.server.target, timeout=60)
+        onward.request(method, path, body, {"Host": "{}:{}".format(*self.server.target), **(headers or {})})
+        answer = onward.getresponse()
+        content = answer.read()
+        onward.close()
+        return answer, content
+
+    def _answer(self, answer: http.client.HTTPResponse, content: bytes) -> None:
         self.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in _HOP:
@@ -133,10 +148,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
+    def _error(self, code: str) -> tuple[str, str]:
+        """Kind and text of the answer to a call that fails."""
+        return "application/xml", f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>"
+
     def _fail(self, status: int, code: str) -> None:
-        content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+        kind, text = self._error(code)
+        content = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":

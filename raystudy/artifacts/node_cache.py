@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts import sealed
-from raystudy.artifacts.endpoint import s3_endpoint
+from raystudy.artifacts.endpoint import endpoint_of
 from raystudy.artifacts.files import (
     NO_ROOM,
     StoragePath,
@@ -44,7 +44,7 @@ _fetched: list[str] = []
 
 def storage_tag(folder: StoragePath) -> str:
     """12 hexadecimal digits for a folder of a storage: of its URI, and of the endpoint, which a URI does not name."""
-    return digest([str(folder), next(iter(s3_endpoint().values()), "")])[:12]
+    return digest([str(folder), next(iter(endpoint_of(str(folder)).values()), "")])[:12]
 
 
 def place_here(folder: StoragePath) -> Path:

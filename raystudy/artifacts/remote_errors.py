@@ -78,10 +78,8 @@ _PACKAGES = frozenset(
 _FULL_STATUS = frozenset({413, 507})
 _FULL_CODES = frozenset({"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge"})
 _NO_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist", re.IGNORECASE)
-# gcsfs makes of HTTP 403 a bare OSError, and of some of 400 a ValueError (its retry.py, `validate_response`).
-_REFUSED = re.compile("Forbidden|Unauthorized")
-_GCSFS_BAD_REQUEST = "Bad Request: "
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+_ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of the machine",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the machine's service account",
@@ -90,9 +88,7 @@ CREDENTIALS = {
 
 def is_foreign(error: Exception) -> bool:
     """Whether an error came from the storage, the network or their packages, and not from a defect of this program."""
-    if isinstance(error, OSError | asyncio.TimeoutError) or type(error).__module__.split(".")[0] in _PACKAGES:
-        return True
-    return isinstance(error, ValueError) and str(error).startswith(_GCSFS_BAD_REQUEST)
+    return isinstance(error, OSError | asyncio.TimeoutError) or type(error).__module__.split(".")[0] in _PACKAGES
 
 
 def is_passing(error: Exception) -> bool:
@@ -101,6 +97,8 @@ def is_passing(error: Exception) -> bool:
     if code in _FULL_CODES or status in _FULL_STATUS:
         return False
     if code in _PASSING_CODES or status in _PASSING_STATUS:
+        return True
+    if any(getattr(each, "retryable", None) is True for each in _chain(error)):  # google.auth: no token just now
         return True
     if status is not None or isinstance(error, FileNotFoundError | FileExistsError) or _is_refused(error):
         return False
@@ -113,7 +111,8 @@ def _is_refused(error: Exception) -> bool:
     """Whether the rights or the credentials do not suffice."""
     if isinstance(error, PermissionError) or status_of(error) in (401, 403):
         return True
-    return isinstance(error, OSError) and error.errno is None and _REFUSED.search(str(error)) is not None
+    # gcsfs makes of HTTP 403 a bare OSError (its retry.py, `validate_response`).
+    return isinstance(error, OSError) and error.errno is None and "Forbidden" in str(error)
 
 
 def is_taken(error: Exception) -> bool:
@@ -173,10 +172,11 @@ def told(error: Exception, path: "UPath", *, writes: bool, waited_seconds: float
             f"{CREDENTIALS.get(path.protocol, 'the credentials')}, their rights, and this machine's clock"
         )
     if is_passing(error):
+        variable = _ENDPOINTS.get(path.protocol, "none")
         return kind(
             f"{bucket} must be reachable, but for {waited_seconds:.0f} s every try failed, at last with: {what}. Check "
-            f"the network, and the endpoint (AWS_ENDPOINT_URL for s3); finished runs are kept, and the same command "
-            f"goes on from them"
+            f"the network, and the endpoint ({variable} for {path.protocol}); finished runs are kept, and the same "
+            f"command goes on from them"
         )
     if writes:
         full = " is full" if status in _FULL_STATUS or code in _FULL_CODES else ""

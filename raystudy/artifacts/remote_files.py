@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from raystudy.artifacts.endpoint import s3_endpoint
+from raystudy.artifacts.object_stores import CONCURRENCY, delete_the_same, filesystem, one_request
 from raystudy.artifacts.remote_retries import patience, patience_seconds, persistently
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S")
 
-CONCURRENCY = 32  # calls at a time; half a second of 20 ms calls for 1,000 objects
-_CHUNK_BYTES = 2**20
 _memory_lock = threading.Lock()  # fsspec's memory looks before it writes, in two steps
 # What makes a folder whole goes first, so that nothing half-removed is taken for whole.
 _SEALS = ("manifest.json", "result.json", "study.json")
@@ -38,35 +36,9 @@ class Found:
     identity: str
 
 
-def options_of(protocol: str) -> dict[str, Any]:
-    """How fsspec opens a storage of this kind: without caches of listings, and without tries of its own.
-
-    Raises:
-        StorageError: the endpoint that the environment names is none.
-    """
-    if protocol == "s3":
-        # botocore takes region and credentials from the environment, its files or the machine's role. It would take the
-        # endpoint too; given here, it tells two storages of one process apart.
-        endpoint = s3_endpoint()
-        config: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
-        config |= {"max_pool_connections": 2 * CONCURRENCY}
-        options: dict[str, Any] = {"use_listings_cache": False, "config_kwargs": config}
-        return options | ({"endpoint_url": next(iter(endpoint.values()))} if endpoint else {})
-    return {"use_listings_cache": False} if protocol == "gs" else {}
-
-
-def filesystem(path: "UPath") -> Any:
-    """fsspec's file system for `path`; raises whatever it raises where it cannot be made."""
-    fs = path.fs
-    if path.protocol == "s3":
-        fs.retries = 1  # one place tries again
-    return fs
-
-
 def read(path: "UPath") -> bytes | None:
     """The content of an object, or None; raises UnreadableError."""
-    more = {"max_concurrency": 1} if path.protocol == "s3" else {}  # else s3fs asks for the size before every read
-
+    more = one_request(path.protocol)
     try:
         return persistently(path, lambda: bytes(filesystem(path).cat_file(path.path, **more)), writes=False)
     except (FileNotFoundError, IsADirectoryError):
@@ -149,9 +121,10 @@ def _sha256_of(local: Path) -> str:
 
 def download(path: "UPath", local: Path) -> bool:
     """Fetch an object into the file `local`; False where there is none; raises UnreadableError or the local OSError."""
+    more = one_request(path.protocol) if path.protocol == "gs" else {}  # s3fs does so by itself
 
     def get() -> None:
-        filesystem(path).get_file(path.path, str(local))
+        filesystem(path).get_file(path.path, str(local), **more)
 
     try:
         persistently(path, get, writes=False)
@@ -278,21 +251,12 @@ def fingerprint(content: bytes) -> str:
 
 
 def remove_if(path: "UPath", identity: str) -> None:
-    """Remove an object if it is still the one of this identity; S3 sees to that, elsewhere we look just before.
+    """Remove an object if it is still the one of this identity, by the store's own decision; fsspec's memory looks.
 
     Raises:
         UnwritableError: the storage cannot be written.
     """
-    fs = filesystem(path)
-    if path.protocol != "s3" and ((there := info(path)) is None or there.identity != identity):
+    if path.protocol == "memory" and ((there := info(path)) is None or there.identity != identity):
         return
-
-    def conditionally() -> None:
-        if path.protocol == "s3":
-            bucket, key, _ = fs.split_path(path.path)
-            fs.call_s3("delete_object", Bucket=bucket, Key=key, IfMatch=identity)
-        else:
-            fs.rm_file(path.path)
-
     with suppress(FileNotFoundError, FileExistsError):
-        persistently(path, conditionally, writes=True)
+        persistently(path, lambda: delete_the_same(path, identity), writes=True)

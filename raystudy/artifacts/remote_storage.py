@@ -5,7 +5,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from raystudy.artifacts import remote_files
+from raystudy.artifacts import object_stores, remote_files
 from raystudy.artifacts.files import writing_name
 from raystudy.artifacts.remote_retries import patience
 from raystudy.errors import MissingPackageError, StorageError, UnwritableError
@@ -61,7 +61,7 @@ def open_root(location: str) -> "UPath":
     from upath import UPath
 
     clean = "/".join([matched["bucket"], *filter(None, parts)])
-    root: UPath = UPath(f"{protocol}://{clean}", **remote_files.options_of(protocol))
+    root: UPath = UPath(f"{protocol}://{clean}", **object_stores.options_of(protocol))
     return root
 
 
@@ -82,9 +82,10 @@ def check_promises(root: "UPath") -> None:
                 remote_files.remove(probe)
     if is_overwritten or found != b"first":
         raise UnwritableError(
-            f"the storage must refuse to write what is there already (a PUT with If-None-Match: *), since of two "
-            f"writers the first must win, but {root} let the second one write. Use a store that knows conditional "
-            f"writes (AWS S3, MinIO, Google Cloud Storage, Ceph and others in new versions), or a folder"
+            f"the storage must refuse to write what is there already (a PUT with If-None-Match: * or "
+            f"ifGenerationMatch=0), since of two writers the first must win, but {root} let the second one write. Use "
+            f"a store that knows conditional writes (AWS S3, MinIO, Google Cloud Storage, Ceph and others in new "
+            f"versions), or a folder"
         )
     if probe.name not in listed:
         raise UnwritableError(f"the storage must list what was written before, but {root} does not. Use another store")

@@ -1,4 +1,4 @@
-"""What every kind of storage must do: a local folder, fsspec's memory, and S3 (a real server, moto's, over HTTP).
+"""What every kind of storage must do: a local folder, fsspec's memory, S3 and Google Cloud Storage (servers over HTTP).
 
 What only a network makes is in test_remote_faults.py.
 """
@@ -39,13 +39,13 @@ from raystudy.errors import StorageError, StudyHeldError
 from raystudy.execute.driver_lock import Timing, find_holder, hold_study
 from tests.artifacts.test_ledger import RESULT
 
-KINDS = ("local", "memory", "s3")
+KINDS = ("local", "memory", "s3", "gs")
 
 
 @pytest.fixture(params=KINDS)
 def location(request, tmp_path) -> str:
-    if request.param == "s3":
-        return request.getfixturevalue("s3_uri")
+    if request.param in ("s3", "gs"):
+        return request.getfixturevalue(f"{request.param}_uri")
     return str(tmp_path / "storage") if request.param == "local" else f"memory://{uuid.uuid4().hex}/storage"
 
 
@@ -141,7 +141,7 @@ def test_damage_is_moved_aside_only_while_it_is_what_was_seen_on_every_kind(root
     assert exists(root / "studies" / "s" / "lock.json")
 
 
-@pytest.mark.parametrize("location", ["memory", "s3"], indirect=True)
+@pytest.mark.parametrize("location", ["memory", "s3", "gs"], indirect=True)
 def test_a_folder_that_is_made_anew_while_it_is_set_aside_is_kept(root, monkeypatch):
     folder, real, listings = root / "shards" / "d", remote_files.copy, []
     for name in ("manifest.json", "tokens.bin"):
