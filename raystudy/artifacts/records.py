@@ -13,7 +13,7 @@ moves it aside, so that it can be made anew.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -249,6 +249,14 @@ class RunLedger:
             except StorageError as error:
                 self.put_aside(name, seen, str(error))
         return attempts
+
+    def read_all_attempts(
+        self, run_ids: Collection[str], compacted: StoragePath | None = None
+    ) -> dict[str, list[dict[str, Any]]]:
+        """`read_attempts` of each of many runs, of a remote storage from one listing; `compacted`: where copies lie."""
+        with self.files.together(len(run_ids), compacted):
+            self.files.fetch(name for run_id in run_ids for name in self._attempts(run_id))
+            return {run_id: self.read_attempts(run_id) for run_id in run_ids}
 
     def _attempts(self, run_id: str) -> list[str]:
         names = (name for name in self.files.names(run_id, "attempts") if name.endswith(".json"))

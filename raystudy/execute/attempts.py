@@ -37,6 +37,7 @@ class Attempts:
         self._start_failures = 0  # in a row, before any run had begun
         self._sequences: int | None = None  # of a micro-batch, where memory has made it smaller
         self._preemptions = Counter(task.preemptions)
+        self._tried_seconds = 0.0  # of attempts at the run that is first now
         self.reports: list[RunReport] = []
 
     @property
@@ -65,7 +66,8 @@ class Attempts:
         notes = [] if report.status == "failed" else [note for note in self._notes if note not in report.note]
         note = "; ".join([*([report.note] if report.note else []), *notes])
         times = self._preemptions[report.run_id] - self._task.preemptions.get(report.run_id, 0)
-        self.reports.append(replace(report, note=note, num_preemptions=times))
+        tried, self._tried_seconds = self._tried_seconds, 0.0
+        self.reports.append(replace(report, note=note, num_preemptions=times, tried_seconds=tried))
         self._notes, self._errors, self._start_failures = [], [], 0
 
     def begun_again(self, times: Mapping[str, int]) -> None:
@@ -83,6 +85,13 @@ class Attempts:
         run = next((run for run_id, run in self._runs.items() if run_id not in self._ended()), None)
         if run is None:
             return
+        num_ended = len(self.reports)
+        self._judge(run, cause, seconds, has_begun=has_begun)
+        if len(self.reports) == num_ended:
+            self._tried_seconds += seconds
+
+    def _judge(self, run: TrainRun, cause: Cause, seconds: float, *, has_begun: bool) -> None:
+        """Begin `run` again, or give it up."""
         if cause.kind == "preempted":
             self._preemptions[run.run_id] += 1
             if self._preemptions[run.run_id] > MAX_PREEMPTIONS:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from raystudy.artifacts.records import RunLedger
 from raystudy.execute.progress import Progress
-from raystudy.execute.work import MAX_PREEMPTIONS, RunReport, Task, attempt_of
+from raystudy.execute.work import MAX_PREEMPTIONS, RunReport, Task, attempt_of, leave_tries
 from raystudy.study.wanted import WantedRun
 
 
@@ -38,8 +38,10 @@ class Losses:
             for task, count in zip(tasks, counts, strict=True)
         ]
 
-    def count(self, report: RunReport) -> None:
-        """A run has ended, or is lost."""
+    def count(self, run: WantedRun, report: RunReport) -> None:
+        """A run has ended, or is lost; what tries of it took that its own task began again is kept."""
+        if report.status != "failed":
+            leave_tries(self._ledger, run, report)
         self._preemptions[report.run_id] += report.num_preemptions + (report.loss == "preempted")
         self._moves[report.run_id] += report.loss == "node-full"
 

@@ -17,7 +17,7 @@ from raystudy.artifacts.storage import open_storage
 from raystudy.errors import IncompleteError, SpecError, StoppedError, StorageError, UnwritableError
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.progress import Progress
-from raystudy.execute.work import MAX_FAILURES, RunReport, Task, attempt_of, failed_reports, reports_of
+from raystudy.execute.work import MAX_FAILURES, RunReport, Task, attempt_of, failed_reports, leave_tries, reports_of
 from raystudy.specs.run import CommandRun, TrainRun
 from raystudy.study.wanted import WantedRun
 from raystudy.train import stop_request
@@ -137,6 +137,8 @@ def make_emitted(tasks: Sequence[EmittedTask], progress: Progress) -> Counter[st
                 if report.status == "failed":
                     causes[str(run)] = report.cause
                     leave_attempt(emitted.task, run, report)
+                else:
+                    leave_tries(open_storage(emitted.task.storage).runs, run, report)
     except StoppedError as error:
         num_made = ended.total() - ended["failed"]
         raise StoppedError(

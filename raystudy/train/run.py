@@ -42,7 +42,8 @@ class Means:
 class Outcome:
     """What a run gives: `status` is finished or diverged; evaluations by validation digest.
 
-    `cause`: what was seen of a run that diverged. `made`: how it was made, for its record's provenance.
+    `cause`: what was seen of a run that diverged. `made`: how it was made, for its record's provenance. `seconds`: by
+    phase; "total", of which "earlier" went by in processes before this one, up to the checkpoint it went on from.
     """
 
     status: str
@@ -116,7 +117,7 @@ def train(
         data_order=training.stream.fingerprint,
         epochs=training.stream.epochs((training.first_step + run.settings.steps) * run.settings.batch_sequences),
         weights=weights_of(training.model),
-        seconds={**seconds, "total": earlier + time.perf_counter() - started},
+        seconds={**seconds, "earlier": earlier, "total": earlier + time.perf_counter() - started},
         cause=cause,
         made={
             "micro_batch_sequences": training.micro_batches.rows,
