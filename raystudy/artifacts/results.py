@@ -67,11 +67,16 @@ class Record:
 
     @property
     def earlier_seconds(self) -> float:
-        """Those of `seconds` that went by in tries before the last, up to the checkpoint that the last went on from.
+        """Those of `used_seconds` that went by in tries before the last, up to the checkpoint that it went on from.
 
         0 where the record, of an earlier version, does not say.
         """
         return float(self.result["seconds"].get("earlier", 0.0))
+
+    @property
+    def used_seconds(self) -> float:
+        """Wall time of the run, and of steps of its parent that were taken again for it, of its last tries."""
+        return self.seconds + float(self.result["seconds"].get("replay", 0.0))
 
     @property
     def num_devices(self) -> float:

@@ -273,7 +273,7 @@ def failed_reports(task: Task, cause: str, seconds: float = 0.0) -> list[RunRepo
         if record is None or not _is_measured(run, record, task, asked):
             reports.append(RunReport(run.run_id, "failed", cause=cause))
         else:
-            own = min(record.seconds - record.earlier_seconds, left)
+            own = min(record.used_seconds - record.earlier_seconds, left)
             left -= own
             reports.append(RunReport(run.run_id, record.status, run.num_tokens, own))
     num_failed = sum(report.status == "failed" for report in reports)

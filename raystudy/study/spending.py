@@ -59,7 +59,7 @@ class Rates:
 
         What went by before its last try began is among these, as far as these are known.
         """
-        seconds = record.seconds - min(record.earlier_seconds, tried)
+        seconds = record.used_seconds - min(record.earlier_seconds, tried)
         hours = seconds * record.num_devices / SECONDS_PER_HOUR
         if self._prices is None:
             return Cost(hours)
