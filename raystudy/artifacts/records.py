@@ -267,10 +267,11 @@ class RunLedger:
 def failures_among(attempts: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Those attempts that count as failures of their run: not the loss of a node, nor what only says to take less.
 
-    "loss" is written by a launch (execute/losses.py), "micro_batch_tokens" by ranks that ran out of memory and go on
-    with smaller micro-batches (execute/ranks_study.py).
+    "loss" and "begun_again" (within a task that made it) are written by a launch (execute/losses.py),
+    "micro_batch_tokens" by ranks that ran out of memory and go on with smaller micro-batches (execute/ranks_study.py).
     """
-    return [each for each in attempts if not each.get("loss") and "micro_batch_tokens" not in each]
+    others = {"begun_again", "micro_batch_tokens"}
+    return [each for each in attempts if not each.get("loss") and others.isdisjoint(each)]
 
 
 def _evaluation_name(run_id: str, validation: str, reading: Reading) -> str:

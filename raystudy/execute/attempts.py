@@ -1,7 +1,7 @@
 """What is left of a group's task, and what is done after an attempt that did not make all of it.
 
-A lost or hanging worker: again, from the newest checkpoint, `engine.max_failures` times a run; where no run had begun
-the group counts it, and gives up all that is left. A preempted one: again, at most MAX_PREEMPTIONS times. Out of
+A worker that died or hangs: again, from the newest checkpoint, `engine.max_failures` times a run; where no run had
+begun the group counts it, and gives up all that is left. A preempted one: again, at most MAX_PREEMPTIONS times. Out of
 memory: again with half the micro-batch where that is "auto", else a result that says so. An exception: once more, since
 it may be the machine's; not when it comes again at the same step, or is one that a person must mend. What is given up
 is final for the launch. Knows nothing of how a group is started.

@@ -231,7 +231,7 @@ def attempt_of(run: str, report: RunReport) -> dict[str, Any]:
 def leave_tries(ledger: RunLedger, run: WantedRun, report: RunReport) -> None:
     """Note what tries of a run took that did not end as it did; they are no failures of it."""
     if report.tried_seconds:
-        told = {"cause": report.note, "run": str(run), "seconds": report.tried_seconds, "loss": "begun-again"}
+        told = {"cause": report.note, "run": str(run), "seconds": report.tried_seconds, "begun_again": True}
         ledger.write_attempt(run.run_id, told)
 
 
