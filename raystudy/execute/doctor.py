@@ -171,9 +171,13 @@ def _port() -> Finding:
 
 def _builds(needs: Needs) -> Iterable[Finding]:
     worst: Severity = "problem" if needs.deepspeed else "warning"
-    folder = build_folder()
     whence = f"{VARIABLE}" if os.environ.get(VARIABLE) else f"{VARIABLE} is not set: the user's own"
     way_out = f"Set {VARIABLE} to a folder of yours on a local disk"
+    try:
+        folder = build_folder()
+    except OSError as error:
+        yield Finding("build folder", worst, str(error), way_out)
+        return
     trouble = _unwritable(folder, _not_written)
     if trouble:
         yield Finding("build folder", worst, f"{folder} ({whence}) cannot be written: {trouble}", way_out)
@@ -232,7 +236,7 @@ def _storage(storage: Storage) -> Iterable[Finding]:
             yield Finding("storage", "problem", str(error), "See docs/storage.md")
         else:
             yield Finding("storage", "ok", f"{root} can be written, and the first of two writers wins")
-        yield _cache(cache_folder())
+        yield _cache()
         return
     trouble = _unwritable(root, _not_exclusive)
     way_out = "Name another with --storage, or mend the rights there"
@@ -243,8 +247,12 @@ def _storage(storage: Storage) -> Iterable[Finding]:
     yield _free(root, "the storage", "Free some, or name another storage: a full one stops a launch")
 
 
-def _cache(folder: Path) -> Finding:
+def _cache() -> Finding:
     """Where this machine will keep what it fetches from a remote storage."""
+    try:
+        folder = cache_folder()
+    except RaystudyError as error:
+        return Finding("cache", "problem", str(error))
     trouble, way_out = _unwritable(folder, _not_written), f"Set {CACHE} to a folder of this machine with more room"
     if trouble:
         return Finding("cache", "problem", f"{folder}: {trouble}", way_out)
