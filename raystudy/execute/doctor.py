@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
-from raystudy.artifacts.files import write_bytes
+from raystudy.artifacts.files import broken_promise, write_bytes
 from raystudy.artifacts.node_room import CACHE, cache_folder
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import RaystudyError
@@ -238,7 +238,7 @@ def _storage(storage: Storage) -> Iterable[Finding]:
             yield Finding("storage", "ok", f"{root} can be written, and the first of two writers wins")
         yield _cache()
         return
-    trouble = _unwritable(root, _not_exclusive)
+    trouble = _unwritable(root, broken_promise)
     way_out = "Name another with --storage, or mend the rights there"
     if trouble:
         yield Finding("storage", "problem", f"{root}: {trouble}", way_out)
@@ -284,11 +284,6 @@ def _unwritable(folder: Path, trial: Callable[[Path], str]) -> str:
 
 def _not_written(probe: Path) -> str:
     return "" if write_bytes(probe, b"raystudy", durable=False) else "no file can be made"
-
-
-def _not_exclusive(probe: Path) -> str:
-    first, second = (write_bytes(probe, b"raystudy", exclusive=True) for _ in range(2))
-    return "" if first and not second else "a second writer replaces the first, so that results could be lost"
 
 
 def _nearest(folder: Path) -> Path:
