@@ -23,6 +23,7 @@ from raystudy.specs.load import LoadedStudy
 from raystudy.specs.study import StudySpec
 
 DEFAULT_STORAGE = "raystudy-storage"
+SHARED = "a folder that all nodes share under one path (NFS, a shared volume), or a bucket (s3://, gs://)"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 

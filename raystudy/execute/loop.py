@@ -13,7 +13,7 @@ from raystudy.artifacts.damage import set_torn_json_aside
 from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.node_cache import take_fetched
 from raystudy.artifacts.remote_retries import patience
-from raystudy.artifacts.storage import Storage, StudyFolder, open_storage
+from raystudy.artifacts.storage import SHARED, Storage, StudyFolder, open_storage
 from raystudy.errors import DamagedError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.command_tasks import make_command_tasks, split_commands
@@ -44,9 +44,7 @@ from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import Wave, make_wave, waiting_lines
 
 _COURTESY_SECONDS = 2.0
-UNSEEN = (
-    "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
-)
+UNSEEN = f"reported as done, but its record is not on the storage that the driver sees. Use {SHARED}"
 
 
 def run_study(

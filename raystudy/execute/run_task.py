@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.records import failures_among
-from raystudy.artifacts.storage import open_storage
+from raystudy.artifacts.storage import SHARED, open_storage
 from raystudy.errors import IncompleteError, SpecError, StoppedError, StorageError, UnwritableError
 from raystudy.execute.inputs import need_packages
 from raystudy.execute.progress import Progress
@@ -186,7 +186,7 @@ def _see_place(task: Task) -> None:
     if "://" not in task.storage and not Path(task.storage).is_dir():
         raise StorageError(
             f"the storage must be the same folder on all nodes, but {task.storage} is none here. Mount it, or name it "
-            f"as it is called here with --storage"
+            f"as it is called here with --storage; or use {SHARED}"
         )
     if task.group:
         need_packages("torch", "deepspeed", extra="deepspeed", use="to train by several workers")

@@ -45,8 +45,16 @@ def test_a_healthy_cluster_has_no_findings_but_good_ones(monkeypatch):
         ({"python": "3.12.1"}, "problem", "the nodes must agree. Use one image"),
         ({"packages": {**a_node(1)["packages"], "torch": "2.12.0"}}, "problem", "2.12.0, 2.13.0 on the nodes"),
         ({"storage_trouble": "s: Read-only file system"}, "problem", "Read-only file system. Mount it there"),
-        ({"sees_driver": False}, "problem", "another folder there than where the driver runs. Name a folder"),
-        ({"is_seen": False}, "problem", "another folder there than where the driver runs. Name a folder"),
+        (
+            {"sees_driver": False},
+            "problem",
+            "another folder there than where the driver runs. Name a folder that all nodes share",
+        ),
+        (
+            {"is_seen": False},
+            "problem",
+            "another folder there than where the driver runs. Name a folder that all nodes share",
+        ),
         ({"trouble": "the actor died"}, "problem", "does not answer: the actor died"),
         ({"disk": {"/tmp": 2**20}}, "warning", "free in /tmp. Free some"),
         ({"ahead_seconds": -90.0}, "warning", "-90.0 s from the head's. Let NTP"),
