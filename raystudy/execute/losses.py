@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from raystudy.artifacts.records import RunLedger
 from raystudy.execute.progress import Progress
-from raystudy.execute.work import MAX_PREEMPTIONS, RunReport, Task, attempt_of, leave_tries
+from raystudy.execute.work import MAX_PREEMPTIONS, RunReport, Task, attempt_of
 from raystudy.study.wanted import WantedRun
 
 
@@ -55,3 +55,10 @@ class Losses:
             self._progress.say(f"{what}: {run}: {report.cause}; it is made again")
             self._ledger.write_attempt(run.run_id, {**attempt_of(str(run), report), "loss": report.loss})
         return True
+
+
+def leave_tries(ledger: RunLedger, run: WantedRun, report: RunReport) -> None:
+    """Note what tries of a run took that did not end as it did; they are no failures of it."""
+    if report.tried_seconds:
+        told = {"cause": report.note, "run": str(run), "seconds": report.tried_seconds, "begun_again": True}
+        ledger.write_attempt(run.run_id, told)

@@ -16,8 +16,9 @@ from raystudy.artifacts.records import failures_among
 from raystudy.artifacts.storage import SHARED, open_storage
 from raystudy.errors import IncompleteError, SpecError, StoppedError, StorageError, UnwritableError
 from raystudy.execute.inputs import need_packages
+from raystudy.execute.losses import leave_tries
 from raystudy.execute.progress import Progress
-from raystudy.execute.work import MAX_FAILURES, RunReport, Task, attempt_of, failed_reports, leave_tries, reports_of
+from raystudy.execute.work import MAX_FAILURES, RunReport, Task, attempt_of, failed_reports, reports_of
 from raystudy.specs.run import CommandRun, TrainRun
 from raystudy.study.wanted import WantedRun
 from raystudy.train import stop_request

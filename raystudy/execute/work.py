@@ -15,7 +15,6 @@ from raystudy import __version__
 from raystudy.artifacts.downstream import join_answers
 from raystudy.artifacts.files import NO_ROOM, unwritable
 from raystudy.artifacts.node_cache import take_fetched
-from raystudy.artifacts.records import RunLedger
 from raystudy.artifacts.results import Record
 from raystudy.artifacts.storage import open_storage
 from raystudy.errors import DamagedError, NodeFullError, RaystudyError, StoppedError, UnwritableError
@@ -27,7 +26,6 @@ from raystudy.execute.workplace import Workplace
 from raystudy.specs.commission import Commission
 from raystudy.specs.reading import Asked
 from raystudy.specs.run import CommandRun, FeaturesProbe, FeaturesRun, ProbeRun, Run, TrainRun, read_run
-from raystudy.study.wanted import WantedRun
 
 MAX_FAILURES = 3  # of one run in one launch, unless its report says that it has been tried often enough
 MAX_PREEMPTIONS = 20  # of one run in one launch: losses of its node, which are no failures, until it is given up
@@ -95,6 +93,7 @@ class RunReport:
     no failure of its own: "preempted", its node was lost meanwhile; "node-full", its node's disk has no room for its
     data; "not-begun", another run of its task was cut short so. `num_preemptions`: so often it was begun again within
     its task. `tried_seconds`: what tries of it took before, after which its task began it again.
+    `num_together`: of so many runs that one death of their worker made fail it is the first; 0: a further one.
     """
 
     run_id: str
@@ -110,6 +109,7 @@ class RunReport:
     loss: Literal["", "preempted", "node-full", "not-begun"] = ""
     num_preemptions: int = 0
     tried_seconds: float = 0.0
+    num_together: int = 1
 
 
 def do_task(task: Task) -> list[RunReport]:
@@ -228,13 +228,6 @@ def attempt_of(run: str, report: RunReport) -> dict[str, Any]:
     return {"cause": report.cause, "run": run, "seconds": report.seconds + report.tried_seconds}
 
 
-def leave_tries(ledger: RunLedger, run: WantedRun, report: RunReport) -> None:
-    """Note what tries of a run took that did not end as it did; they are no failures of it."""
-    if report.tried_seconds:
-        told = {"cause": report.note, "run": str(run), "seconds": report.tried_seconds, "begun_again": True}
-        ledger.write_attempt(run.run_id, told)
-
-
 def failed_report(run_id: str, error: Exception, seconds: float = 0.0) -> RunReport:
     """The report of a run that met `error`."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -276,8 +269,11 @@ def failed_reports(task: Task, cause: str, seconds: float = 0.0) -> list[RunRepo
             own = min(record.used_seconds - record.earlier_seconds, left)
             left -= own
             reports.append(RunReport(run.run_id, record.status, run.num_tokens, own))
-    num_failed = sum(report.status == "failed" for report in reports)
-    return [replace(each, seconds=left / num_failed) if each.status == "failed" else each for each in reports]
+    failed = [place for place, report in enumerate(reports) if report.status == "failed"]
+    for place in failed:
+        num_together = len(failed) if place == failed[0] else 0
+        reports[place] = replace(reports[place], seconds=left / len(failed), num_together=num_together)
+    return reports
 
 
 def _is_measured(run: Run, record: Record, task: Task, asked: Asked) -> bool:
