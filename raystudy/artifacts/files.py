@@ -50,6 +50,23 @@ def write_bytes(path: StoragePath, content: bytes, *, exclusive: bool = False, d
     return remote_files.write(path, content, exclusive=exclusive)
 
 
+def broken_promise(path: StoragePath) -> str:
+    """What the storage does not keep of what raystudy rests on, tried at `path`, where nothing is and a file is left.
+
+    Empty where of two writers the first wins, and what was written is read and listed.
+
+    Raises:
+        UnwritableError, UnreadableError: it cannot be written, or read.
+    """
+    # Of another content: an equal one counts as one's own on a remote storage.
+    first, second = (write_bytes(path, content, exclusive=True) for content in (b"first", b"second"))
+    if not first or second:
+        return "a second writer replaces the first, so that results could be lost"
+    if read_bytes(path) != b"first":
+        return "what was written there is not read back"
+    return "" if path.name in names_in(path.parent) else "what was written there is not listed"
+
+
 def write_local_parts(path: Path, parts: Iterable[bytes | memoryview], *, durable: bool = True) -> None:
     """Write a local file of `parts`, end to end, as `write_bytes` does, without holding all of it in memory.
 

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Collection, Iterator
@@ -35,7 +36,13 @@ _marked: set[tuple[Path, int]] = set()
 
 
 def cache_folder() -> Path:
-    """Where this node keeps what it has fetched: RAYSTUDY_CACHE, else `raystudy` in the user's folder for caches."""
+    """Where this node keeps what it has fetched: RAYSTUDY_CACHE, else `raystudy` in the user's folder for caches.
+
+    Of a user without a home, as in some containers, it is in the folder for temporary files, where all may write.
+
+    Raises:
+        SpecError: it cannot be made there for this user alone.
+    """
     told, base = os.environ.get(CACHE), os.environ.get("XDG_CACHE_HOME")
     if told:
         return Path(told).absolute()
@@ -43,8 +50,33 @@ def cache_folder() -> Path:
         return Path(base).absolute() / "raystudy"
     try:
         return Path.home() / ".cache" / "raystudy"
-    except RuntimeError:  # a user without a home, as in some containers
-        return Path(tempfile.gettempdir()) / f"raystudy-{os.getuid()}"
+    except RuntimeError:
+        try:
+            return own_temporary_folder()
+        except OSError as error:
+            way_out = f"Remove what is there, or set {CACHE} to a folder of your own"
+            raise SpecError(f"the cache of a user without a home cannot be made: {error}. {way_out}") from error
+
+
+def own_temporary_folder() -> Path:
+    """Make this user's folder among those for temporary files, where it lacks.
+
+    Raises:
+        OSError: it cannot be made, or what is there of its name, which anybody could have made first, is another
+            user's, a link, or open to others' writing.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else None
+    folder = Path(tempfile.gettempdir()) / f"raystudy-{'user' if user is None else user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    is_own = user is None or (stat.S_ISDIR(found.st_mode) and found.st_uid == user)
+    if not is_own or (user is not None and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+        kind = "folder" if stat.S_ISDIR(found.st_mode) else "link"
+        raise PermissionError(
+            f"{folder} must be a folder of user {user} that nobody else can write to, but is a {kind} of user "
+            f"{found.st_uid} with rights {stat.S_IMODE(found.st_mode):o}"
+        )
+    return folder
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ moves it aside, so that it can be made anew.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -250,6 +250,14 @@ class RunLedger:
                 self.put_aside(name, seen, str(error))
         return attempts
 
+    def read_all_attempts(
+        self, run_ids: Collection[str], compacted: StoragePath | None = None
+    ) -> dict[str, list[dict[str, Any]]]:
+        """`read_attempts` of each of many runs, of a remote storage from one listing; `compacted`: where copies lie."""
+        with self.files.together(len(run_ids), compacted):
+            self.files.fetch(name for run_id in run_ids for name in self._attempts(run_id))
+            return {run_id: self.read_attempts(run_id) for run_id in run_ids}
+
     def _attempts(self, run_id: str) -> list[str]:
         names = (name for name in self.files.names(run_id, "attempts") if name.endswith(".json"))
         numbers = sorted(int(stem) for name in names if (stem := name.removesuffix(".json")).isdigit())
@@ -259,10 +267,11 @@ class RunLedger:
 def failures_among(attempts: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Those attempts that count as failures of their run: not the loss of a node, nor what only says to take less.
 
-    "loss" is written by a launch (execute/losses.py), "micro_batch_tokens" by ranks that ran out of memory and go on
-    with smaller micro-batches (execute/ranks_study.py).
+    "loss" and "begun_again" (within a task that made it) are written by a launch (execute/losses.py),
+    "micro_batch_tokens" by ranks that ran out of memory and go on with smaller micro-batches (execute/ranks_study.py).
     """
-    return [each for each in attempts if not each.get("loss") and "micro_batch_tokens" not in each]
+    others = {"begun_again", "micro_batch_tokens"}
+    return [each for each in attempts if not each.get("loss") and others.isdisjoint(each)]
 
 
 def _evaluation_name(run_id: str, validation: str, reading: Reading) -> str:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from raystudy.artifacts import object_stores, remote_files
-from raystudy.artifacts.files import writing_name
+from raystudy.artifacts.files import broken_promise, writing_name
 from raystudy.artifacts.remote_retries import patience
 from raystudy.errors import MissingPackageError, StorageError, UnwritableError
 
@@ -74,18 +74,13 @@ def check_promises(root: "UPath") -> None:
     probe = root / writing_name()
     with patience(_FIRST_PATIENCE_SECONDS):
         try:
-            remote_files.write(probe, b"first", exclusive=True)
-            is_overwritten = remote_files.write(probe, b"second", exclusive=True)
-            found, listed = remote_files.read(probe), remote_files.names(root)
+            broken = broken_promise(probe)
         finally:
             with suppress(StorageError), patience(_LAST_PATIENCE_SECONDS):
                 remote_files.remove(probe)
-    if is_overwritten or found != b"first":
+    if broken:
         raise UnwritableError(
             f"the storage must refuse to write what is there already (a PUT with If-None-Match: * or "
-            f"ifGenerationMatch=0), since of two writers the first must win, but {root} let the second one write. Use "
-            f"a store that knows conditional writes (AWS S3, MinIO, Google Cloud Storage, Ceph and others in new "
-            f"versions), or a folder"
+            f"ifGenerationMatch=0), and read and list what was written, but at {root} {broken}. Use a store that knows "
+            f"conditional writes (AWS S3, MinIO, Google Cloud Storage, Ceph and others in new versions), or a folder"
         )
-    if probe.name not in listed:
-        raise UnwritableError(f"the storage must list what was written before, but {root} does not. Use another store")

@@ -66,6 +66,19 @@ class Record:
         return float(self.result["seconds"]["total"])
 
     @property
+    def earlier_seconds(self) -> float:
+        """Those of `used_seconds` that went by in tries before the last, up to the checkpoint that it went on from.
+
+        0 where the record, of an earlier version, does not say.
+        """
+        return float(self.result["seconds"].get("earlier", 0.0))
+
+    @property
+    def used_seconds(self) -> float:
+        """Wall time of the run, and of steps of its parent that were taken again for it, of its last tries."""
+        return self.seconds + float(self.result["seconds"].get("replay", 0.0))
+
+    @property
     def num_devices(self) -> float:
         """GPUs, or CPU cores where it had none, that the run held; what its record does not say, one a worker."""
         made = self.result.get("provenance", {})

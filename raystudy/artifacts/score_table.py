@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raystudy.artifacts.files import StoragePath, read_bytes, size_of
+from raystudy.artifacts.remote_storage import is_uri, open_root
 from raystudy.errors import DataError
 
 COLUMNS = ("recipe", "protocol", "score", "seed", "metric", "tokenizer")
@@ -36,7 +38,7 @@ class ScoreRow:
 
 
 def read_score_table(
-    path: Path, columns: Mapping[str, str] | None = None, *, required: Sequence[str] = ("recipe", "score")
+    path: StoragePath, columns: Mapping[str, str] | None = None, *, required: Sequence[str] = ("recipe", "score")
 ) -> list[ScoreRow]:
     """The rows of the table, in its order.
 
@@ -47,7 +49,7 @@ def read_score_table(
         DataError: the file cannot be read as a table, lacks a column, has no rows, leaves a name empty, repeats a
             row, holds a score that is not a finite number, or holds scores per token of several tokenizers.
     """
-    data = _bytes_of(path)
+    data = table_bytes(path)
     is_parquet = data.startswith(_PARQUET_MAGIC) or path.suffix.lower() in (".parquet", ".pq")
     header, records = _parquet(path, data) if is_parquet else _text(path, data)
     place_of = _places(path, header, columns or {}, required)
@@ -66,7 +68,7 @@ def read_score_table(
     return rows
 
 
-def _check_tokenizers(path: Path, rows: Sequence[ScoreRow]) -> None:
+def _check_tokenizers(path: StoragePath, rows: Sequence[ScoreRow]) -> None:
     """Raises DataError where one protocol has scores of several tokenizers that only bits per byte could compare."""
     first: dict[tuple[str | None, str | None], ScoreRow] = {}
     for row in rows:
@@ -80,26 +82,41 @@ def _check_tokenizers(path: Path, rows: Sequence[ScoreRow]) -> None:
             )
 
 
-def table_checksum(path: Path) -> str:
+def table_path(file: str) -> StoragePath:
+    """Where the table that a protocol names lies: on this machine, or what a URI names on a remote storage."""
+    return open_root(file) if is_uri(file) else Path(file)
+
+
+def table_checksum(path: StoragePath) -> str:
     """The SHA-256 of a table's file; raises DataError where it cannot be read."""
-    return hashlib.sha256(_bytes_of(path)).hexdigest()
+    return hashlib.sha256(table_bytes(path)).hexdigest()
 
 
-def _bytes_of(path: Path) -> bytes:
+def table_bytes(path: StoragePath) -> bytes:
+    """The content of a table's file.
+
+    Raises:
+        DataError: it cannot be read, or is too large to be one.
+        UnreadableError: it lies on a remote storage that cannot be read.
+    """
+    wanted = f"{path} must be a CSV, TSV or Parquet file"
     try:
-        size = path.stat().st_size
+        size = path.stat().st_size if isinstance(path, Path) else size_of(path) or 0
         if size > _MOST_BYTES:
             raise DataError(f"{path} must be a table of scores, but has {size:,} bytes")
-        return path.read_bytes()
+        content = path.read_bytes() if isinstance(path, Path) else read_bytes(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(f"{path} must be a CSV, TSV or Parquet file, but: {reason}") from error
+        raise DataError(f"{wanted}, but: {reason}") from error
+    if content is None:
+        raise DataError(f"{wanted}, but is not there")
+    return content
 
 
 Records = Iterator[tuple[str, Sequence[Any]]]
 
 
-def _text(path: Path, data: bytes) -> tuple[list[str], Records]:
+def _text(path: StoragePath, data: bytes) -> tuple[list[str], Records]:
     """Header and rows with their lines. Tabs part the columns of .tsv, and where the header has tabs but no comma."""
     wanted = f"{path} must be a CSV, TSV or Parquet file"
     try:
@@ -118,7 +135,7 @@ def _text(path: Path, data: bytes) -> tuple[list[str], Records]:
     return [name.strip() for name in header], _complete(path, lines, len(header))
 
 
-def _lines(path: Path, reader: Any) -> Records:
+def _lines(path: StoragePath, reader: Any) -> Records:
     start = 1
     while True:
         try:
@@ -132,14 +149,14 @@ def _lines(path: Path, reader: Any) -> Records:
         start = reader.line_num + 1
 
 
-def _complete(path: Path, lines: Records, num_columns: int) -> Records:
+def _complete(path: StoragePath, lines: Records, num_columns: int) -> Records:
     for where, row in lines:
         if len(row) != num_columns:
             raise DataError(f"{path}, {where}: must have {num_columns} cells as the header has, but has {len(row)}")
         yield where, row
 
 
-def _parquet(path: Path, data: bytes) -> tuple[list[str], Records]:
+def _parquet(path: StoragePath, data: bytes) -> tuple[list[str], Records]:
     """Header and rows with their numbers, from 1."""
     from pyarrow import ArrowException, BufferReader  # slow to import, and most tables are text
     from pyarrow.parquet import ParquetFile
@@ -154,7 +171,9 @@ def _parquet(path: Path, data: bytes) -> tuple[list[str], Records]:
     return header, ((f"row {number}", row) for number, row in enumerate(zip(*values, strict=True), start=1))
 
 
-def _places(path: Path, header: Sequence[str], columns: Mapping[str, str], required: Sequence[str]) -> dict[str, int]:
+def _places(
+    path: StoragePath, header: Sequence[str], columns: Mapping[str, str], required: Sequence[str]
+) -> dict[str, int]:
     """The place of each noun's column; a noun that is not required may have none."""
     found: dict[str, int] = {}
     for noun in COLUMNS:
@@ -170,7 +189,7 @@ def _places(path: Path, header: Sequence[str], columns: Mapping[str, str], requi
     return found
 
 
-def _lacking(path: Path, noun: str, name: str, header: Sequence[str]) -> str:
+def _lacking(path: StoragePath, noun: str, name: str, header: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, header, n=1)
     there = ", ".join(repr(column) for column in header[:20]) + (", ..." if len(header) > 20 else "")
     guess = f"Did you mean {close[0]!r}? " if close else ""
@@ -219,7 +238,7 @@ def _shown(cell: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _repeated(path: Path, row: ScoreRow, first: str, again: str) -> str:
+def _repeated(path: StoragePath, row: ScoreRow, first: str, again: str) -> str:
     parts = {"recipe": row.recipe, "protocol": row.protocol, "metric": row.metric, "seed": row.seed}
     known = {noun: value for noun, value in parts.items() if value is not None}
     named = ", ".join(f"{noun} {value!r}" for noun, value in known.items())

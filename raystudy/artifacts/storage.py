@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.files import StoragePath, exists, read_bytes, read_json, storage_errors, write_bytes, write_json
+from raystudy.artifacts.kept_tables import keep_tables
 from raystudy.artifacts.records import RunLedger
 from raystudy.artifacts.remote_storage import check_promises, open_root
 from raystudy.artifacts.remote_storage import is_uri as is_uri
@@ -22,6 +23,7 @@ from raystudy.specs.load import LoadedStudy
 from raystudy.specs.study import StudySpec
 
 DEFAULT_STORAGE = "raystudy-storage"
+SHARED = "a folder that all nodes share under one path (NFS, a shared volume), or a bucket (s3://, gs://)"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -41,12 +43,14 @@ class StudyFolder:
         self.path: StoragePath = root / "studies" / folder_name(name)
 
     def write_study(self, study: LoadedStudy, inputs: dict[str, Any]) -> None:
-        """Keep the resolved study, the text it came from and the digests of its shards."""
+        """Keep the resolved study, the text it came from, the digests of its shards, and its tables of scores."""
         # Only what was given: in a model's own training settings null and left out are not the same.
         resolved = study.spec.model_dump(mode="json", exclude_unset=True)
         text = study.text + "".join(f"\n# --set {override}" for override in study.overrides)
         write_bytes(self.path / "study.yaml", text.encode())
-        write_json(self.path / "study.json", {"study": resolved, "inputs": inputs})
+        tables = keep_tables(self.path, study.spec)
+        value = {"study": resolved, "inputs": {**inputs, **({"tables": tables} if tables else {})}}
+        write_json(self.path / "study.json", value)
 
     @classmethod
     def at(cls, root: StoragePath, path: StoragePath) -> "StudyFolder":

@@ -32,6 +32,7 @@ from raystudy.artifacts.files import (
     read_range,
     size_of,
 )
+from raystudy.artifacts.kept_tables import check_table, kept_tables
 from raystudy.artifacts.results import Record, parse_result
 from raystudy.artifacts.sealed import open_sealed
 from raystudy.artifacts.shards import digest_by_manifest, shard_folder
@@ -238,6 +239,8 @@ def _study(storage: Storage, item: Item, found: Verification) -> None:
         path = folder.compacted / name
         _attempt(found, path, lambda path=path: _compacted(storage, path))  # type: ignore[misc]
         found.checked["compacted"] += 1
+    for path in kept_tables(item.path):
+        _attempt(found, path, lambda path=path: check_table(path))  # type: ignore[misc]
     if "study.json" in names:
         folder.read_study()
     elif "study.yaml" in names or comparison.name in names:

@@ -39,7 +39,7 @@ def call(options: argparse.Namespace) -> int:
     missing = len(make_wave(results.state).wanted) - len(export.runs)
     print(f"{path}: {len(export.runs)} records of {results.study.name!r}, with evaluations and curves")
     print("not in it: weights and shards" + (f"; {missing} wanted runs have no record" if missing else ""))
-    for protocol in results.study.protocols.values():
+    for protocol in results.folder.read_study()[0].protocols.values():
         if isinstance(protocol, TableProtocol):
             print(f"not in it: the scores of {protocol.file}, which must lie at that path where they are compared")
     return 0

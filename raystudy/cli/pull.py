@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from raystudy.artifacts.files import read_bytes, read_json, write_bytes, write_json
+from raystudy.artifacts.kept_tables import kept_tables
 from raystudy.artifacts.parquet import ExportedRun
 from raystudy.artifacts.storage import Storage, StudyFolder, locate_storage, open_storage
 from raystudy.cli.export import collect
@@ -107,6 +108,8 @@ def _put_run(target: Storage, run: ExportedRun) -> str:
 
 
 def _pull_study(source: StudyFolder, target: StudyFolder, location: str) -> None:
+    for table in kept_tables(source.path):
+        write_bytes(target.path / table.parent.name / table.name, read_bytes(table) or b"")
     contents = {name: read_bytes(source.path / name) for name in _OF_THE_STUDY}
     before = _digests(target)
     coming = {name: hashlib.sha256(contents[name] or b"").hexdigest() for name in _GOES_ON}

@@ -16,6 +16,7 @@ from typing import Any
 
 from raystudy import __version__
 from raystudy.artifacts.endpoint import endpoint_of
+from raystudy.artifacts.storage import SHARED
 from raystudy.distribute.cluster_probe import MARK
 from raystudy.distribute.jobs.parcel import Parcel
 from raystudy.distribute.jobs.server import JobServer
@@ -185,7 +186,5 @@ def _storage_finding(name: str, node: Mapping[str, Any], storage: str) -> Findin
         return Finding(title, "problem", f"{storage}: {node['storage_trouble']}", way_out)
     if not (node["sees_driver"] and node["is_seen"]):
         found = f"{storage} is another folder there than where the driver runs"
-        return Finding(
-            title, "problem", found, "Name a folder that all nodes share (NFS, a shared volume), or a bucket"
-        )
+        return Finding(title, "problem", found, f"Name {SHARED}")
     return Finding(title, "ok", f"{storage} is read and written there, and the first of two writers wins")

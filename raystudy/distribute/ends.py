@@ -5,6 +5,7 @@ A run whose node was lost has not failed. Where that is not known yet its report
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ class Ends:
         self._ray = ray
         self._left = {task.task_id: task for task in tasks}
         self._deaths: list[_Death] = []
+        self._told_seconds = defaultdict[str, float](float)  # by task, in reports
 
     def told(self, task_id: str, reports: str, *, is_part: bool) -> list[RunReport]:
         """A trial's reports, as JSON; those that are new."""
@@ -39,6 +41,7 @@ class Ends:
         left = {run.run_id for run in task.specs()}
         new = [report for report in (RunReport(**each) for each in json.loads(reports)) if report.run_id in left]
         rest = task.without({report.run_id for report in new})
+        self._told_seconds[task_id] += sum(report.seconds + report.tried_seconds for report in new)
         if is_part and rest.runs:
             self._left[task_id] = rest
         else:
@@ -49,7 +52,8 @@ class Ends:
         """A trial has died of an error, which has this text, so long after its start; see `settled`."""
         task = self._left.pop(task_id, None)
         if task is not None:
-            self._deaths.append(_Death(task, error, seconds, time.monotonic()))
+            left = max(0.0, seconds - self._told_seconds[task_id])
+            self._deaths.append(_Death(task, error, left, time.monotonic()))
 
     def vanished(self, task_ids: Sequence[str]) -> list[RunReport]:
         """Trials of these tasks ended and told nothing."""

@@ -46,12 +46,12 @@ def group_cause(told: Cause | None, errors: Mapping[int, BaseException], size: i
     known = next((cause for cause in firsts if cause.kind != "consequence"), None)
     dead = [rank for rank, error in sorted(errors.items()) if is_death(error) and (told is None or told.rank != rank)]
     if dead and (known is None or known.kind == "program"):
-        return Cause("lost", f"worker {dead[0]} of {size} died: {_words_of_death(errors[dead[0]])}", dead[0])
+        return Cause("died", f"worker {dead[0]} of {size} died: {_words_of_death(errors[dead[0]])}", dead[0])
     if known is not None:
         return known
     if firsts:
-        return Cause("lost", f"worker {firsts[0].rank} of {size} lost the others: {firsts[0].words}", firsts[0].rank)
-    return Cause("lost", "the workers ended without a report")
+        return Cause("died", f"worker {firsts[0].rank} of {size} lost the others: {firsts[0].words}", firsts[0].rank)
+    return Cause("died", "the workers ended without a report")
 
 
 def is_death(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ Does not look at what lies on the storage: that all nodes see one folder under i
 
 import os
 
+from raystudy.artifacts.storage import SHARED
 from raystudy.errors import StorageError
 
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entrypoint of a submitted job
@@ -16,7 +17,7 @@ class NotSharedError(StorageError):
     def __init__(self, why: str) -> None:
         super().__init__(
             f"the storage must be an absolute path that all nodes see, but it is the default or a relative one, and "
-            f"{why}. Give --storage /ABSOLUTE/PATH (or RAYSTUDY_STORAGE) on a file system that all nodes share"
+            f"{why}. Name {SHARED}: --storage /ABSOLUTE/PATH or --storage s3://BUCKET/PREFIX, or in RAYSTUDY_STORAGE"
         )
 
 

@@ -85,7 +85,7 @@ def train_group(
             attempts.begun_again(preemptions_in(folder))
         seconds = time.monotonic() - started - sum(report.seconds for report in attempts.reports[num_before:])
         if attempts.left is not None:
-            cause = cause or Cause("lost", "the workers ended without a report")
+            cause = cause or Cause("died", "the workers ended without a report")
             if not _may_move_on(cause, left, full, len(avoid) + MAX_PREEMPTIONS):
                 attempts.failed(cause, max(0.0, seconds), has_begun=begun)
         count += 1

@@ -1,7 +1,7 @@
 """What is left of a group's task, and what is done after an attempt that did not make all of it.
 
-A lost or hanging worker: again, from the newest checkpoint, `engine.max_failures` times a run; where no run had begun
-the group counts it, and gives up all that is left. A preempted one: again, at most MAX_PREEMPTIONS times. Out of
+A worker that died or hangs: again, from the newest checkpoint, `engine.max_failures` times a run; where no run had
+begun the group counts it, and gives up all that is left. A preempted one: again, at most MAX_PREEMPTIONS times. Out of
 memory: again with half the micro-batch where that is "auto", else a result that says so. An exception: once more, since
 it may be the machine's; not when it comes again at the same step, or is one that a person must mend. What is given up
 is final for the launch. Knows nothing of how a group is started.
@@ -37,6 +37,7 @@ class Attempts:
         self._start_failures = 0  # in a row, before any run had begun
         self._sequences: int | None = None  # of a micro-batch, where memory has made it smaller
         self._preemptions = Counter(task.preemptions)
+        self._tried_seconds = 0.0  # of attempts at the run that is first now
         self.reports: list[RunReport] = []
 
     @property
@@ -65,7 +66,8 @@ class Attempts:
         notes = [] if report.status == "failed" else [note for note in self._notes if note not in report.note]
         note = "; ".join([*([report.note] if report.note else []), *notes])
         times = self._preemptions[report.run_id] - self._task.preemptions.get(report.run_id, 0)
-        self.reports.append(replace(report, note=note, num_preemptions=times))
+        tried, self._tried_seconds = self._tried_seconds, 0.0
+        self.reports.append(replace(report, note=note, num_preemptions=times, tried_seconds=tried))
         self._notes, self._errors, self._start_failures = [], [], 0
 
     def begun_again(self, times: Mapping[str, int]) -> None:
@@ -83,6 +85,13 @@ class Attempts:
         run = next((run for run_id, run in self._runs.items() if run_id not in self._ended()), None)
         if run is None:
             return
+        num_ended = len(self.reports)
+        self._judge(run, cause, seconds, has_begun=has_begun)
+        if len(self.reports) == num_ended:
+            self._tried_seconds += seconds
+
+    def _judge(self, run: TrainRun, cause: Cause, seconds: float, *, has_begun: bool) -> None:
+        """Begin `run` again, or give it up."""
         if cause.kind == "preempted":
             self._preemptions[run.run_id] += 1
             if self._preemptions[run.run_id] > MAX_PREEMPTIONS:

@@ -1,10 +1,11 @@
 """Where a decay branch starts: what its parent kept at that step, else the parent's steps taken again.
 
 Replaying makes a branch possible from any run on record, whatever was kept and however large: it costs the parent's
-steps once more and gives the same weights.
+steps once more and gives the same weights. One that is stopped goes on from the checkpoint of the branch.
 """
 
 import json
+import time
 from typing import TYPE_CHECKING, Literal
 
 from raystudy.artifacts.shards import RecipeView
@@ -35,9 +36,10 @@ def start_or_go_on(
         from raystudy.train.run import Start
 
         return Start(None, _parent(run, storage), checkpoints.replayed_steps)
-    start = start_of(run, storage, view, device, micro_batch_tokens)
+    start = start_of(run, storage, view, device, micro_batch_tokens, checkpoints)
     if start is not None and checkpoints is not None:
         checkpoints.replayed_steps = start.replayed_steps
+        checkpoints.replayed_seconds += start.seconds
     return start
 
 
@@ -47,8 +49,9 @@ def start_of(
     view: RecipeView,
     device: str,
     micro_batch_tokens: int | Literal["auto"] = "auto",
+    checkpoints: "Checkpoints | None" = None,
 ) -> "Start | None":
-    """Where `run` starts; None for a run that starts at initialisation.
+    """Where `run` starts; None for a run that starts at initialisation. `checkpoints`: of the branch that is to start.
 
     Raises:
         ParentDivergedError: the parent diverged before.
@@ -67,12 +70,13 @@ def start_of(
         kept = None
     if kept is not None:
         return Start(kept, parent, replayed_steps=0)
-    begun = start_of(parent, storage, view, device, micro_batch_tokens)
-    made = replay(parent, view, step, device, begun, micro_batch_tokens)
+    began = time.perf_counter()
+    begun = start_of(parent, storage, view, device, micro_batch_tokens, checkpoints)
+    made = replay(parent, view, step, device, begun, micro_batch_tokens, checkpoints)
     if made is None:
         raise ParentDivergedError(f"run {parent.run_id} must be finite after step {step}, but has diverged")
     write_branch_point(folder, step, made)
-    return Start(made, parent, replayed_steps=step)
+    return Start(made, parent, replayed_steps=step, seconds=time.perf_counter() - began)
 
 
 def _parent(run: TrainRun, storage: Storage) -> TrainRun:

@@ -6,16 +6,18 @@ the devices it holds, of failed runs and evaluations too. What runs ahead will t
 model and kind that were made: in this launch or on record, whichever took longer; else at an assumed speed.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raystudy.errors import SpecError
 from raystudy.execute.utilisation import Devices
+from raystudy.execute.work import RunReport
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import ProbeRun, TrainRun
 from raystudy.specs.study import Resources
 from raystudy.study.speeds import Kind, Speeds, assumed_flops_per_second
-from raystudy.study.spending import SECONDS_PER_HOUR, Cost, Rates, StudySpending, limits, recorded_cost
+from raystudy.study.spending import SECONDS_PER_HOUR, Cost, Rates, StudySpending, limits, recorded_cost, tried_cost
 from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import make_wave
@@ -55,11 +57,9 @@ class Spending:
     the devices that they are made on.
 
     `engines`: of those models, by name, whose runs several workers train together; `own`: the resources of those whose
-    runs do not take `resources`. `tried`: what failed tries of earlier launches took, which counts against the study's
-    own budget.
+    runs do not take `resources`. `tried`: seconds of earlier launches' failed tries, by run id, which count against
+    the study's own budget.
     """
-
-    tried = Cost()
 
     def __init__(
         self,
@@ -76,16 +76,32 @@ class Spending:
         self.num_started = 0
         self.device_seconds = 0.0
         self._seconds: dict[tuple[str, str], list[float]] = {}  # of runs made in this launch, by what they are like
+        self.tried: Mapping[str, float] = {}
+        self._failed = defaultdict[str, float](float)  # seconds of this launch's tries that failed, by run id
         self._unrecorded: list[tuple[WantedRun, float]] = []  # what went on in this launch and is on no record
         self._reached = ""
 
-    def ended(self, run: WantedRun, seconds: float, *, is_made: bool) -> None:
-        """A run has ended, or failed, after so many seconds; with `is_made` they show what a training takes."""
+    def reported(self, run: WantedRun, report: RunReport, *, had_record: bool) -> None:
+        """A run has ended, or failed, as its report says; `had_record`: one was there before this wave."""
+        if report.tried_seconds:
+            self.ended(run, report.tried_seconds, is_made=False, is_failed=True)
+        is_failed = report.status == "failed"
+        is_recorded = report.is_made or not (is_failed or had_record)
+        self.ended(run, report.seconds, is_made=report.is_made, is_failed=is_failed, is_recorded=is_recorded)
+
+    def ended(
+        self, run: WantedRun, seconds: float, *, is_made: bool, is_failed: bool = False, is_recorded: bool | None = None
+    ) -> None:
+        """A run has ended, or failed, after so many seconds; with `is_made` they show what a training takes.
+
+        `is_recorded`: they are part of the run's record; None: as `is_made`.
+        """
         self.device_seconds += seconds * self._devices_of(run)
         if is_made:
             self._seconds.setdefault(_like(run), []).append(seconds)
-        else:
+        if not (is_made if is_recorded is None else is_recorded):
             self._unrecorded.append((run, seconds))
+            self._failed[run.run_id] += seconds if is_failed else 0.0
 
     def affordable(
         self, todo: Sequence[WantedRun], state: StudyState, devices: Devices | None = None
@@ -122,7 +138,9 @@ class Spending:
         if budget is None:
             return found
         rates = Rates(state)
-        cost = sum((rates.run(*took) for took in self._unrecorded), recorded_cost(state) + self.tried)
+        tried = {run_id: self.tried.get(run_id, 0.0) + self._failed[run_id] for run_id in {*self.tried, *self._failed}}
+        before = recorded_cost(state, tried) + tried_cost(state, self.tried)
+        cost = sum((rates.run(*took) for took in self._unrecorded), before)
         for limit in limits(StudySpending(cost, Cost(), True, budget)):
             is_money = limit.words.startswith("budget.money")
             words, takes = f"{limit.words}, of which {limit.spent:.3g} are used", _takes(rates, is_money=is_money)

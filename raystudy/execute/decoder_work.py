@@ -88,6 +88,9 @@ def _train(run: TrainRun, at: Workplace, documents: "Documents", asked: Asked, *
             raise
         return recording.out_of_memory(f"{type(error).__name__}: {error}")
     at.notes.extend([means.checkpoints.note] if means.checkpoints and means.checkpoints.note else [])
+    if start is not None and start.replayed_steps:
+        took = start.seconds if means.checkpoints is None else means.checkpoints.replayed_seconds
+        outcome.seconds |= {"replay": took, "earlier": outcome.seconds["earlier"] + took - start.seconds}
     status = recording.ended(outcome, None if start is None else {"replayed_steps": start.replayed_steps})
     remove_checkpoint(at.storage.runs.folder(run.run_id))
     return status

@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
-from raystudy.artifacts.files import write_bytes
+from raystudy.artifacts.files import broken_promise, write_bytes
 from raystudy.artifacts.node_room import CACHE, cache_folder
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import RaystudyError
@@ -171,9 +171,13 @@ def _port() -> Finding:
 
 def _builds(needs: Needs) -> Iterable[Finding]:
     worst: Severity = "problem" if needs.deepspeed else "warning"
-    folder = build_folder()
     whence = f"{VARIABLE}" if os.environ.get(VARIABLE) else f"{VARIABLE} is not set: the user's own"
     way_out = f"Set {VARIABLE} to a folder of yours on a local disk"
+    try:
+        folder = build_folder()
+    except OSError as error:
+        yield Finding("build folder", worst, str(error), way_out)
+        return
     trouble = _unwritable(folder, _not_written)
     if trouble:
         yield Finding("build folder", worst, f"{folder} ({whence}) cannot be written: {trouble}", way_out)
@@ -232,9 +236,9 @@ def _storage(storage: Storage) -> Iterable[Finding]:
             yield Finding("storage", "problem", str(error), "See docs/storage.md")
         else:
             yield Finding("storage", "ok", f"{root} can be written, and the first of two writers wins")
-        yield _cache(cache_folder())
+        yield _cache()
         return
-    trouble = _unwritable(root, _not_exclusive)
+    trouble = _unwritable(root, broken_promise)
     way_out = "Name another with --storage, or mend the rights there"
     if trouble:
         yield Finding("storage", "problem", f"{root}: {trouble}", way_out)
@@ -243,8 +247,12 @@ def _storage(storage: Storage) -> Iterable[Finding]:
     yield _free(root, "the storage", "Free some, or name another storage: a full one stops a launch")
 
 
-def _cache(folder: Path) -> Finding:
+def _cache() -> Finding:
     """Where this machine will keep what it fetches from a remote storage."""
+    try:
+        folder = cache_folder()
+    except RaystudyError as error:
+        return Finding("cache", "problem", str(error))
     trouble, way_out = _unwritable(folder, _not_written), f"Set {CACHE} to a folder of this machine with more room"
     if trouble:
         return Finding("cache", "problem", f"{folder}: {trouble}", way_out)
@@ -276,11 +284,6 @@ def _unwritable(folder: Path, trial: Callable[[Path], str]) -> str:
 
 def _not_written(probe: Path) -> str:
     return "" if write_bytes(probe, b"raystudy", durable=False) else "no file can be made"
-
-
-def _not_exclusive(probe: Path) -> str:
-    first, second = (write_bytes(probe, b"raystudy", exclusive=True) for _ in range(2))
-    return "" if first and not second else "a second writer replaces the first, so that results could be lost"
 
 
 def _nearest(folder: Path) -> Path:

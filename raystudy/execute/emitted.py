@@ -149,7 +149,8 @@ def emit_wave(
 
 def _failures(wave: Wave, storage: Storage) -> dict[str, list[Mapping[str, Any]]]:
     """Of each run to make, by its name, the attempts on record that failed."""
-    return {str(run): failures_among(storage.runs.read_attempts(run.run_id)) for run in wave.todo}
+    tries = storage.runs.read_all_attempts([run.run_id for run in wave.todo])
+    return {str(run): failures_among(tries[run.run_id]) for run in wave.todo}
 
 
 def _given_up(failures: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Why a group of workers did not end well: the first cause that any rank met, and not what followed from it.
 
-When one worker is lost, all others fail in the middle of a collective; what they say of it is no cause. Each rank
+When one worker is gone, all others fail in the middle of a collective; what they say of it is no cause. Each rank
 leaves its cause in the group's folder by exclusive creation, so that the first wins.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from raystudy.artifacts.files import NO_ROOM, StoragePath, json_files, read_json, unwritable, write_json
 from raystudy.errors import DamagedError, NodeFullError, OtherCodeError, RaystudyError, UnwritableError
 
-Kind = Literal["lost", "preempted", "hang", "program", "refused", "node-full", "out-of-memory", "consequence"]
+Kind = Literal["died", "preempted", "hang", "program", "refused", "node-full", "out-of-memory", "consequence"]
 
 # What gloo, NCCL and torch's store say when the other end of a connection is gone.
 _CONSEQUENCES = re.compile(
@@ -28,7 +28,7 @@ _NETWORK_ERRORS = ("DistNetworkError", "DistStoreError")
 class Cause:
     """What ended a group. `kind`:
 
-    lost: a worker ended without a word; preempted: by SIGTERM from outside, or with its node; hang: no step was made
+    died: a worker ended without a word; preempted: by SIGTERM from outside, or with its node; hang: no step was made
     for too long; program: an exception; refused: an error that a person must mend, which no new attempt does;
     node-full: the disk of a node, which `node` names where that is known; out-of-memory; consequence: another worker
     was gone. `rows`: how many sequences a rank computed at once then; 0: not known.

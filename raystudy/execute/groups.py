@@ -60,7 +60,7 @@ def group_reports(task: Task, entry: Sequence[str] = ENTRY) -> Generator[RunRepo
         seconds -= sum(report.seconds for report in attempts.reports[num_before:])
         num_told = len(attempts.reports)
         if attempts.left is not None:
-            cause = cause or Cause("lost", "the workers ended without a report")
+            cause = cause or Cause("died", "the workers ended without a report")
             attempts.failed(cause, max(0.0, seconds), has_begun=begun)
         yield from attempts.reports[num_told:]
 
@@ -174,7 +174,7 @@ class Group:
         for rank, status in statuses.items():
             if status == -signal.SIGKILL:
                 words = f"worker {rank} of {size} was killed by signal 9, by hand or for want of memory"
-                return Cause("lost", words, rank)
+                return Cause("died", words, rank)
             if status == -signal.SIGTERM:
                 return Cause("preempted", f"worker {rank} of {size} was ended by signal 15 (preempted)", rank)
         told = first_cause(self._folder)
@@ -182,11 +182,11 @@ class Group:
             return told
         for rank, status in statuses.items():
             if status is not None and status < 0:
-                return Cause("lost", f"worker {rank} of {size} was killed by signal {-status}{self._last(rank)}", rank)
+                return Cause("died", f"worker {rank} of {size} was killed by signal {-status}{self._last(rank)}", rank)
         if told is not None:
-            return Cause("lost", f"worker {told.rank} of {size} lost the others: {told.words}", told.rank)
+            return Cause("died", f"worker {told.rank} of {size} lost the others: {told.words}", told.rank)
         rank, status = next(iter(statuses.items()))
-        return Cause("lost", f"worker {rank} of {size} ended with exit status {status}{self._last(rank)}", rank)
+        return Cause("died", f"worker {rank} of {size} ended with exit status {status}{self._last(rank)}", rank)
 
     def _last(self, rank: int) -> str:
         """The last line that a rank wrote, for a message."""

@@ -13,7 +13,7 @@ from raystudy.artifacts.damage import set_torn_json_aside
 from raystudy.artifacts.leftovers import remove_leftovers
 from raystudy.artifacts.node_cache import take_fetched
 from raystudy.artifacts.remote_retries import patience
-from raystudy.artifacts.storage import Storage, StudyFolder, open_storage
+from raystudy.artifacts.storage import SHARED, Storage, StudyFolder, open_storage
 from raystudy.errors import DamagedError, StorageError, UnwritableError
 from raystudy.execute.budget import Budget, Spending
 from raystudy.execute.command_tasks import make_command_tasks, split_commands
@@ -38,15 +38,13 @@ from raystudy.study.frozen import Frozen
 from raystudy.study.lr_rules import drift, newly_resolved
 from raystudy.study.repeats import check_windows, repeat_lines, repeats
 from raystudy.study.results import read_frozen, read_records
-from raystudy.study.spending import attempts_cost
+from raystudy.study.spending import tried_seconds
 from raystudy.study.state import StudyInputs, StudyState
 from raystudy.study.wanted import WantedRun
 from raystudy.study.waves import Wave, make_wave, waiting_lines
 
 _COURTESY_SECONDS = 2.0
-UNSEEN = (
-    "reported as done, but its record is not on the storage that the driver sees. Use a storage that all nodes share"
-)
+UNSEEN = f"reported as done, but its record is not on the storage that the driver sees. Use {SHARED}"
 
 
 def run_study(
@@ -139,7 +137,7 @@ class Driver:
                 for line in repeat_lines(repeats(wave.wanted.values(), sizes)):
                     progress.say(line, "warning")
                 if state.study.budget is not None:
-                    self._spending.tried = attempts_cost(state, storage.runs)
+                    self._spending.tried = tried_seconds(state, storage)
             if not is_clean:
                 self.clean_up(wave)
             self.launch.num_done_before = sum(state.is_done(run) for run in wave.wanted.values())
@@ -243,10 +241,10 @@ class Driver:
         failed = []
         for report in executor.run(self._losses.told(self.tasks_of(todo, executor.group_places))):
             run = by_id[report.run_id]
-            self._spending.ended(run, report.seconds, is_made=report.is_made)
+            self._spending.reported(run, report, had_record=state.record(run) is not None)
             self._utilisation.has(executor.devices)
-            self._utilisation.ended(run, report.seconds)
-            self._losses.count(report)
+            self._utilisation.ended(run, report.seconds + report.tried_seconds)
+            self._losses.count(run, report)
             if report.is_unwritable:
                 raise UnwritableError(report.cause)
             self.progress.used(self._utilisation.shares, self._losses.num_preemptions)

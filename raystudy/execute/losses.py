@@ -38,8 +38,10 @@ class Losses:
             for task, count in zip(tasks, counts, strict=True)
         ]
 
-    def count(self, report: RunReport) -> None:
-        """A run has ended, or is lost."""
+    def count(self, run: WantedRun, report: RunReport) -> None:
+        """A run has ended, or is lost; what tries of it took that its own task began again is kept."""
+        if report.status != "failed":
+            leave_tries(self._ledger, run, report)
         self._preemptions[report.run_id] += report.num_preemptions + (report.loss == "preempted")
         self._moves[report.run_id] += report.loss == "node-full"
 
@@ -53,3 +55,10 @@ class Losses:
             self._progress.say(f"{what}: {run}: {report.cause}; it is made again")
             self._ledger.write_attempt(run.run_id, {**attempt_of(str(run), report), "loss": report.loss})
         return True
+
+
+def leave_tries(ledger: RunLedger, run: WantedRun, report: RunReport) -> None:
+    """Note what tries of a run took that did not end as it did; they are no failures of it."""
+    if report.tried_seconds:
+        told = {"cause": report.note, "run": str(run), "seconds": report.tried_seconds, "begun_again": True}
+        ledger.write_attempt(run.run_id, told)

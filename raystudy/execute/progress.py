@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from raystudy.execute.log_events import Level, LogFormat, event_line, log_format
-from raystudy.execute.work import RunReport
+from raystudy.execute.work import MAX_FAILURES, RunReport
 from raystudy.study.wanted import WantedRun
 
 _PLAIN_SECONDS = 10.0  # between plain lines
@@ -75,12 +75,16 @@ class Progress:
     def run_ended(self, run: WantedRun, report: RunReport) -> None:
         """A run has ended: a person is told of those that failed or left a note, a program of all.
 
-        The loss of a node is no failure of its run: see losses.py, which tells of it.
+        Of runs that one death of their worker made fail a person is told together. The loss of a node is no failure of
+        its run: see losses.py, which tells of it.
         """
         status = "lost" if report.loss else report.status
         lines: list[tuple[Level, str]] = [("warning", f"{run}: {report.note}")] if report.note else []
-        if status == "failed":
-            lines.append(("error", f"failed: {run}: {report.cause}"))
+        if status == "failed" and (self.is_json or report.num_together):
+            is_one = self.is_json or report.num_together == 1
+            which = f"{run}" if is_one else f"{report.num_together} runs of a task (first: {run})"
+            more = "" if is_one else f"; each is tried at most {MAX_FAILURES} times"
+            lines.append(("error", f"failed: {which}: {report.cause}{more}"))
         if self.is_json:
             about: dict[str, Any] = {
                 "run_id": report.run_id,

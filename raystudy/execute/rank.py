@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from raystudy.train.run import Outcome
 
 
-class LostGroupError(Exception):
+class GroupEndedError(Exception):
     """A rank met what its group does not survive: `cause` is this rank's view of it."""
 
     def __init__(self, cause: Cause) -> None:
@@ -55,7 +55,7 @@ def make_on_rank(
 
     Raises:
         MissingPackageError: DeepSpeed is not installed.
-        LostGroupError: the group cannot go on; runs that ended before have their records.
+        GroupEndedError: the group cannot go on; runs that ended before have their records.
         StoppedError: it had to stop, and has left a checkpoint.
     """
     from raystudy.reference.world import join
@@ -79,7 +79,7 @@ def make_on_rank(
         except StoppedError:
             raise
         except Exception as error:
-            raise LostGroupError(_cause(error, world, run)) from error
+            raise GroupEndedError(_cause(error, world, run)) from error
         if report is not None:
             reports.append(report)
             if told is not None:

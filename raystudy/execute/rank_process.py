@@ -26,7 +26,7 @@ from raystudy.errors import RaystudyError, StoppedError
 from raystudy.execute.first_cause import Cause, cause_of, is_consequence, leave_cause
 from raystudy.execute.groups import FOLDER_VARIABLE, PARENT_VARIABLE, STOP_FILE
 from raystudy.execute.hang_watch import WatchThread
-from raystudy.execute.rank import LostGroupError, make_on_rank
+from raystudy.execute.rank import GroupEndedError, make_on_rank
 from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
 
@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
         from raystudy.execute.ranks_study import make_study_on_rank
 
         return make_study_on_rank(options, PATIENCE_SECONDS)
-    except LostGroupError as error:
+    except GroupEndedError as error:
         told = "lost the others" if error.cause.kind == "consequence" else "failed"
         end_at_once(f"worker {error.cause.rank} {told}: {error.cause.words}")
     except KeyboardInterrupt:
@@ -94,7 +94,7 @@ def _make_task(path: Path) -> int:
     rank = int(os.environ.get("RANK", "0"))
     try:
         reports = _in_group(task, engine, folder)
-    except LostGroupError as error:
+    except GroupEndedError as error:
         _leave(folder, error.cause)
         raise
     except StoppedError:

@@ -20,7 +20,7 @@ from raystudy.execute.first_cause import Cause
 from raystudy.execute.hang_watch import WatchThread
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
-from raystudy.execute.rank import LostGroupError, make_on_rank
+from raystudy.execute.rank import GroupEndedError, make_on_rank
 from raystudy.execute.utilisation import Devices
 from raystudy.execute.work import RunReport, Task
 from raystudy.reference.world import World, join, leave
@@ -98,9 +98,9 @@ def _make(task: Task, engine: DeepSpeedEngine, world: World, folder: StoragePath
     try:
         with WatchThread(folder, world.rank, world.size, 60 * engine.hang_minutes):
             return make_on_rank(task)
-    except LostGroupError as error:
+    except GroupEndedError as error:
         if error.cause.kind == "out-of-memory":
-            raise LostGroupError(keep_out_of_memory(task, engine, error.cause)) from error
+            raise GroupEndedError(keep_out_of_memory(task, engine, error.cause)) from error
         raise
 
 

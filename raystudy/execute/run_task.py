@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.records import failures_among
-from raystudy.artifacts.storage import open_storage
+from raystudy.artifacts.storage import SHARED, open_storage
 from raystudy.errors import IncompleteError, SpecError, StoppedError, StorageError, UnwritableError
 from raystudy.execute.inputs import need_packages
+from raystudy.execute.losses import leave_tries
 from raystudy.execute.progress import Progress
 from raystudy.execute.work import MAX_FAILURES, RunReport, Task, attempt_of, failed_reports, reports_of
 from raystudy.specs.run import CommandRun, TrainRun
@@ -137,6 +138,8 @@ def make_emitted(tasks: Sequence[EmittedTask], progress: Progress) -> Counter[st
                 if report.status == "failed":
                     causes[str(run)] = report.cause
                     leave_attempt(emitted.task, run, report)
+                else:
+                    leave_tries(open_storage(emitted.task.storage).runs, run, report)
     except StoppedError as error:
         num_made = ended.total() - ended["failed"]
         raise StoppedError(
@@ -184,7 +187,7 @@ def _see_place(task: Task) -> None:
     if "://" not in task.storage and not Path(task.storage).is_dir():
         raise StorageError(
             f"the storage must be the same folder on all nodes, but {task.storage} is none here. Mount it, or name it "
-            f"as it is called here with --storage"
+            f"as it is called here with --storage; or use {SHARED}"
         )
     if task.group:
         need_packages("torch", "deepspeed", extra="deepspeed", use="to train by several workers")

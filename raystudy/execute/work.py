@@ -92,7 +92,8 @@ class RunReport:
     a run that ended well. `is_final`: it has been tried as often as it may be in one launch. `loss`: it was not made by
     no failure of its own: "preempted", its node was lost meanwhile; "node-full", its node's disk has no room for its
     data; "not-begun", another run of its task was cut short so. `num_preemptions`: so often it was begun again within
-    its task.
+    its task. `tried_seconds`: what tries of it took before, after which its task began it again.
+    `num_together`: of so many runs that one death of their worker made fail it is the first; 0: a further one.
     """
 
     run_id: str
@@ -107,6 +108,8 @@ class RunReport:
     is_final: bool = False
     loss: Literal["", "preempted", "node-full", "not-begun"] = ""
     num_preemptions: int = 0
+    tried_seconds: float = 0.0
+    num_together: int = 1
 
 
 def do_task(task: Task) -> list[RunReport]:
@@ -222,7 +225,7 @@ def _report_made(runs: Sequence[Run], ends: Iterable[Made]) -> list[RunReport]:
 
 def attempt_of(run: str, report: RunReport) -> dict[str, Any]:
     """What an attempt says of a run that failed; `run`: its name for people."""
-    return {"cause": report.cause, "run": run, "seconds": report.seconds}
+    return {"cause": report.cause, "run": run, "seconds": report.seconds + report.tried_seconds}
 
 
 def failed_report(run_id: str, error: Exception, seconds: float = 0.0) -> RunReport:
@@ -240,26 +243,36 @@ def failed_report(run_id: str, error: Exception, seconds: float = 0.0) -> RunRep
 def lost_reports(task: Task, cause: str, seconds: float = 0.0) -> list[RunReport]:
     """Reports for a task whose node was lost: its first run without a record was cut short, the others not begun."""
     reports = failed_reports(task, cause, seconds)
-    first = next((report.run_id for report in reports if report.status == "failed"), "")
-    kinds = {report.run_id: "preempted" if report.run_id == first else "not-begun" for report in reports}
-    return [replace(r, loss=kinds[r.run_id]) if r.status == "failed" else r for r in reports]  # type: ignore[arg-type]
+    failed = [place for place, report in enumerate(reports) if report.status == "failed"]
+    taken = sum(reports[place].seconds for place in failed)
+    for place in failed:
+        is_first = place == failed[0]
+        told = ("preempted", taken) if is_first else ("not-begun", 0.0)
+        reports[place] = replace(reports[place], loss=told[0], seconds=told[1])  # type: ignore[arg-type]
+    return reports
 
 
 def failed_reports(task: Task, cause: str, seconds: float = 0.0) -> list[RunReport]:
     """Reports for a task whose worker died before it could write any; members that have a record are no failures.
 
-    Each member bears an equal share of the `seconds` that the task had gone on.
+    Of the `seconds` that the task had gone on those that have a record bear what that says, the others an equal share.
     """
     ledger = open_storage(task.storage).runs
-    reports, share = [], seconds / len(task.runs)
+    reports, left = list[RunReport](), seconds
     for run, asked in zip(task.specs(), task.asked_of(), strict=True):
         record = ledger.read(run.run_id, task.validation, readings=asked.readings)
         if record is not None:
             record = join_answers(ledger, {run.run_id: record}, task.downstream)[run.run_id]
         if record is None or not _is_measured(run, record, task, asked):
-            reports.append(RunReport(run.run_id, "failed", seconds=share, cause=cause))
+            reports.append(RunReport(run.run_id, "failed", cause=cause))
         else:
-            reports.append(RunReport(run.run_id, record.status, run.num_tokens, share))
+            own = min(record.used_seconds - record.earlier_seconds, left)
+            left -= own
+            reports.append(RunReport(run.run_id, record.status, run.num_tokens, own))
+    failed = [place for place, report in enumerate(reports) if report.status == "failed"]
+    for place in failed:
+        num_together = len(failed) if place == failed[0] else 0
+        reports[place] = replace(reports[place], seconds=left / len(failed), num_together=num_together)
     return reports
 
 

@@ -8,13 +8,14 @@ killed never removes it. Most trainings build nothing; offloading to the host do
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from raystudy.artifacts.node_room import own_temporary_folder
 
 VARIABLE = "TORCH_EXTENSIONS_DIR"
 STALE_MINUTES = 10.0  # without a file written and no process seen that holds the lock; the longest file took under 3
@@ -44,6 +45,9 @@ def build_folder() -> Path:
     """Where operations are built: TORCH_EXTENSIONS_DIR, else the user's own folder for this machine.
 
     Outside any checkout, and one for each machine, Python and torch: what is built is fitted to these.
+
+    Raises:
+        OSError: as `own_temporary_folder`, for a user without a home that can be written.
     """
     told = os.environ.get(VARIABLE, "")
     return Path(told).absolute() if told else _own_folder()
@@ -126,10 +130,7 @@ def _own_folder() -> Path:
     tag = f"{platform.node() or 'machine'}-py{sys.version_info.major}{sys.version_info.minor}-torch{torch_version}"
     base = Path(cache)
     if not base.is_absolute() or not _can_make(base):
-        base = Path(tempfile.gettempdir()) / f"raystudy-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-        base.mkdir(mode=0o700, exist_ok=True)
-        if hasattr(os, "getuid") and base.stat().st_uid != os.getuid():  # what lies there is loaded as code
-            raise PermissionError(f"{base} must be this user's own, but is not. Set {VARIABLE} to a folder of yours")
+        base = own_temporary_folder()  # what lies there is loaded as code
     return base / "raystudy" / "torch-extensions" / tag
 
 

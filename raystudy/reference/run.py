@@ -120,7 +120,11 @@ class _Making:
             data_order=training.stream.fingerprint,
             epochs=training.stream.epochs(steps * self._run.settings.batch_sequences),
             weights=weights_of(model),
-            seconds={**seconds, "total": training.seconds_before + time.perf_counter() - started},
+            seconds={
+                **seconds,
+                "earlier": training.seconds_before,
+                "total": training.seconds_before + time.perf_counter() - started,
+            },
             cause=cause,
             made={
                 "workers": self._world.size,

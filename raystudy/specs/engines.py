@@ -59,7 +59,7 @@ class DeepSpeedEngine(Spec):
     hang_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=30, description="minutes without a step after which the worker that the others wait for is named"
     )
-    max_failures: int = Field(default=3, ge=0, le=100, description="lost workers after which a run has failed")
+    max_failures: int = Field(default=3, ge=0, le=100, description="workers that died after which a run has failed")
     config: dict[str, Any] = Field(
         default={},
         description="DeepSpeed's own keys for buckets, communication and logs; what may change the training is refused",

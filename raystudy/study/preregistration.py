@@ -10,13 +10,12 @@ confirmatory, since nobody can say when they were first seen.
 import datetime
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from raystudy.artifacts.results import Record
-from raystudy.artifacts.score_table import table_checksum
+from raystudy.artifacts.score_table import table_checksum, table_path
 from raystudy.artifacts.study_lock import Lock
 from raystudy.specs.base import canonical_json, digest
 from raystudy.specs.metrics import read_metric
@@ -54,7 +53,7 @@ def _registered(protocol: Protocol) -> Any:
     content = json.loads(canonical_json(protocol))
     if isinstance(protocol, TableProtocol):
         del content["file"]  # the scores count, wherever they lie
-        content["sha256"] = table_checksum(Path(protocol.file))
+        content["sha256"] = table_checksum(table_path(protocol.file))
     return content
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raystudy.artifacts.downstream import join_answers
+from raystudy.artifacts.kept_tables import with_kept_tables
 from raystudy.artifacts.storage import Storage, StudyFolder, is_uri, locate_storage, open_storage
 from raystudy.artifacts.study_lock import read_lock
 from raystudy.errors import StorageError, UnreadableError
@@ -95,12 +96,15 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 class StudyResults:
-    """A study on storage. Frames are read once; make a new object to see new results."""
+    """A study on storage. Frames are read once; make a new object to see new results.
+
+    Without `study` it is as it was last run, with the scores that its tables held then.
+    """
 
     def __init__(self, storage: Storage, folder: StudyFolder, study: StudySpec | None = None) -> None:
         stored, inputs = folder.read_study()
         self.storage, self.folder = storage, folder
-        self.study = stored if study is None else study
+        self.study = with_kept_tables(stored, folder.path, inputs) if study is None else study
         self.inputs = inputs_from(inputs)
 
     @cached_property

@@ -1,16 +1,15 @@
 """What a study has cost and what its missing runs will: device-hours, and money where the study file has prices.
 
 Spent: the records of all runs that the study wants (whichever study or launch made them) and what failed tries say.
-Not counted: evaluations of kept weights made by earlier launches, and tries whose driver died with them. Counted twice:
-what an interrupted try had done up to the checkpoint that the next went on from. Missing: FLOPs
-at the speed that the records show, else at an assumed one.
+What a try had done up to the checkpoint that the next went on from is part of both, and counted once. Not counted:
+evaluations of kept weights made by earlier launches, and what tries whose driver died with them had done since their
+last checkpoint. Missing: FLOPs at the speed that the records show, else at an assumed one.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raystudy.artifacts.records import RunLedger
 from raystudy.artifacts.results import Record
 from raystudy.artifacts.storage import Storage
 from raystudy.specs.run import TrainRun
@@ -55,9 +54,13 @@ class Rates:
         is_training = spec.kind in TRAINING_KINDS
         return self._cost(getattr(spec, "model", None) or "", seconds, is_training=is_training)
 
-    def record(self, record: Record) -> Cost:
-        """Of a run on record, on whatever device it was made."""
-        hours = record.device_seconds / SECONDS_PER_HOUR
+    def record(self, record: Record, tried: float = 0.0) -> Cost:
+        """Of a run on record, on whatever device it was made, beside tries of it that took `tried` seconds.
+
+        What went by before its last try began is among these, as far as these are known.
+        """
+        seconds = record.used_seconds - min(record.earlier_seconds, tried)
+        hours = seconds * record.num_devices / SECONDS_PER_HOUR
         if self._prices is None:
             return Cost(hours)
         name = _gpu_of(record)
@@ -79,17 +82,25 @@ def _gpu_of(record: Record) -> str | None:
     return str(made.get("device_name", "")) if str(made.get("device", "cpu")).startswith("cuda") else None
 
 
-def recorded_cost(state: StudyState) -> Cost:
-    """Of all runs on record that the study wants."""
+def recorded_cost(state: StudyState, tried: Mapping[str, float]) -> Cost:
+    """Of all runs on record that the study wants, beside tries that took `tried` seconds, by run id."""
     rates = Rates(state)
     records = (state.record(run) for run in make_wave(state).wanted.values())
-    return sum((rates.record(record) for record in records if record is not None), Cost())
+    costs = (rates.record(record, tried.get(record.run_id, 0.0)) for record in records if record is not None)
+    return sum(costs, Cost())
 
 
-def attempts_cost(state: StudyState, ledger: RunLedger) -> Cost:
-    """Of tries that failed, as far as they say how long they took. Reads the attempts of every wanted run."""
-    rates, wanted = Rates(state), make_wave(state).wanted.values()
-    return sum((rates.run(run, _seconds_of(ledger.read_attempts(run.run_id))) for run in wanted), Cost())
+def tried_cost(state: StudyState, tried: Mapping[str, float]) -> Cost:
+    """Of tries that took so many seconds, by the id of a wanted run."""
+    rates, wanted = Rates(state), make_wave(state).wanted
+    return sum((rates.run(wanted[run_id], seconds) for run_id, seconds in tried.items()), Cost())
+
+
+def tried_seconds(state: StudyState, storage: Storage) -> dict[str, float]:
+    """What tries that failed took, by run id, as far as they say. Reads the attempts of every wanted run."""
+    compacted = storage.study(state.study.name).compacted
+    attempts = storage.runs.read_all_attempts(make_wave(state).wanted, compacted)
+    return {run_id: seconds for run_id, each in attempts.items() if (seconds := _seconds_of(each))}
 
 
 def _seconds_of(attempts: Iterable[Mapping[str, Any]]) -> float:
@@ -185,9 +196,8 @@ def read_spending(state: StudyState, storage: Storage, slots: int = 1, num_gpus:
         speed = speeds.speed(speeds.kind_of_protocol(name))
         missing += rates.protocol(name, item.flops / speed.flops_per_second)
         is_measured &= speed.is_measured
-    spent = recorded_cost(state)
-    if state.study.budget is not None:
-        spent += attempts_cost(state, storage.runs)
+    tried = {} if state.study.budget is None else tried_seconds(state, storage)
+    spent = recorded_cost(state, tried) + tried_cost(state, tried)
     return StudySpending(spent, missing, is_measured, state.study.budget)
 
 

@@ -62,13 +62,12 @@ def read_status(results: StudyResults, driver: str | None) -> Status:
     statuses = Counter(record.status for run in done if (record := state.record(run)) is not None)
     failed = []
     num_preemptions = sum(_num_preemptions(record) for run in done if (record := state.record(run)) is not None)
-    with results.storage.runs.files.together(len(wave.todo)):
-        for run in wave.todo:
-            attempts = results.storage.runs.read_attempts(run.run_id)
-            num_preemptions += sum(attempt.get("loss") == "preempted" for attempt in attempts)
-            failures = failures_among(attempts)
-            if failures:
-                failed.append(FailedRun(str(run), run.run_id, len(failures), _cause(failures[0])))
+    tries = results.storage.runs.read_all_attempts([run.run_id for run in wave.todo], results.folder.compacted)
+    for run in wave.todo:
+        num_preemptions += sum(attempt.get("loss") == "preempted" for attempt in tries[run.run_id])
+        failures = failures_among(tries[run.run_id])
+        if failures:
+            failed.append(FailedRun(str(run), run.run_id, len(failures), _cause(failures[0])))
     flops_left = sum(run.flops for run in wave.todo) + sum(item.flops for _, item in wave.waiting)
     progress = results.folder.read_progress() if driver is not None else {}
     speed, used = progress.get("flops_per_second"), progress.get("device_time_used")

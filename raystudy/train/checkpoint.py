@@ -38,7 +38,9 @@ class Checkpoints:
     """Checkpoints of the run `run_id` in its folder, at least `every_seconds` apart; `asked`: what it is read for.
 
     `resumed_from`: the step that the run went on from, 0 where it began anew. `note`: why a checkpoint was not used.
-    `replayed_steps`: of its parent, taken again for a branch; kept in the checkpoint, and read from the one found.
+    `replayed_steps`: of its parent, taken again for a branch, and `replayed_seconds` what that took so far; kept in the
+    checkpoint, and read from the one found. While steps of a parent are taken again `replaying` is its id, and the
+    checkpoint, in the branch's folder, is of that.
     """
 
     def __init__(
@@ -48,21 +50,23 @@ class Checkpoints:
         self._made_with = {"raystudy": __version__, **versions(), "device": torch.device(device).type}
         if asked is not None and asked != Asked():
             self._made_with["readings"] = digest(asked)
-        self._last = time.perf_counter()
+        self._last = self._began = time.perf_counter()
         self._found: Checkpoint | None = None
         self._has_looked = False
         self.resumed_from = self.replayed_steps = 0
+        self.replayed_seconds = 0.0
+        self.replaying = ""
         self.note = ""
 
     def look(self) -> bool:
-        """Whether there is a checkpoint that can be used, which stays in memory until `restore`.
+        """Whether there is a checkpoint of the run itself that can be used, which stays in memory until `restore`.
 
         Raises:
             RaystudyError: there is one of another run.
         """
         if not self._has_looked:
             self._found, self._has_looked = self._usable(), True
-        return self._found is not None
+        return self._found is not None and not self._found.about.get("replaying")
 
     def restore(self, parts: Mapping[str, Kept]) -> None:
         """Put every part into the state that the checkpoint holds, if there is one that can be used; raises as `look`.
@@ -70,9 +74,10 @@ class Checkpoints:
         What lies there is read anew the next time.
         """
         self.look()
+        self.resumed_from = 0
         found, self._found, self._has_looked = self._found, None, False
-        if found is None:
-            return
+        if found is None or found.about.get("replaying", "") != self.replaying:
+            return  # that of a replay is of no use once what it was for is kept
         for name, part in parts.items():
             prefix = f"{name}/"
             arrays = {key.removeprefix(prefix): a for key, a in found.arrays.items() if key.startswith(prefix)}
@@ -95,7 +100,9 @@ class Checkpoints:
                 f"{path} was made with {_words(found.about['made_with'])}, not {_words(self._made_with)}; begun anew"
             )
             return None
-        self.replayed_steps = int(found.about.get("replayed_steps", 0))
+        if not self.replayed_seconds:  # else this process knows more of it
+            self.replayed_steps = int(found.about.get("replayed_steps", 0))
+            self.replayed_seconds = float(found.about.get("replayed_seconds", 0.0))
         return found
 
     def keep_if_due(self, step: int, parts: Mapping[str, Kept]) -> float:
@@ -113,6 +120,8 @@ class Checkpoints:
             own, about[name] = part.state()
             arrays |= {f"{name}/{key}": array for key, array in own.items()}
         content = {"made_with": self._made_with, "parts": about, "replayed_steps": self.replayed_steps}
+        content["replayed_seconds"] = self.replayed_seconds + (now - self._began if self.replaying else 0.0)
+        content |= {"replaying": self.replaying} if self.replaying else {}
         write_checkpoint(self._folder, Checkpoint(self._run_id, step, arrays, content))
         self._last = time.perf_counter()
         if is_last:

@@ -42,7 +42,8 @@ class Means:
 class Outcome:
     """What a run gives: `status` is finished or diverged; evaluations by validation digest.
 
-    `cause`: what was seen of a run that diverged. `made`: how it was made, for its record's provenance.
+    `cause`: what was seen of a run that diverged. `made`: how it was made, for its record's provenance. `seconds`: by
+    phase; "total", of which "earlier" went by in processes before this one, up to the checkpoint it went on from.
     """
 
     status: str
@@ -64,12 +65,14 @@ class Start:
     """Where a branch starts: its parent's weights and optimizer, None where it goes on from its own checkpoint, and the
     parent.
 
-    `replayed_steps`: how many steps of the parent were taken again for it.
+    `replayed_steps`: how many steps of the parent were taken again for it; `seconds`: what that took this process, with
+    those of parents of the parent.
     """
 
     arrays: Arrays | None = field(repr=False)
     parent: TrainRun
     replayed_steps: int = 0
+    seconds: float = 0.0
 
 
 def train(
@@ -96,7 +99,10 @@ def train(
     if start is not None:
         training.start_from(start.arrays)
     way = OnTheWay(asked or Asked(), keeping, lambda model: evaluate_all(model, run, validation, device), floors)
-    earlier = _go_on(training, way, means.checkpoints)
+    earlier = 0.0
+    if means.checkpoints is not None:
+        parts: dict[str, Kept] = {"training": training, **({"readouts": way.readouts} if way.readouts else {})}
+        earlier = _go_on(training, parts, means.checkpoints)
     is_finite = way.go(training, run.settings.steps)
     final = _timed(training, lambda: evaluate_all(training.model, run, validation, device)) if is_finite else {}
     cause = training.problem or not_finite(final) or has_risen(training.curve, training.first_loss)
@@ -116,7 +122,7 @@ def train(
         data_order=training.stream.fingerprint,
         epochs=training.stream.epochs((training.first_step + run.settings.steps) * run.settings.batch_sequences),
         weights=weights_of(training.model),
-        seconds={**seconds, "total": earlier + time.perf_counter() - started},
+        seconds={**seconds, "earlier": earlier, "total": earlier + time.perf_counter() - started},
         cause=cause,
         made={
             "micro_batch_sequences": training.micro_batches.rows,
@@ -135,13 +141,23 @@ def replay(
     device: str,
     start: Start | None = None,
     micro_batch_tokens: int | Literal["auto"] = "auto",
+    checkpoints: Checkpoints | None = None,
 ) -> Arrays | None:
-    """What a branch of `run` starts from after `step` steps, by taking them again; None where it has diverged."""
+    """What a branch of `run` starts from after `step` steps, by taking them again; None where it has diverged.
+
+    With the `checkpoints` of the branch they are taken from where an earlier process was stopped.
+    """
     reset_state(run.seed)
     training = Training(run, view, device, micro_batch_tokens)
     if start is not None:
         training.start_from(start.arrays)
-    return training.branch_point() if training.advance(step) else None
+    if checkpoints is None:
+        return training.branch_point() if training.advance(step) else None
+    checkpoints.replaying = run.run_id
+    _go_on(training, {"training": training}, checkpoints)
+    is_finite = training.advance(step)
+    checkpoints.replaying = ""
+    return training.branch_point() if is_finite else None
 
 
 def _timed(training: Training, evaluation: Callable[[], dict[str, Evaluation]]) -> dict[str, Evaluation]:
@@ -151,11 +167,8 @@ def _timed(training: Training, evaluation: Callable[[], dict[str, Evaluation]]) 
     return found
 
 
-def _go_on(training: Training, way: OnTheWay, checkpoints: Checkpoints | None) -> float:
+def _go_on(training: Training, parts: dict[str, Kept], checkpoints: Checkpoints) -> float:
     """Take the training to where its checkpoint is, and let it leave checkpoints; the seconds that took it before."""
-    if checkpoints is None:
-        return 0.0
-    parts: dict[str, Kept] = {"training": training, **({"readouts": way.readouts} if way.readouts else {})}
     checkpoints.restore(parts)
 
     def keep() -> None:

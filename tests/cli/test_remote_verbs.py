@@ -4,10 +4,13 @@ Servers of S3 and Google Cloud Storage behind proxies that fail calls; see tests
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from raystudy.artifacts.files import remove_file, write_bytes
+from raystudy.artifacts.kept_tables import kept_tables
 from raystudy.artifacts.remote_files import below, read
 from raystudy.artifacts.storage import open_storage
 from raystudy.cli.main import main
@@ -104,3 +107,36 @@ def test_prune_on_s3_and_gs_removes_what_no_study_uses(store_uri, capfd):
     assert main(["storage", "prune", "--yes", "--storage", store_uri]) == 0
     assert "removed 2 items" in capfd.readouterr().out
     assert list(below(storage.root)) == ["runs/notes.txt"]
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_a_study_by_name_reads_its_tables_as_they_were_run_wherever_the_files_are_now(s3_uri, tmp_path, capsys, kind):
+    """As after a job: the folder that it was given is gone. A copy is read, is pulled along and is verified."""
+    job, storage = tmp_path / "job", s3_uri if kind == "s3" else str(tmp_path / "storage")
+    job.mkdir()
+    (job / "t.csv").write_text("recipe,score\na,2.5\nb,3.5\n")
+    given = "  reduced: {kind: reduced-lr"
+    (job / "study.yaml").write_text(STUDY.replace(given, "  given: {kind: table, file: t.csv}\n" + given, 1))
+    assert main(["run", str(job / "study.yaml"), "--storage", storage, "--local", "--workers", "0"]) == 0
+    assert main(["lock", str(job / "study.yaml"), "--storage", storage]) == 0
+    capsys.readouterr()
+    assert main(["compare", "afar", "--storage", storage, "--json"]) == 0
+    before = comparison(capsys.readouterr().out)
+    shutil.rmtree(job)
+    copies = kept_tables(open_storage(storage).study("afar").path)
+    assert [copy.suffix for copy in copies] == [".csv"]
+    pulled = tmp_path / "pulled"
+    assert main(["pull", "afar", str(pulled), "--storage", storage]) == 0
+    for place in (storage, pulled):
+        capsys.readouterr()
+        assert main(["compare", "afar", "--storage", str(place), "--json"]) == 0
+        assert comparison(capsys.readouterr().out) == before
+        assert main(["report", "afar", "--storage", str(place)]) == 0
+        assert main(["storage", "verify", "--storage", str(place)]) == 0
+    write_bytes(copies[0], b"recipe,score\na,9\nb,3.5\n")
+    assert main(["storage", "verify", "--storage", storage]) == 3
+    assert "must have the SHA-256 that it is called by" in capsys.readouterr().out
+    remove_file(copies[0])
+    assert main(["compare", "afar", "--storage", storage]) == 4
+    assert "t.csv must be a CSV, TSV or Parquet file, but: No such file" in capsys.readouterr().err

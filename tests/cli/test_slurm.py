@@ -269,6 +269,7 @@ def test_files_that_hold_no_tasks_and_wrong_calls_are_told(verb, tmp_path):
     status, _, said = verb("run-task", "--task", task, "--here")
     assert status == 3
     assert "the storage must be the same folder on all nodes" in said
+    assert "or a bucket (s3://, gs://)" in said
     assert not (tmp_path / "nowhere").exists()
     times = {"90": 5400, "1:30": 90, "01:00:00": 3600, "2-01:00:00": 176_400, "1-2": 93_600}
     assert {text: read_walltime(text) for text in times} == times

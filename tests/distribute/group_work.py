@@ -21,7 +21,7 @@ from raystudy.artifacts.storage import Storage
 from raystudy.distribute.tune_executor import TuneExecutor
 from raystudy.errors import DataError
 from raystudy.execute.first_cause import cause_of
-from raystudy.execute.rank import LostGroupError
+from raystudy.execute.rank import GroupEndedError
 from raystudy.execute.work import RunReport, Task
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import TrainRun
@@ -88,7 +88,7 @@ def _happens(task: Task, run: TrainRun, rank: int, step: int) -> None:
             (Path(task.storage) / f"killed-{run.run_id}").touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
     if (rank, run.seed, step) == (1, 2, 2):
-        raise LostGroupError(cause_of(DataError(RAISED), rank, run.run_id, step, is_out_of_memory=False))
+        raise GroupEndedError(cause_of(DataError(RAISED), rank, run.run_id, step, is_out_of_memory=False))
 
 
 def _note(storage: Path, **what: object) -> None:

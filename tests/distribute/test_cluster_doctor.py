@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 
+from raystudy.artifacts import files
 from raystudy.artifacts.files import write_bytes
 from raystudy.artifacts.remote_retries import patience_seconds
+from raystudy.artifacts.storage import open_storage
 from raystudy.distribute import cluster_doctor, cluster_probe
 from raystudy.distribute.cluster_doctor import examine_cluster
 from raystudy.distribute.cluster_probe import look_around
 from raystudy.distribute.jobs.server import JobServer
-from raystudy.execute.doctor import Finding, Needs
+from raystudy.errors import UnwritableError
+from raystudy.execute.doctor import Finding, Needs, examine
 
 
 def a_node(number: int, **more: Any) -> dict[str, Any]:
@@ -42,8 +45,16 @@ def test_a_healthy_cluster_has_no_findings_but_good_ones(monkeypatch):
         ({"python": "3.12.1"}, "problem", "the nodes must agree. Use one image"),
         ({"packages": {**a_node(1)["packages"], "torch": "2.12.0"}}, "problem", "2.12.0, 2.13.0 on the nodes"),
         ({"storage_trouble": "s: Read-only file system"}, "problem", "Read-only file system. Mount it there"),
-        ({"sees_driver": False}, "problem", "another folder there than where the driver runs. Name a folder"),
-        ({"is_seen": False}, "problem", "another folder there than where the driver runs. Name a folder"),
+        (
+            {"sees_driver": False},
+            "problem",
+            "another folder there than where the driver runs. Name a folder that all nodes share",
+        ),
+        (
+            {"is_seen": False},
+            "problem",
+            "another folder there than where the driver runs. Name a folder that all nodes share",
+        ),
         ({"trouble": "the actor died"}, "problem", "does not answer: the actor died"),
         ({"disk": {"/tmp": 2**20}}, "warning", "free in /tmp. Free some"),
         ({"ahead_seconds": -90.0}, "warning", "-90.0 s from the head's. Let NTP"),
@@ -74,11 +85,32 @@ def test_a_node_looks_at_itself_and_tells_a_storage_that_it_cannot_write(tmp_pat
     assert look_around(None, "t", "x")["sees_driver"]
 
 
-def test_a_healthy_remote_storage_has_no_trouble_and_one_that_replaces_has(monkeypatch):
-    assert look_around("memory://doctor/one", "t", "node0")["storage_trouble"] == ""
-
-    monkeypatch.setattr(cluster_probe, "write_bytes", lambda path, content, **_: write_bytes(path, content))
-    assert "replaces the first" in look_around("memory://doctor/two", "t", "node0")["storage_trouble"]
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ({}, ""),
+        ({"read_bytes": lambda _: b"something else"}, "is not read back"),
+        ({"write_bytes": lambda path, content, **_: write_bytes(path, content)}, "a second writer replaces the first"),
+        ({"names_in": lambda _: []}, "is not listed"),
+    ],
+    ids=["healthy", "reads", "replaces", "lists"],
+)
+def test_what_a_storage_does_not_keep_is_told_alike_by_a_launch_by_doctor_and_by_every_node(
+    monkeypatch, tmp_path, broken, told
+):
+    for name, function in broken.items():
+        monkeypatch.setattr(files, name, function)
+    kind = f"memory://doctor/{tmp_path.name}"
+    for place in (f"{kind}/one", str(tmp_path / "there")):
+        said = look_around(place, "t", "node0")["storage_trouble"]
+        assert told in said
+        assert bool(said) == bool(told)
+    for place in (f"{kind}/two", str(tmp_path)):
+        (finding,) = (each for each in examine(Needs(), open_storage(place)) if each.name == "storage")
+        assert (finding.severity, told in finding.found) == ("problem" if told else "ok", True)
+    if told:
+        with pytest.raises(UnwritableError, match=told):
+            open_storage(f"{kind}/three").prepare()
 
 
 def test_hung_nodes_and_a_storage_that_does_not_answer_leave_time_to_tell_of_the_rest():
@@ -91,7 +123,7 @@ def test_hung_nodes_and_a_storage_that_does_not_answer_leave_time_to_tell_of_the
 
 def test_the_look_is_impatient_with_a_storage(monkeypatch):
     seen = []
-    monkeypatch.setattr(cluster_probe, "write_bytes", lambda *_, **__: seen.append(patience_seconds()))
+    monkeypatch.setattr(cluster_probe, "broken_promise", lambda _: seen.append(patience_seconds()))
     monkeypatch.setattr(cluster_probe, "remove_file", lambda _: seen.append(patience_seconds()))
     look_around("memory://doctor/three", "t", "node0")
     cluster_probe._remove("memory://doctor/three", "t", "node0")

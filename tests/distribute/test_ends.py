@@ -86,10 +86,10 @@ def test_of_a_lost_task_the_run_that_was_made_is_preempted_and_those_after_it_ar
     ends, ray.alive = Ends(ray, [task]), False
     ends.died(task.task_id, text_of(died("gone")), 6.0)
     reports = ends.settled()
-    assert [(r.run_id, r.status, r.loss) for r in reports] == [
-        (first, "finished", ""),
-        (second, "failed", "preempted"),
-        (third, "failed", "not-begun"),
+    assert [(r.run_id, r.status, r.loss, r.seconds) for r in reports] == [
+        (first, "finished", "", 1.0),
+        (second, "failed", "preempted", 5.0),
+        (third, "failed", "not-begun", 0.0),
     ]
     assert not ends.has_deaths
 
@@ -98,15 +98,15 @@ def test_a_death_waits_until_it_is_known_what_it_is_and_costs_no_run_that_was_to
     task = a_task(tmp_path, range(2))
     first, second = [run.run_id for run in task.specs()]
     ends = Ends(ray, [task])
-    part = json.dumps([{"run_id": first, "status": "finished"}])
+    part = json.dumps([{"run_id": first, "status": "finished", "seconds": 3.0, "tried_seconds": 2.0}])
     assert [report.run_id for report in ends.told(task.task_id, part, is_part=True)] == [first]
     assert ends.told(task.task_id, part, is_part=True) == [], "told once"
-    ends.died(task.task_id, text_of(died("worker process has died")), 1.0)
+    ends.died(task.task_id, text_of(died("worker process has died")), 6.0)
     assert ends.settled() == []
     assert ends.has_deaths
     ends._deaths = [type(death)(**{**vars(death), "met": time.monotonic() - 5.0}) for death in ends._deaths]
-    assert [(r.run_id, r.status, r.loss, r.cause) for r in ends.settled()] == [
-        (second, "failed", "", "the worker died: worker process has died")
+    assert [(r.run_id, r.status, r.loss, r.cause, r.seconds) for r in ends.settled()] == [
+        (second, "failed", "", "the worker died: worker process has died", 1.0)
     ]
     assert ends.vanished([task.task_id]) == []
 

@@ -116,7 +116,7 @@ def test_on_several_nodes_a_storage_that_is_not_shared_is_refused_and_ray_is_lef
 
     monkeypatch.setattr("raystudy.distribute.tune_executor.connected", lambda _: Cluster())
     with (
-        pytest.raises(NotSharedError, match="2 nodes"),
+        pytest.raises(NotSharedError, match=r"2 nodes. Name a folder .*, or a bucket \(s3://, gs://\): --storage"),
         TuneExecutor(None, [Resources()], is_storage_shared=False),
     ):
         pass

@@ -34,18 +34,18 @@ DIED = "worker 1 of 3 died: Worker unexpectedly exits with a connection error co
     [
         (None, {0: RESET, 2: NO_TOKENS}, "refused", "the shards must hold tokens"),
         (NO_TOKENS.cause, {0: RESET, 2: NO_TOKENS}, "refused", "the shards must hold tokens"),
-        (None, {0: RESET, 1: KILLED}, "lost", DIED),
-        (RESET.cause, {0: RESET, 1: KILLED}, "lost", DIED),
-        (ODD.cause, {1: KILLED, 2: ODD}, "lost", DIED),  # what a rank says of another's death, in words not known
+        (None, {0: RESET, 1: KILLED}, "died", DIED),
+        (RESET.cause, {0: RESET, 1: KILLED}, "died", DIED),
+        (ODD.cause, {1: KILLED, 2: ODD}, "died", DIED),  # what a rank says of another's death, in words not known
         (MEMORY.cause, {1: KILLED, 2: MEMORY}, "out-of-memory", "no room"),
         (HANG, {0: RESET, 1: KILLED}, "hang", "worker 1 of 3 hung"),  # the rank that found it ended itself
-        (None, {0: RESET, 2: RESET}, "lost", "worker 0 of 3 lost the others: RuntimeError: Connection reset by peer"),
+        (None, {0: RESET, 2: RESET}, "died", "worker 0 of 3 lost the others: RuntimeError: Connection reset by peer"),
         (None, {0: RESET, 2: ODD}, "program", "ValueError: odd"),
         (None, {1: ImportError("no torch")}, "program", "ImportError: no torch"),
-        (None, {0: RayActorError("The actor died.")}, "lost", "worker 0 of 3 died: The actor died."),
-        (None, {0: RayActorError("")}, "lost", "worker 0 of 3 died: Ray does not say why"),
-        (Cause("lost", "could not start"), {}, "lost", "could not start"),
-        (None, {}, "lost", "the workers ended without a report"),
+        (None, {0: RayActorError("The actor died.")}, "died", "worker 0 of 3 died: The actor died."),
+        (None, {0: RayActorError("")}, "died", "worker 0 of 3 died: Ray does not say why"),
+        (Cause("died", "could not start"), {}, "died", "could not start"),
+        (None, {}, "died", "the workers ended without a report"),
     ],
 )
 def test_a_silent_death_comes_first_then_what_a_rank_said_then_consequences(told, errors, kind, words):

@@ -99,13 +99,6 @@ def test_a_storage_that_cannot_be_written_is_a_problem(tmp_path):
     assert severities(findings) == {"storage": "problem"}
 
 
-def test_a_storage_where_a_second_writer_replaces_the_first_is_a_problem(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "write_bytes", lambda *_, **__: True)
-    (finding,) = (f for f in examine(Needs(), Storage(tmp_path)) if f.name == "storage")
-    assert finding.severity == "problem"
-    assert "second writer" in finding.found
-
-
 def test_a_full_disk_is_a_warning(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "_LEAST_FREE_DISK", 2**62)
     assert severities(examine(Needs(), Storage(tmp_path))) == {"disk": "warning"}

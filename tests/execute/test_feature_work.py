@@ -85,11 +85,13 @@ def test_a_dead_worker_costs_its_task_the_time_it_had_gone_on(tmp_path, shards):
     runs = [a_run(recipe, seed) for seed in range(4)]
     do(tmp_path, runs[:1], [validation])
     task = Task(tuple(run.model_dump_json() for run in runs), str(tmp_path), {validation: "v"})
+    own = Storage(tmp_path).runs.read(runs[0].run_id).seconds
     reports = failed_reports(task, "died", seconds=100.0)
     assert [(report.status, report.seconds, report.is_made) for report in reports] == [
-        ("finished", 25.0, False),
-        *[("failed", 25.0, False)] * 3,
+        ("finished", own, False),
+        *[("failed", pytest.approx((100.0 - own) / 3), False)] * 3,
     ]
+    assert failed_reports(task, "died")[0].seconds == 0.0
 
 
 def test_a_record_that_cannot_be_read_fails_its_run_alone(tmp_path, shards, monkeypatch):

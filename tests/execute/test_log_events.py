@@ -3,6 +3,7 @@
 import datetime
 import io
 import json
+from typing import ClassVar
 
 import pytest
 
@@ -13,7 +14,7 @@ from raystudy.execute.local import InlineExecutor
 from raystudy.execute.log_events import log_format
 from raystudy.execute.loop import run_study
 from raystudy.execute.progress import Progress
-from raystudy.execute.work import RunReport
+from raystudy.execute.work import RunReport, failed_reports
 from raystudy.specs.load import load_study
 from tests.conftest import ROOT
 
@@ -47,11 +48,25 @@ class OneFails(InlineExecutor):
             yield from ((report, task.recipe) for report in super().run([task]))
 
 
-def said(storage, chosen):
+class Dies(InlineExecutor):
+    """A mock: the worker of the first task that has several runs dies once."""
+
+    died: ClassVar[list[int]] = []  # how many runs each of its tasks had that could not be made
+
+    def run(self, tasks):
+        for task in tasks:
+            if len(task.runs) > 1 and not self.died:
+                self.died.append(len(task.runs))
+                yield from failed_reports(task, "the worker died: its words")
+            else:
+                yield from super().run([task])
+
+
+def said(storage, chosen, executor=OneFails):
     stream = io.StringIO()
     few = ["recipes=[mix-0012, mix-1200]", "protocols.truth.seeds=[0]", "protocols.ladder.seeds=[0]"]
     loaded = load_study(FEATURES, few)
-    run_study(loaded, Storage(storage), OneFails, Progress(stream, chosen=chosen))
+    run_study(loaded, Storage(storage), executor, Progress(stream, chosen=chosen))
     return stream.getvalue().splitlines()
 
 
@@ -76,6 +91,23 @@ def test_every_line_is_an_event_none_is_lacking_and_text_tells_the_same(tmp_path
     silent = ("launch-started", "progress")
     told = [e["message"] for e in events if e["event"] not in silent and (e["event"] != "run-ended" or "cause" in e)]
     assert [line.strip() for line in lines] == told
+
+
+def test_a_workers_death_is_one_line_that_counts_its_runs_and_as_json_an_event_of_each(tmp_path, monkeypatch):
+    shown = {}
+    for chosen in ("text", "json"):
+        monkeypatch.setattr(Dies, "died", [])
+        shown[chosen] = said(tmp_path / chosen, chosen, Dies)
+        (num_runs,) = Dies.died
+    events = [json.loads(line) for line in shown["json"]]
+    failed = [event for event in events if event["event"] == "run-ended" and event["status"] == "failed"]
+    assert len({event["run_id"] for event in failed}) == len(failed) == num_runs > 1
+    assert {event["cause"] for event in failed} == {"the worker died: its words"}
+    assert all(event["message"].startswith("failed: mix-") for event in failed)
+    first = failed[0]["message"].removeprefix("failed: ").removesuffix(": the worker died: its words")
+    (line,) = (line for line in shown["text"] if line.startswith("failed: "))
+    told = "the worker died: its words; each is tried at most 3 times"
+    assert line == f"failed: {num_runs} runs of a task (first: {first}): {told}"
 
 
 def test_the_verb_ends_in_json_too_and_the_variable_stands_in_for_the_option(tmp_path, capsys, monkeypatch):

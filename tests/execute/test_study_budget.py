@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from raystudy.artifacts.storage import Storage
+from raystudy.artifacts.storage import Storage, open_storage
 from raystudy.cli.main import main
 from raystudy.errors import BudgetError
 from raystudy.execute.budget import Budget, Spending
@@ -17,7 +17,7 @@ from raystudy.execute.progress import Progress
 from raystudy.execute.work import RunReport
 from raystudy.specs.load import load_study
 from raystudy.specs.study_budget import Prices
-from raystudy.study.spending import over_budget, read_spending
+from raystudy.study.spending import over_budget, read_spending, tried_seconds
 from raystudy.study.state import StudyState
 from raystudy.study.waves import make_wave
 from tests.conftest import ROOT
@@ -157,6 +157,48 @@ class Dear(InlineExecutor):
     def run(self, tasks):
         for task in tasks:
             yield from (RunReport(run.run_id, "failed", seconds=HOUR, cause="planted") for run in task.specs())
+
+
+def test_what_tries_had_done_up_to_a_checkpoint_is_counted_once_in_this_launch_and_in_the_next(tmp_path):
+    """Runs of two cores: tries of 90 and 30 minutes failed, the last took two hours from a checkpoint at 60 or 180."""
+    storage = Storage(tmp_path)
+    for earlier, hours in ((HOUR, 2 * 4), (3 * HOUR, 2 * 5), (0.0, 2 * 4)):  # 180: a try was lost with its driver
+        state, (run, *_) = a_state({"device_hours": 1000})
+        result = {"seconds": {"total": earlier + 2 * HOUR, "earlier": earlier}, "provenance": {"num_devices": 2}}
+        after = state.with_records({run.run_id: replace(record_of(run, 3.0, state.inputs), result=result)})
+        spending = Spending(Budget(), state.study.resources, num_at_once=2)
+        for seconds in (1.5 * HOUR, 0.5 * HOUR):
+            spending.reported(run, RunReport(run.run_id, "failed", seconds=seconds), had_record=False)
+        made = RunReport(run.run_id, "finished", seconds=2 * HOUR, is_made=True)
+        spending.reported(run, made, had_record=False)
+        assert spending.device_seconds == 8 * HOUR
+        spending.affordable([], after)
+        (limit,) = spending._limits(after)
+        assert limit.words.endswith(f"of which {hours:g} are used")
+        if not storage.runs.read_attempts(run.run_id):
+            for seconds in (1.5 * HOUR, 0.5 * HOUR):
+                storage.runs.write_attempt(run.run_id, {"cause": "x", "seconds": seconds})
+        assert read_spending(after, storage).spent.device_hours == hours
+        spending = Spending(Budget(), state.study.resources, num_at_once=2)
+        spending.tried = tried_seconds(after, storage)
+        assert f"of which {hours:g} are used" in spending._limits(after)[0].words
+    spending.reported(run, replace(made, is_made=False), had_record=False)  # its worker died after it
+    assert spending._limits(after)[0].left == 1000 - 8, "its record holds them"
+    spending.reported(run, replace(made, is_made=False), had_record=True)
+    assert spending._limits(after)[0].left == 1000 - 12, "an evaluation, which no record holds"
+
+
+def test_the_attempts_of_many_runs_are_read_after_one_listing(s3, s3_uri):
+    state, _ = a_state({"device_hours": 1000})
+    storage = open_storage(s3_uri)
+    wanted = make_wave(state).wanted
+    tried = list(wanted)[::3]
+    for run_id in tried:
+        storage.runs.write_attempt(run_id, {"cause": "x", "seconds": 60.0})
+    s3.faults.calls.clear()
+    assert tried_seconds(state, open_storage(s3_uri)) == dict.fromkeys(tried, 60.0)
+    assert len(wanted) > 20
+    assert s3.faults.calls.total() <= len(tried) + 3, s3.faults.calls
 
 
 def test_a_launch_stops_at_the_studys_budget_and_the_next_does_not_begin(tmp_path, capsys):

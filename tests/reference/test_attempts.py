@@ -1,20 +1,25 @@
 """What a failed attempt at a group's run leaves in records and notes: without any process."""
 
+import io
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from raystudy.artifacts.records import failures_among
 from raystudy.artifacts.storage import Storage
 from raystudy.errors import DamagedError, DataError, MissingPackageError, UnwritableError
 from raystudy.execute.attempts import Attempts
 from raystudy.execute.first_cause import Cause
+from raystudy.execute.losses import Losses
+from raystudy.execute.progress import Progress
 from raystudy.execute.rank import _cause, make_on_rank
 from raystudy.execute.work import RunReport, about_task
 from raystudy.reference import beat, fitting
 from raystudy.reference.world import World
 from raystudy.specs.engines import DeepSpeedEngine
 from raystudy.specs.run import TrainRun
+from raystudy.study.wanted import WantedRun
 from tests.reference.test_groups import a_task
 
 pytestmark = pytest.mark.timeout(30)
@@ -26,10 +31,16 @@ PREEMPTED = Cause("preempted", "worker 0 of 2 was ended by signal 15", 0)
 def test_a_record_tells_how_often_its_run_was_preempted(tmp_path):
     attempts = Attempts(a_task(tmp_path, 1, micro_batch_tokens=32))
     assert "num_preemptions" not in about_task(attempts.left, {}, attempts.left.task_id)
-    attempts.failed(PREEMPTED)
+    attempts.failed(PREEMPTED, 20.0)
     attempts.begun_again({attempts.left.task_id: 1})
     assert about_task(attempts.left, {}, attempts.left.task_id)["num_preemptions"] == 2
-    attempts.failed(STARVED)
+    attempts.failed(STARVED, 3.0)
+    (report,) = attempts.reports
+    assert (report.seconds, report.tried_seconds) == (3.0, 20.0)
+    run, ledger = WantedRun(TrainRun.model_validate_json(a_task(tmp_path, 1).runs[0]), "r", "m"), Storage(tmp_path).runs
+    Losses(ledger, Progress(io.StringIO())).count(run, report)
+    (left,) = ledger.read_attempts(report.run_id)
+    assert (left["seconds"], failures_among([left])) == (20.0, []), "no failure, but time that its record does not hold"
     provenance = Storage(tmp_path).runs.read(attempts.reports[0].run_id).result["provenance"]
     assert provenance["num_preemptions"] == 2
     assert provenance["notes"] == [f"{PREEMPTED.words}; begun again from its newest checkpoint"]

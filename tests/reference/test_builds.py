@@ -1,14 +1,19 @@
 """The folder in which DeepSpeed's operations are built, and locks that killed builds leave. Without DeepSpeed."""
 
 import os
+import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
 import pytest
 
+from raystudy.artifacts.node_room import cache_folder
+from raystudy.errors import SpecError
+from raystudy.execute.doctor import _cache
 from raystudy.reference.builds import STALE_MINUTES, VARIABLE, build_folder, build_locks, prepare_builds, remove_lock
 from tests.conftest import ROOT
 
@@ -133,3 +138,37 @@ def test_an_operation_that_is_built_is_said_before_and_after_and_one_that_is_the
     assert builder().jit_load(verbose=True) == "loaded"
     assert len(told) == 2
     assert builder.built == [("fast_op", False)] * 2
+
+
+def test_without_a_home_the_cache_is_the_users_own_and_what_another_could_have_made_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("RAYSTUDY_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    folder = tmp_path / f"raystudy-{os.getuid()}"
+    assert cache_folder() == cache_folder() == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o770)
+    with pytest.raises(SpecError, match=r"a folder of user \d+ with rights 770. Remove .* or set RAYSTUDY_CACHE"):
+        cache_folder()
+    assert "with rights 770" in str(_cache()), "and doctor tells it"
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    with pytest.raises(PermissionError, match="with rights 770"):
+        build_folder()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    folder.rmdir()
+    (tmp_path / "mine").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "mine")
+    with pytest.raises(SpecError, match="is a link of user"):
+        cache_folder()
+    folder.unlink()
+    folder.write_text("a file")
+    with pytest.raises(SpecError, match="File exists"):
+        cache_folder()
+    folder.unlink()
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    folder.rename(tmp_path / "raystudy-12345")
+    with pytest.raises(SpecError, match="must be a folder of user 12345 that nobody else can write to"):
+        cache_folder()

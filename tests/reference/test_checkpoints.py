@@ -46,6 +46,7 @@ def test_a_torn_newest_is_kept_aside_and_the_one_before_goes_on_with_the_same_nu
     assert "step-00000009.safetensors must be a checkpoint, but" in note
     assert "kept as step-00000009.safetensors.bad-0; went on from step-00000006.safetensors" in note
     assert whole["seconds"]["checkpoint"] > 0
+    assert 0.0 == whole["seconds"]["earlier"] < resumed["seconds"]["earlier"] < resumed["seconds"]["total"]
 
 
 @pytest.mark.parametrize("size", [1, 3])

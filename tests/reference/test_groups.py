@@ -28,7 +28,7 @@ from tests.train.test_training import a_run
 
 pytestmark = pytest.mark.timeout(30)
 
-LOST = Cause("lost", "worker 1 of 2 was killed by signal 9", 1)
+DIED = Cause("died", "worker 1 of 2 was killed by signal 9", 1)
 
 
 def a_task(tmp_path, count: int = 2, **engine) -> Task:
@@ -45,47 +45,47 @@ def test_a_lost_worker_costs_a_run_its_failures_and_the_next_run_has_its_own(tmp
     task = a_task(tmp_path, max_failures=2)
     attempts = Attempts(task)
     for _ in range(2):
-        attempts.failed(LOST)
+        attempts.failed(DIED)
         assert ids(attempts.left) == ids(task)
-    attempts.failed(LOST, 4.0)
+    attempts.failed(DIED, 4.0)
     assert [(r.run_id, r.status, r.cause, r.seconds) for r in attempts.reports] == [
-        (ids(task)[0], "failed", LOST.words, 4.0)
+        (ids(task)[0], "failed", DIED.words, 4.0)
     ]
-    attempts.failed(LOST)
+    attempts.failed(DIED)
     assert ids(attempts.left) == ids(task)[1:]
     attempts.made(RunReport(ids(task)[1], "finished"))
     assert attempts.left is None
-    assert LOST.words in attempts.reports[1].note
+    assert DIED.words in attempts.reports[1].note
 
 
 def test_workers_lost_before_any_run_began_count_against_the_group_and_all_runs_are_given_up(tmp_path):
     attempts = Attempts(a_task(tmp_path, 50, max_failures=2))
     for _ in range(3):
         assert len(ids(attempts.left)) == 50
-        attempts.failed(LOST, 25.0, has_begun=False)
+        attempts.failed(DIED, 25.0, has_begun=False)
     assert attempts.left is None
     assert {(report.status, report.cause, report.seconds) for report in attempts.reports} == {
-        ("failed", LOST.words, 0.5)
+        ("failed", DIED.words, 0.5)
     }
 
 
 def test_a_run_that_begins_or_ends_between_two_failed_starts_clears_their_count(tmp_path):
     attempts = Attempts(a_task(tmp_path, 3, max_failures=1))
-    attempts.failed(LOST, has_begun=False)
-    attempts.failed(LOST, has_begun=True)
-    attempts.failed(LOST, has_begun=False)
+    attempts.failed(DIED, has_begun=False)
+    attempts.failed(DIED, has_begun=True)
+    attempts.failed(DIED, has_begun=False)
     assert not attempts.reports
     attempts.made(RunReport(ids(attempts.left)[0], "finished"))
-    attempts.failed(LOST, has_begun=False)
+    attempts.failed(DIED, has_begun=False)
     assert len(attempts.reports) == 1
-    attempts.failed(LOST, has_begun=False)
+    attempts.failed(DIED, has_begun=False)
     assert [report.status for report in attempts.reports] == ["finished", "failed", "failed"]
 
 
 def test_what_a_group_gives_up_is_final_but_not_where_shards_are_made_anew(tmp_path):
     attempts = Attempts(a_task(tmp_path, 2, max_failures=0))
     attempts.failed(cause_of(DamagedError("x", "y"), 0, ids(attempts.left)[0], 0, is_out_of_memory=False))
-    attempts.failed(LOST)
+    attempts.failed(DIED)
     assert [(bool(report.damaged), report.is_final) for report in attempts.reports] == [(True, False), (False, True)]
 
 
@@ -96,7 +96,7 @@ def test_preemptions_are_counted_apart_and_given_up_on_after_many(tmp_path):
         attempts.failed(preempted)
     assert attempts.left.preemptions == {first: MAX_PREEMPTIONS}
     assert not attempts.reports
-    attempts.failed(LOST)
+    attempts.failed(DIED)
     assert (attempts.reports[0].status, attempts.reports[0].num_preemptions) == ("failed", MAX_PREEMPTIONS)
     for _ in range(MAX_PREEMPTIONS + 1):
         attempts.failed(preempted)

@@ -79,6 +79,8 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_numbers_bit_f
     assert one.result["moved"] == other.result["moved"]
     assert one.result["provenance"]["resumed_from_step"] == kept_at
     assert other.result["provenance"]["resumed_from_step"] == 0
+    assert 0.0 == other.earlier_seconds < one.earlier_seconds < one.seconds
+    assert one.seconds - one.earlier_seconds <= report.seconds
     assert not checkpoint_path(storage.runs.folder(run.run_id)).exists()
 
 

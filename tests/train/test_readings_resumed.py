@@ -1,15 +1,24 @@
 """A run that is read on its way, stopped and gone on with: the same readings bit for bit, and none is lost."""
 
+import shutil
+from contextlib import suppress
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from raystudy.artifacts.storage import Storage
+from raystudy.errors import StoppedError
 from raystudy.execute import branch_start
+from raystudy.execute.work import Task, do_task
 from raystudy.specs.reading import Asked, Average, Ema, Reading
 from raystudy.specs.schedules import WarmupStableDecay
 from raystudy.specs.training import AdamW, Sgd
+from raystudy.train import stop_request
 from raystudy.train.checkpoint import Checkpoints
 from raystudy.train.run import Means, Start, replay, train
+from raystudy.train.training import Training
+from tests.conftest import make_shards
 from tests.train.test_budgets import Kept, branch_of, constant, loss_of
 from tests.train.test_budgets import data as data  # a fixture
 
@@ -114,6 +123,64 @@ def test_why_a_run_diverged_does_not_depend_on_where_it_is_read(data):
     read, plain = train(run, view, validation, asked=asked, keeping=Kept().keeping), train(run, view, validation)
     assert plain.status == read.status == "diverged"
     assert plain.cause == read.cause
+
+
+def test_steps_of_parents_taken_again_go_on_where_they_were_stopped_however_often(tmp_path):
+    """Of a branch of a branch, two steps in each job: with SIGTERM or a walltime such a job ends as here."""
+    view, validation = make_shards(tmp_path)
+    first = constant(SimpleNamespace(digest=view), 20)
+    second = branch_of(first, 10, 8)
+    third = branch_of(second, 6, 4)
+    storage = Storage(tmp_path)
+
+    def task(run):
+        return Task((run.model_dump_json(),), str(tmp_path), {validation: "v"}, checkpoint_minutes=1e9)
+
+    def made_in_jobs(run):
+        for jobs in range(1, 30):
+            with suppress(StoppedError), StopAfter(2):
+                (report,) = do_task(task(run))
+                assert report.status == "finished", report.cause
+                return jobs, storage.runs.read(run.run_id, [validation])
+        raise AssertionError("no progress")
+
+    for run in (first, second, third):
+        do_task(task(run))
+    calm = storage.runs.read(third.run_id, [validation])
+    shutil.rmtree(storage.runs.folder(third.run_id))
+    for run in (first, second):
+        for kept in storage.runs.folder(run.run_id).glob("branch-*"):
+            kept.unlink()
+    jobs, record = made_in_jobs(third)
+    assert jobs == 11, "two steps each: 10 of the first run, 6 of the second, 4 of its own; then its evaluation"
+    assert record.metrics == calm.metrics
+    assert record.result["moved"] == calm.result["moved"]
+    assert record.result["replayed_steps"] == 6
+    assert record.result["provenance"]["resumed_from_step"] == 4
+    seconds = record.result["seconds"]
+    assert 0 < seconds["replay"] < seconds["earlier"] < record.used_seconds
+    assert not list(storage.runs.folder(third.run_id).glob("checkpoint*"))
+
+
+class StopAfter:
+    """Asks for a stop after `most` steps, of whatever training."""
+
+    def __init__(self, most: int) -> None:
+        self._left, self._take = most, Training._take_step
+
+    def __enter__(self) -> None:
+        def take(training):
+            row = self._take(training)
+            self._left -= 1
+            if not self._left:
+                stop_request.request("the walltime ends")
+            return row
+
+        Training._take_step = take
+
+    def __exit__(self, *_: object) -> None:
+        Training._take_step = self._take
+        stop_request.withdraw()
 
 
 def test_a_branch_goes_on_from_its_own_checkpoint_without_its_parents_steps(data, tmp_path, monkeypatch):

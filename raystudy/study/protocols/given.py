@@ -1,10 +1,9 @@
 """`known` and `table`: scores that are given, no runs. Lower is better; they stand for the primary metric."""
 
-from pathlib import Path
-
 import numpy as np
 
-from raystudy.artifacts.score_table import read_score_table
+from raystudy.artifacts.files import StoragePath
+from raystudy.artifacts.score_table import read_score_table, table_path
 from raystudy.compare.long_form import scores_of_cells
 from raystudy.compare.scores import FloatArray, Scores
 from raystudy.errors import DataError
@@ -64,11 +63,11 @@ class Table(ProtocolKind):
 
     def scored(self, state: StudyState) -> list[Scored]:
         """One column per seed of the table, averaged into one score."""
-        scores = table_scores(Path(self.spec.file), self.name, state.recipes, state.primary_metric)
+        scores = table_scores(table_path(self.spec.file), self.name, state.recipes, state.primary_metric)
         return [Scored(self.name, self.spec.kind, {state.primary_metric: scores})]
 
 
-def table_scores(path: Path, name: str, recipes: tuple[str, ...], metric: str) -> Scores:
+def table_scores(path: StoragePath, name: str, recipes: tuple[str, ...], metric: str) -> Scores:
     """The scores of protocol `name` for `recipes` from a table; NaN where it has none.
 
     Of a table with several protocols or metrics the rows of `name` and of `metric` count.
