@@ -112,8 +112,6 @@ def other_code(stage: Stage) -> Seen:
     stage.cluster.wait_for_nodes()
     if stage.seed % 2 == 0:
         job = stage.submit()
-        stage.wait_for_work(job, most=0.0)
-        stage.ended(job, SURVIVED)
     else:
         own = stage.cluster.folder / "own"
         own.mkdir(exist_ok=True)
@@ -121,8 +119,8 @@ def other_code(stage: Stage) -> Seen:
             shutil.copytree(ROOT / part, own / part, dirs_exist_ok=True)
         run = ["python", "-m", "raystudy", "run", STUDY, "--storage", stage.place.location]
         job = stage.submit_plainly(["env", f"PYTHONPATH={ROOT}", *run], cwd=own)
-        stage.wait_for_work(job, most=0.0)
-        stage.ended(job, SURVIVED)
+    stage.wait_for_work(job, most=0.0)
+    stage.ended(job, SURVIVED)
     stage.cluster.forget(name)
     return stage.finish()
 

@@ -1,10 +1,13 @@
 """The result file of the day: every trial that was made, in pieces or at once, and a page with a line a fault."""
 
+import fcntl
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tests.chaos.trials import FIRST_RUN, STATUS, STOP, STUDY, Seen
@@ -27,7 +30,16 @@ def are_made() -> set[tuple[str, int]]:
 
 
 def keep(fault: str, seen: Seen, faults: Sequence[str]) -> None:
-    """Add a trial, in place of one of the same fault and seed; `faults`: all there are, in their order."""
+    """Add a trial, in place of one of the same fault and seed; `faults`: all there are, in their order.
+
+    Rows may be made at once by several commands.
+    """
+    with (Path(tempfile.gettempdir()) / "raystudy-chaos.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _keep(fault, seen, faults)
+
+
+def _keep(fault: str, seen: Seen, faults: Sequence[str]) -> None:
     date = today()
     trials = [trial for trial in kept(date) if (trial["fault"], trial["seed"]) != (fault, seen.seed)]
     about = {"fault": fault, "good": seen.is_good, "at": time.strftime("%H:%M UTC", time.gmtime())}
