@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from raystudy.artifacts.storage import Storage
 from raystudy.cli.main import main
 from raystudy.distribute.jobs.job import Job
 from raystudy.distribute.jobs.server import _job
+from raystudy.distribute.jobs.submitting import is_complete_on
 from raystudy.errors import UnreadableError
-from tests.conftest import ROOT, run_cli
+from raystudy.specs.load import load_study
+from tests.conftest import ROOT, TINY, run_cli
 
 FEATURES = ROOT / "search_spaces" / "tiny-features.yaml"
 TIGHT = ("--set", "budget={device_hours: 1e-9}")
@@ -170,3 +173,12 @@ def test_verbs_on_a_storage_that_is_not_mounted_say_so_and_plan_takes_a_name(sai
     assert by_name[0] == 0
     status, told = said("plan", "another", "--storage", finished)
     assert (status, "there must be a study in" in told) == (3, True)
+
+
+def test_completeness_is_read_from_the_storage_where_it_can_be(tiny_storage, tmp_path):
+    tiny, storage = load_study(TINY), Storage(tiny_storage)
+    assert is_complete_on(storage, tiny) is True
+    for changed in ("name=another", "comparison.seed=5", "protocols.truth.seeds=[0, 1, 2, 3, 4, 5, 6]"):
+        assert is_complete_on(storage, load_study(TINY, [changed])) is False, changed
+    assert is_complete_on(Storage(tmp_path / "not here"), tiny) is None
+    assert is_complete_on(storage, load_study(TINY, ["track={mlflow: {tracking_uri: 'http://h:1'}}"])) is None

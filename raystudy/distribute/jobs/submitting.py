@@ -15,7 +15,7 @@ from raystudy.distribute.jobs.submission import Submission
 from raystudy.errors import RaystudyError, StorageError, UnreadableError
 from raystudy.execute.frozen_data import find_data
 from raystudy.specs.load import LoadedStudy
-from raystudy.study.results import read_frozen, read_records
+from raystudy.study.results import StudyResults, read_frozen
 from raystudy.study.waves import make_wave
 
 # What may differ from the stored study and nothing would be done anew.
@@ -66,12 +66,17 @@ def is_complete_on(storage: Storage, loaded: LoadedStudy) -> bool | None:
         return None
     try:
         folder = storage.study(loaded.spec.name)
-        if not folder.is_there() or changed_fields(folder.read_study()[0], loaded.spec, _FREE):
+        if not folder.is_there():
             return False
-        frozen = read_frozen(folder)
-        data = find_data(loaded, storage, frozen)
-        wave = make_wave(read_records(storage, loaded.spec, data.before, frozen.rules))
-        return not wave.todo and not wave.waiting and not data.changed
+        stored = StudyResults(storage, folder)
+        if changed_fields(stored.study, loaded.spec, _FREE):
+            return False
+        wave = make_wave(stored.state)
+        if wave.todo or wave.waiting:
+            return False
+        data = find_data(loaded, storage, read_frozen(folder))  # last: it reads all text
+        alike = [getattr(data.now, name) == getattr(stored.inputs, name) for name in ("shards", "validation", "tasks")]
+        return all(alike)
     except UnreadableError:
         return None
     except StorageError:
