@@ -12,7 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raystudy.artifacts.files import StoragePath, exists, read_bytes, read_json, storage_errors, write_bytes, write_json
+from raystudy.artifacts.files import (
+    StoragePath,
+    exists,
+    is_folder,
+    is_remote,
+    read_bytes,
+    read_json,
+    storage_errors,
+    write_bytes,
+    write_json,
+)
 from raystudy.artifacts.kept_tables import keep_tables
 from raystudy.artifacts.records import RunLedger
 from raystudy.artifacts.remote_storage import check_promises, open_root
@@ -39,7 +49,7 @@ class StudyFolder:
     """`studies/<name>/` on a storage."""
 
     def __init__(self, root: StoragePath, name: str) -> None:
-        self.name = name
+        self.name, self.root = name, root
         self.path: StoragePath = root / "studies" / folder_name(name)
 
     def write_study(self, study: LoadedStudy, inputs: dict[str, Any]) -> None:
@@ -91,6 +101,7 @@ class StudyFolder:
         path = self.path / "study.json"
         value = read_json(path)
         if value is None:
+            see_root(self.root)
             raise StorageError(
                 f"there must be a study in {self.path}, but it has no study.json. "
                 "Run the study first, or name the storage it was run on with --storage"
@@ -156,6 +167,11 @@ class Storage:
         """The folder of the study called `name`."""
         return StudyFolder(self.root, name)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether this machine sees the storage at all; a bucket is asked nothing, and counts as seen."""
+        return is_remote(self.root) or is_folder(self.root)
+
     def prepare(self) -> None:
         """Make the folder and see that it can be written; a remote storage must also let the first writer win.
 
@@ -169,6 +185,16 @@ class Storage:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root) as probe:
                 probe.write(b"raystudy")
+
+
+def see_root(root: StoragePath) -> None:
+    """Raises StorageError where a storage's folder is not on this machine; of a bucket nothing is asked."""
+    if not is_remote(root) and not is_folder(root):
+        raise StorageError(
+            f"the storage must be there, but {root} is not a folder on this machine: it is not mounted here, or "
+            f"nothing has run on it yet. Mount it, name another with --storage or RAYSTUDY_STORAGE, or look from a "
+            f"machine that sees it"
+        )
 
 
 def open_storage(location: str | Path) -> Storage:

@@ -16,7 +16,9 @@ from raystudy.specs.load import load_study
 def add_emission(parser: argparse.ArgumentParser) -> None:
     """`--emit` and what goes with it."""
     group = parser.add_argument_group("writing the next wave as files (docs/slurm.md)")
-    help_text = "build the data and write what is missing now: tasks, and a script for sbatch; or the tasks alone"
+    help_text = (
+        "of a file: build the data and write what is missing now: tasks, and a script for sbatch; or the tasks alone"
+    )
     group.add_argument("--emit", choices=("slurm-array", "jsonl"), help=help_text)
     group.add_argument("--out", metavar="DIR", help="where to (default: NAME-wave/)")
     group.add_argument("--walltime", metavar="HH:MM:SS", help="of one job (default: three times what it may take)")

@@ -37,10 +37,15 @@ def the_job(server: JobServer, wanted: str) -> Job:
 
     Raises:
         NoSuchJobError: the cluster has none such.
+        SpecError: it has several that may be meant.
     """
     is_study_file = is_file(Path(wanted)) and Path(wanted).suffix in (".yaml", ".yml")
-    name = load_study(Path(wanted)).spec.name if is_study_file else wanted
-    job = find_job(name, server.jobs())
+    name, listed = load_study(Path(wanted)).spec.name if is_study_file else wanted, server.jobs()
+    found = [job for named in (name, wanted) if (job := find_job(named, listed)) is not None]
+    job = min(found, key=lambda job: job.is_over, default=None)
     if job is None:
-        raise NoSuchJobError(f"{server.url} must have a job of {name!r}, but has none. `raystudy jobs` lists them")
+        raise NoSuchJobError(
+            f"{server.url} must have a job of {name!r}, but has none. `raystudy jobs` lists them; one "
+            f"that Ray's own command started goes by its id, or by the name of the file it runs"
+        )
     return job

@@ -16,7 +16,7 @@ _STANDARD_OUTPUT = "-"
 
 def add_study(parser: argparse.ArgumentParser, *, by_name: bool = False, required: bool = True) -> None:
     """The STUDY argument, and `--set`."""
-    text = "path of a study file" + (", or the name of a study on the storage" if by_name else "")
+    text = "path of a study file" + (", or the name of a study on the storage" if by_name else "; a name will not do")
     parser.add_argument("study", metavar="STUDY", help=text, nargs=None if required else "?")
     help_text = "override a key of the study; may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=help_text)
@@ -44,7 +44,8 @@ def add_address(parser: argparse.ArgumentParser) -> None:
 
 def add_job(parser: argparse.ArgumentParser) -> None:
     """The argument that names a job."""
-    help_text = "a job's id, or a study's name or file, which stands for its newest job"
+    help_text = "a job's id, or a study's name or file, which stands for its newest job (one that Ray's own command "
+    help_text += "started: its file, as given there)"
     parser.add_argument("job", metavar="ID|STUDY", help=help_text)
 
 

@@ -10,21 +10,21 @@ from raystudy.artifacts.storage import Storage, locate_storage
 from raystudy.artifacts.weights import weights_path
 from raystudy.cli.emission import add_emission, check_alone, emit
 from raystudy.cli.options import add_json, add_storage, add_study, print_table, put_json, tell_damage, wants_only_json
-from raystudy.execute.frozen_data import find_data
+from raystudy.execute.frozen_data import Item, find_data
 from raystudy.execute.inputs import sizes_of_sources
 from raystudy.execute.local import num_cores
 from raystudy.execute.machine import gpus_for_groups, memory_of_worker
 from raystudy.execute.out_of_memory import would_fit
 from raystudy.execute.resolving import named
 from raystudy.specs.engines import DeepSpeedEngine
-from raystudy.specs.load import load_study
+from raystudy.specs.load import is_file, load_study
 from raystudy.specs.memory_fit import gib
 from raystudy.specs.reading import Reading
 from raystudy.specs.run import CommandRun, ProbeRun
 from raystudy.study.memory import ModelMemory, enough_line, model_memories, weights_line
 from raystudy.study.plan import Plan, lacking_evaluations, lacking_readings, make_plan
 from raystudy.study.repeats import repeat_lines, repeats
-from raystudy.study.results import read_frozen, read_records
+from raystudy.study.results import StudyResults, read_frozen, read_records
 from raystudy.study.spending import read_spending
 from raystudy.study.state import StudyState
 from raystudy.study.wanted import WantedRun
@@ -33,7 +33,7 @@ from raystudy.study.waves import make_wave
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    add_study(parser)
+    add_study(parser, by_name=True)
     add_storage(parser)
     add_json(parser)
     add_emission(parser)
@@ -44,12 +44,13 @@ def call(options: argparse.Namespace) -> int:
     if options.emit is not None:
         return emit(options)
     check_alone(options)
-    loaded = load_study(Path(options.study), options.overrides)
-    storage = locate_storage(options.storage, loaded)
-    frozen = read_frozen(storage.study(loaded.spec.name))
-    data = find_data(loaded, storage, frozen)
-    state = read_records(storage, loaded.spec, data.before, frozen.rules)
-    workers = loaded.spec.resources.workers
+    storage, state, changed = _read(options)
+    if storage.is_absolute and not storage.is_there:
+        print(
+            f"raystudy: {storage.root} is not a folder on this machine: this counts as if nothing were done there yet",
+            file=sys.stderr,
+        )
+    workers = state.study.resources.workers
     slots = num_cores() if workers is None else max(workers, 1)
     plan = make_plan(state, slots, gpus_for_groups(state.study))
     repeated = repeats(make_wave(state).wanted.values(), sizes_of_sources(state.study, state.inputs, storage))
@@ -58,9 +59,9 @@ def call(options: argparse.Namespace) -> int:
     lacking = {str(run): _without_weights(storage, state, run) for run in to_evaluate}
     to_retrain = [name for name, (is_last_gone, _) in lacking.items() if is_last_gone]
     for_readings = [name for name, (is_last_gone, readings) in lacking.items() if readings and not is_last_gone]
-    if data.changed:
+    if changed:
         print(
-            f"raystudy: the data of {named(data.changed)} have changed since they were frozen; this plan is for the "
+            f"raystudy: the data of {named(changed)} have changed since they were frozen; this plan is for the "
             f"old ones, and `raystudy run` refuses the new ones without --resolve-again",
             file=sys.stderr,
         )
@@ -85,6 +86,19 @@ def call(options: argparse.Namespace) -> int:
     told["spending"] = spending.as_dict()
     put_json(options, {**plan.as_dict(), **told, "repeated": [row.as_dict() for row in repeated]})
     return 0
+
+
+def _read(options: argparse.Namespace) -> tuple[Storage, StudyState, tuple[Item, ...]]:
+    """The study that is meant: a file's, or as it was launched last, by name; and what of its data have changed."""
+    path = Path(options.study)
+    if not is_file(path) and path.suffix not in (".yaml", ".yml") and not options.overrides:
+        storage = locate_storage(options.storage)
+        return storage, StudyResults(storage, storage.study(options.study)).state, ()
+    loaded = load_study(path, options.overrides)
+    storage = locate_storage(options.storage, loaded)
+    frozen = read_frozen(storage.study(loaded.spec.name))
+    data = find_data(loaded, storage, frozen)
+    return storage, read_records(storage, loaded.spec, data.before, frozen.rules), data.changed
 
 
 def _without_weights(storage: Storage, state: StudyState, run: WantedRun) -> tuple[bool, list[Reading]]:

@@ -167,17 +167,24 @@ def limits(spending: StudySpending) -> list[Limit]:
     return found
 
 
-def over_budget(spending: StudySpending) -> str | None:
-    """Why all that is missing must not be started, with the way out; None where it fits into the study's budget."""
+def over_budget(
+    spending: StudySpending,
+    what: str = "what is missing",
+    measuring: str = "`raystudy run STUDY --max-runs 4`, on the devices of the study,",
+) -> str | None:
+    """Why `what` must not be started, with the way out; None where it fits into the study's budget.
+
+    `measuring`: what shows the speed where it is an assumption.
+    """
     for limit in limits(spending):
         left = limit.most - limit.spent
         if limit.missing > left:
             way_out = "Raise the budget, or take recipes, seeds or learning rates out of the study"
             speed = "" if spending.is_measured else " at an assumed speed"
             if speed:
-                way_out += ". `raystudy run STUDY --max-runs 4`, on the devices of the study, measures the speed"
+                way_out += f". {measuring} measures the speed"
             return (
-                f"what is missing must fit into {limit.words}, of which {max(left, 0.0):.3g} are left, but is "
+                f"{what} must fit into {limit.words}, of which {max(left, 0.0):.3g} are left, but is "
                 f"estimated at {limit.missing:.3g}{speed}. {way_out}"
             )
     return None

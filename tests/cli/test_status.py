@@ -2,9 +2,10 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -121,3 +122,19 @@ def test_a_study_is_held_only_while_its_driver_is_there(tmp_path):
     with hold_study(tmp_path, wait=False, say=print):
         assert find_holder(tmp_path) is not None
     assert find_holder(tmp_path) is None
+
+
+def test_the_notebooks_lines_on_the_page_read_a_study_that_is_half_made(half_run, monkeypatch):
+    page = (ROOT / "docs" / "laptop-to-cluster.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setenv("RAYSTUDY_STORAGE", str(half_run[0]))
+    names: dict[str, Any] = {}
+    exec(lines.replace("my-cluster-study", "tiny-features"), names)
+    results = names["results"]
+    counts = results.runs.status.value_counts()
+    assert set(counts.index) == {"finished", "missing"}
+    assert counts["finished"] == len(list(half_run[0].glob("runs/*/result.json"))) == 5
+    assert results.runs.loc[results.runs.status == "missing", "seconds"].isna().all()
+    assert set(results.curves.run_id) == set(results.runs[results.runs.status == "finished"].run_id)
+    assert not results.scores.empty
+    assert results.verdict.startswith("No verdict: no score from")

@@ -70,11 +70,11 @@ def test_report_writes_one_page_and_prints_where(tiny_storage, cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["compare", "nothing"], 3, "there must be a study in"),
+        (["compare", "nothing"], 3, "is not a folder on this machine"),
         (["compare", "nothing.yaml"], 2, "is not there"),
         (["run", str(TINY), "--storage", "{file}/below", "--local"], 3, "the storage must be writable"),
         (["run", str(TINY), "--storage", "{file}", "--local"], 3, "the storage must be writable"),
-        (["compare", "x" * 300], 3, "there must be a study in"),
+        (["compare", "x" * 300], 3, "is not a folder on this machine"),
         (["run", str(TINY), "--storage", "ftp://host/x"], 3, "ftp://"),
         (["run", str(TINY), "--workers", "2"], 2, "goes with --local"),
         (["run", str(TINY), "--local", "--address", "x"], 2, "exclude each other"),

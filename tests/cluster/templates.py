@@ -5,12 +5,14 @@ of each tool's own fields lie beside this file; here is what all share: a token,
 exposed, and the line that a cluster is for.
 """
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import yaml
 
+from raystudy.distribute.jobs.submission import ENVIRONMENT
 from tests.conftest import ROOT
 
 CLUSTER = ROOT / "cluster"
@@ -18,6 +20,7 @@ PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_te
 RAY = PINS["ray"]
 # The line of cluster/README.md: running it again makes only what is missing.
 ENTRYPOINT = re.compile(r'python -m raystudy run (?:"\$STUDY"|\S+\.yaml) --storage (?:"\$STORAGE"|\S+/raystudy\S*)')
+STOPPING = {name: value for name, value in ENVIRONMENT.items() if name.startswith("RAY_JOB_STOP_")}
 SECRETS = {
     "a key of AWS": re.compile(r"\bA(?:KIA|SIA)[0-9A-Z]{16}\b"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"),
@@ -66,6 +69,10 @@ def launch_problems(text: str) -> list[str]:
     found = []
     if not ENTRYPOINT.search(one_line(text)):
         found.append("the documented line `python -m raystudy run STUDY --storage URI` is not in it")
+    for options in re.findall(r"ray job submit (.*?) -- ", one_line(text)):
+        variables = re.search(r"--runtime-env-json '(\{.*\})'", options)
+        if variables is None or not STOPPING.items() <= json.loads(variables[1])["env_vars"].items():
+            found.append(f"a plain line must say how its job is stopped: {STOPPING}")
     if "# CHANGE" not in text:
         found.append("no line says what to change")
     for line in text.splitlines():

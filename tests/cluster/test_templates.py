@@ -89,6 +89,8 @@ PLANTED = [
     (AWS, "\nsetup_commands: []", "", "must install nothing"),
     (AWS, "python -m raystudy run my-study.yaml --storage s3://BUCKET/raystudy", "python my.py", "the documented line"),
     (AWS, "region: us-west-2", "region: us-west-2\n  aws_secret_access_key: wJalrXUtnFEMIK7MDENG", "a secret's value"),
+    (AWS, '"RAY_JOB_STOP_SIGNAL": "SIGINT", ', "", "how its job is stopped"),
+    (COMPOSE, '"RAY_JOB_STOP_WAIT_TIME_S": "60"', '"RAY_JOB_STOP_WAIT_TIME_S": "3"', "how its job is stopped"),
     (GCP, "provisioningModel: SPOT", "provisioningModel: STANDARD", "workers must be spot"),
     (GCP, f"ray{RAY}", "ray2.59.0", f"Ray must be {RAY}"),
     (COMPOSE, '"127.0.0.1:8265:8265"', '"8265:8265"', "loopback alone"),
@@ -148,5 +150,8 @@ def test_docker_compose_reads_the_file_where_it_is_there(tmp_path):
 
 def test_the_pages_and_templates_say_the_same_line_and_the_same_version():
     page = (CLUSTER / "README.md").read_text()
+    assert len(re.findall("ray job submit", page)) == len(
+        re.findall("ray job submit.*?RAY_JOB_STOP_SIGNAL", page, re.DOTALL)
+    )
     assert re.search(r"python -m raystudy run search_spaces/tiny\.yaml --storage /\S+", page)
     assert set(re.findall(r"\bray(\d+\.\d+\.\d+)\b", page)) <= {RAY}

@@ -1,5 +1,6 @@
 """A study as a Ray job: submitted with Ray's own command, it leaves its records on a storage that all nodes see."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from raystudy.distribute.shared_storage import NotSharedError
 from raystudy.distribute.tune_executor import TuneExecutor
 from raystudy.specs.study import Resources
+from tests.cluster.templates import STOPPING
 from tests.conftest import ROOT
 from tests.execute.test_local import copy_inputs
 from tests.ray_cluster import RAY
@@ -21,7 +23,8 @@ IN_A_JOB = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
 
 def submit(environment: dict[str, str], *arguments: object, entrypoint: Sequence[object] = ()) -> Completed:
     """`ray job submit` of the repository; the command follows the log and ends as the job does."""
-    command = [RAY, "job", "submit", "--address", environment["RAY_API_SERVER_ADDRESS"], "--working-dir", ".", "--"]
+    command = [RAY, "job", "submit", "--address", environment["RAY_API_SERVER_ADDRESS"], "--working-dir", "."]
+    command += ["--runtime-env-json", json.dumps({"env_vars": STOPPING}), "--"]
     command += map(str, entrypoint or ["python", "-m", "raystudy", *arguments])
     for _ in range(3):
         done = subprocess.run(

@@ -98,6 +98,7 @@ def test_a_follower_that_is_interrupted_leaves_the_job_which_stop_then_ends(tmp_
         stopped = shell("raystudy stop study.yaml", tmp_path, environment)
         assert f"{job_id} STOPPED" in stopped.stdout, stopped.stdout + stopped.stderr
         assert time.monotonic() - began < 40
+        assert "was started without" not in stopped.stdout
     assert "still named as its driver" in stopped.stdout  # this test's own
     assert find_holder(storage.study("my-cluster-study").path) is None
     log = shell(f"raystudy logs {job_id}", tmp_path, environment).stdout

@@ -1,13 +1,6 @@
-"""Ids, attaching, following and stopping, on a tiny fake of a job server; what keeps one from a real one."""
+"""Ids, attaching, following and stopping, on a tiny fake of a job server."""
 
-import http.server
-import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -18,11 +11,10 @@ from raystudy.cli.logs import follow_to_end
 from raystudy.distribute.jobs.following import follow
 from raystudy.distribute.jobs.job import CONTENT_KEY, STUDY_KEY, Job, find_job, id_prefix
 from raystudy.distribute.jobs.moved import changed_fields
-from raystudy.distribute.jobs.server import job_address, open_job_server
 from raystudy.distribute.jobs.server_errors import JobExistsError, JobServerError, LostError
 from raystudy.distribute.jobs.stopping import ledger_words, stop_job
 from raystudy.distribute.jobs.submission import Submission, check_forwarded
-from raystudy.distribute.jobs.submitting import decide, is_complete_on, submit
+from raystudy.distribute.jobs.submitting import decide, submit
 from raystudy.errors import SpecError
 from raystudy.execute.driver_lock import hold_study
 from raystudy.specs.load import load_study
@@ -146,7 +138,7 @@ def test_an_id_is_that_of_the_study_and_the_storage_and_names_its_attempts(tmp_p
     assert find_job("my study", [running, replace(new, status="STOPPED")]) == running
     assert find_job("raysubmit_x", jobs) == other
     assert find_job("nope", jobs) is None
-    assert (old.study, new.study, other.study) == ("demo", "my study", "-")
+    assert (old.study, new.study, other.study) == ("demo", "my study", "a.yaml")
     assert not jobs[-1].is_study
 
 
@@ -161,6 +153,9 @@ def test_a_running_study_is_attached_to_a_finished_one_left_and_a_failed_one_tri
     assert decided(a_job(9, "FAILED"), a_job(10, "STOPPED")) == ("start", "-a11")
     assert decided(done) == decided(done, complete=True) == ("done", "-a9")
     assert decided(done, complete=False) == ("start", "-a10")
+    assert decided(complete=True) == ("done", "-a1"), "this cluster has no job, and the storage shows it"
+    assert decided(a_job(3, "FAILED"), complete=True) == ("done", "-a3")
+    assert decided(a_job(3), complete=True) == ("attach", "-a3")
     assert decided(replace(done, metadata={CONTENT_KEY: "other files"})) == ("start", "-a10")
     assert decided(Job("raystudy-demo-99999999-a7", "RUNNING")) == ("start", "-a1")
 
@@ -198,110 +193,6 @@ def test_a_study_that_a_job_has_run_is_the_file_here_whatever_folder_it_ran_in(t
     assert "recipes" in changed_fields(there, other, set())
     scattered = here.model_copy(update={"validation": load_study(project(tmp_path / "elsewhere")).spec.validation})
     assert changed_fields(there, scattered, {"protocols"}) == ["validation"]
-
-
-def test_completeness_is_read_from_the_storage_where_it_can_be(tiny_storage, tmp_path):
-    assert is_complete_on(Storage(tiny_storage), "tiny") is True
-    assert is_complete_on(Storage(tiny_storage), "another") is False
-    assert is_complete_on(Storage(tmp_path / "not here"), "tiny") is None
-
-
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [
-        ("ray://h:10001", "not by Ray Client"),
-        ("http://me:secret@h:1", "must hold no password"),
-        ("http://h:no", "a number from 1 to 65535"),
-        ("http://", "must be the URL of the dashboard"),
-        (None, "--address http://HOST:8265"),
-    ],
-)
-def test_an_address_of_another_kind_is_refused(address, said, monkeypatch):
-    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(SpecError, match=said):
-        job_address(address)
-    assert job_address("h:8265/") == "http://h:8265"
-
-
-class Answers(http.server.BaseHTTPRequestHandler):
-    """A web server that is no job server of Ray, unless `answer` says so."""
-
-    answer: tuple[int, str] = (200, "<html>")
-
-    def do_GET(self) -> None:
-        status, body = self.answer
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.do_GET()
-
-    def log_message(self, *_arguments: object) -> None:
-        pass
-
-
-@pytest.fixture
-def web_server() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_what_is_no_job_server_is_told_from_one_that_is_not_there(web_server, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")  # Ray's own client would go there
-    for answer in ((200, "<html>"), (200, '{"version": 1}'), (404, "")):
-        monkeypatch.setattr(Answers, "answer", answer)
-        with pytest.raises(JobServerError, match=r"a job server of Ray must answer .* dashboard's port"):
-            open_job_server(web_server)
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    with pytest.raises(LostError, match="nothing listens at that port"):
-        open_job_server(f"http://127.0.0.1:{port}")
-    for old, said in (("2.1.0", "the cluster runs Ray 2.1.0"), ("1.2.0", "Ray version 1.2.0")):
-        monkeypatch.setattr(Answers, "answer", (200, json.dumps({"ray_version": old, "version": "4"})))
-        if old == "1.2.0":
-            with pytest.raises(JobServerError, match=said):
-                open_job_server(web_server)
-        else:
-            assert said in open_job_server(web_server).notes[0]
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        ((401, "no"), "RAY_AUTH_MODE=token"),
-        ((403, "Forbidden"), "refuses this one"),
-        (
-            (500, "Traceback\n  x\nValueError: Job with submission_id i already exists. Use another"),
-            "has a job i already",
-        ),
-        ((500, "No available agent to submit job, please try again later."), "--dashboard-agent-listen-port"),
-        ((413, "Maximum request body size 104857600 exceeded"), "absolute path"),
-        ((500, "Traceback\n  x\nOSError: what was wrong"), "refuses: OSError: what was wrong"),
-    ],
-)
-def test_what_a_job_server_refuses_is_one_line_with_what_to_do(web_server, monkeypatch, answer, said):
-    monkeypatch.setattr(Answers, "answer", (200, '{"ray_version": "2.60.0", "version": "4"}'))
-    monkeypatch.setattr("raystudy.distribute.jobs.server._AGENT_SECONDS", 0)
-    server = open_job_server(web_server)
-    monkeypatch.setattr(Answers, "answer", answer)
-    with pytest.raises(JobServerError, match=said) as raised:
-        server.submit("true", "i")
-    assert "Traceback" not in str(raised.value)
-
-
-def test_a_token_that_is_not_found_here_is_told(web_server, tmp_path):
-    """In a process of its own, since Ray's client looks for a token once."""
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}
-    command = [sys.executable, "-m", "raystudy", "jobs", "--address", web_server]
-    Answers.answer = (200, '{"ray_version": "2.60.0", "version": "4"}')
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, "a token must be found here" in done.stderr) == (1, True), done.stderr
 
 
 def test_only_variables_that_are_set_here_go_along(monkeypatch):

@@ -41,14 +41,19 @@ _QUIET_SECONDS = 60.0  # a log socket that says nothing for so long is opened an
 _AGENT_SECONDS = 30.0  # a head that has just started has no agent yet
 
 
+def given_address(option: str | None) -> str:
+    """The job server's address as it is given, unchecked; empty where none is."""
+    fallback = os.environ.get("RAY_ADDRESS", "")
+    return option or os.environ.get("RAY_API_SERVER_ADDRESS") or (fallback if fallback.startswith("http") else "")
+
+
 def job_address(option: str | None) -> str:
     """The URL of the job server: `--address`, RAY_API_SERVER_ADDRESS, or RAY_ADDRESS where that is a URL.
 
     Raises:
         SpecError: none of them is given, or it is of another kind.
     """
-    fallback = os.environ.get("RAY_ADDRESS", "")
-    given = option or os.environ.get("RAY_API_SERVER_ADDRESS") or (fallback if fallback.startswith("http") else "")
+    given = given_address(option)
     if not given:
         raise SpecError(
             "the cluster's job server must be named, but there is no --address. Give --address http://HOST:8265 (the "
@@ -159,6 +164,11 @@ def _end_loop(loop: asyncio.AbstractEventLoop, chunks: Any) -> None:
 
 
 def _job(details: Any) -> Job:
+    variables = dict((getattr(details, "runtime_env", None) or {}).get("env_vars") or {})
+    try:
+        stop_seconds = float(variables.get("RAY_JOB_STOP_WAIT_TIME_S", Job.stop_seconds))
+    except ValueError:
+        stop_seconds = Job.stop_seconds
     return Job(
         id=str(details.submission_id),
         status=str(getattr(details.status, "value", details.status)),
@@ -168,6 +178,8 @@ def _job(details: Any) -> Job:
         ended=None if details.end_time is None else details.end_time / 1000,
         exit_code=details.driver_exit_code,
         metadata=dict(details.metadata or {}),
+        stop_signal=str(variables.get("RAY_JOB_STOP_SIGNAL", Job.stop_signal)),
+        stop_seconds=stop_seconds,
     )
 
 

@@ -8,7 +8,6 @@ from raystudy.artifacts.files import names_in
 from raystudy.artifacts.storage import Storage
 from raystudy.distribute.jobs.job import Job
 from raystudy.distribute.jobs.server_errors import JobServerError
-from raystudy.distribute.jobs.submission import STOP_SECONDS
 from raystudy.errors import RaystudyError
 from raystudy.execute.driver_lock import find_holder
 
@@ -40,14 +39,14 @@ def stop_job(
     if job.is_over:
         return job
     server.stop(job_id)
-    deadline = clock() + STOP_SECONDS + _MARGIN_SECONDS
+    deadline = clock() + job.stop_seconds + _MARGIN_SECONDS
     while clock() < deadline:
         job = server.job(job_id)
         if job.is_over:
             return job
         pause(_POLL_SECONDS)
     raise JobServerError(
-        f"{job_id} must end within {STOP_SECONDS} s of being stopped, but is still {job.status}. Look at "
+        f"{job_id} must end within {job.stop_seconds:g} s of being stopped, but is still {job.status}. Look at "
         f"`raystudy logs {job_id}`, and stop it again"
     )
 

@@ -101,15 +101,17 @@ class Submission:
         return f"{shlex.join(line)} --runtime-env-json {runtime_env} -- {self.entrypoint}"
 
 
-def run_words(python: str, study: str, storage: str, overrides: Sequence[str]) -> tuple[str, ...]:
-    """The command that runs a study in the job.
+def run_words(
+    python: str, study: str, storage: str, overrides: Sequence[str], options: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The command that runs a study in the job; `options`: more of those of `raystudy run`.
 
     Raises:
         SpecError: a word cannot stand in a command line.
     """
     path = study if not study.startswith("-") else f"./{study}"
     words = [python, "-m", "raystudy", "run", path, f"--storage={storage}"]
-    words += [f"--set={override}" for override in overrides]
+    words += [*(f"--set={override}" for override in overrides), *options]
     for word in words:
         if "\0" in word or any("\ud800" <= character <= "\udfff" for character in word):
             raise SpecError(f"the job's command must be UTF-8 text without NUL, but got {word!r}. Rename it")

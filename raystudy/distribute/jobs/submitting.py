@@ -7,14 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from raystudy.artifacts.files import is_folder, is_remote
 from raystudy.artifacts.storage import Storage
 from raystudy.distribute.jobs.job import CONTENT_KEY, Job, attempts
+from raystudy.distribute.jobs.moved import changed_fields
 from raystudy.distribute.jobs.server_errors import JobExistsError
 from raystudy.distribute.jobs.submission import Submission
 from raystudy.errors import RaystudyError, StorageError, UnreadableError
-from raystudy.study.results import StudyResults
+from raystudy.execute.frozen_data import find_data
+from raystudy.specs.load import LoadedStudy
+from raystudy.study.results import StudyResults, read_frozen
 from raystudy.study.waves import make_wave
+
+# What may differ from the stored study and nothing would be done anew.
+_FREE = frozenset({"resources", "storage", "format", "budget"})
 
 
 class Submits(Protocol):
@@ -35,41 +40,49 @@ class Decision:
 
 
 def decide(prefix: str, jobs: Sequence[Job], content: str, is_complete: Callable[[], bool | None]) -> Decision:
-    """What to do, by the attempts there are. `content`: digest of what would travel.
+    """What to do, by the attempts there are and the storage. `content`: digest of what would travel.
 
-    A job that succeeded stands for a complete study, unless the storage, where it can be read from here
-    (`is_complete`), shows otherwise or other files would travel now.
+    What the storage shows, where it can be read from here (`is_complete`), counts; else a job that succeeded stands for
+    a complete study, unless other files would travel now.
     """
-    before = attempts(prefix, jobs)
-    if not before:
-        return Decision("start", f"{prefix}-a1")
-    newest = before[-1]
-    if not newest.is_over:
+    newest = next(iter(attempts(prefix, jobs)[-1:]), None)
+    if newest is not None and not newest.is_over:
         return Decision("attach", newest.id, newest)
+    complete = is_complete()
+    if newest is None:
+        return Decision("done" if complete else "start", f"{prefix}-a1")
     is_same = newest.metadata.get(CONTENT_KEY) in (None, content)
-    if newest.status == "SUCCEEDED" and is_same and is_complete() is not False:
+    if complete or (complete is None and newest.status == "SUCCEEDED" and is_same):
         return Decision("done", newest.id, newest)
     return Decision("start", f"{prefix}-a{(newest.attempt or 0) + 1}")
 
 
-def is_complete_on(storage: Storage, name: str) -> bool | None:
-    """Whether the storage shows every wanted run of the study done; None where it cannot be read from here."""
+def is_complete_on(storage: Storage, loaded: LoadedStudy) -> bool | None:
+    """Whether the storage shows this very study with every wanted run done; None where that cannot be known here.
+
+    Whether trackers that the study names have been told is not known.
+    """
+    if not storage.is_there or loaded.spec.track:
+        return None
     try:
-        folder = storage.study(name)
-        results = StudyResults(storage, folder)
-        wave = make_wave(results.state)
-        return not wave.todo and not wave.waiting
+        folder = storage.study(loaded.spec.name)
+        if not folder.is_there():
+            return False
+        stored = StudyResults(storage, folder)
+        if changed_fields(stored.study, loaded.spec, _FREE):
+            return False
+        wave = make_wave(stored.state)
+        if wave.todo or wave.waiting:
+            return False
+        data = find_data(loaded, storage, read_frozen(folder))  # last: it reads all text
+        alike = [getattr(data.now, name) == getattr(stored.inputs, name) for name in ("shards", "validation", "tasks")]
+        return all(alike)
     except UnreadableError:
         return None
     except StorageError:
-        return False if _is_there(storage) else None
+        return False
     except (OSError, RaystudyError):
         return None
-
-
-def _is_there(storage: Storage) -> bool:
-    """Whether this machine sees the storage at all; a remote one that answers has said what it lacks."""
-    return is_remote(storage.root) or is_folder(storage.root)
 
 
 def submit(server: Submits, submission: Submission, prefix: str) -> Decision:
