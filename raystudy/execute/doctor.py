@@ -252,14 +252,14 @@ def _cache(folder: Path) -> Finding:
 
 
 def _free(folder: Path, shown: str, way_out: str) -> Finding:
-    free = shutil.disk_usage(_nearest(folder)).free
+    free = shutil.disk_usage(nearest_folder(folder)).free
     few = free < _LEAST_FREE_DISK
     return Finding("disk", "warning" if few else "ok", f"{gib(free)} free at {shown}", way_out if few else "")
 
 
 def _unwritable(folder: Path, trial: Callable[[Path], str]) -> str:
     """Why files cannot be made in `folder`, or where it would be made; empty where they can."""
-    place = _nearest(folder)
+    place = nearest_folder(folder)
     probe = place / f".raystudy-doctor-{os.getpid()}-{id(folder)}"
     try:
         if not place.is_dir():
@@ -283,7 +283,7 @@ def _not_exclusive(probe: Path) -> str:
     return "" if first and not second else "a second writer replaces the first, so that results could be lost"
 
 
-def _nearest(folder: Path) -> Path:
+def nearest_folder(folder: Path) -> Path:
     """The folder itself, or what is there of the path to it."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
