@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -40,10 +40,50 @@ def private_environment(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def own_ray() -> Iterator[dict[str, str]]:
-    """The environment of a cluster that a driver starts for itself; short, since socket paths are limited."""
+    """The environment of a cluster that a driver starts for itself; short, since socket paths are limited.
+
+    It says nothing of a token: the driver must see to that.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rs-"))
-    yield private_environment(folder)
+    common = private_environment(folder)
+    yield {name: value for name, value in common.items() if "_AUTH_" not in name} | {"TMPDIR": str(folder)}
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Process id -> command of a process and all that it and they have started and that have not been left by them."""
+    parents, commands = {}, {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # The name in brackets may hold anything: what comes after is state and parent (proc(5)).
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (process / "cmdline").read_bytes().decode(errors="replace")
+            commands[int(process.name)] = words.replace("\0", " ").strip()
+    found, new = set(), {pid}
+    while new:
+        found |= new
+        new = {child for child, parent in parents.items() if parent in new} - found
+    return {each: commands[each] for each in found if each in commands}
+
+
+def listening(pids: Iterable[int]) -> set[tuple[str, int, int]]:
+    """(address, port, process id) of all TCP sockets on which the processes take connections (proc(5), /proc/net)."""
+    addresses = {}
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A":  # LISTEN
+                host, port = words[1].split(":")
+                # 32-bit words of the address, each in the machine's own order of bytes
+                parts = [int(host[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(host), 8)]
+                addresses[f"socket:[{words[9]}]"] = (socket.inet_ntop(family, b"".join(parts)), int(port, 16))
+    found = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                if (place := addresses.get(os.readlink(descriptor))) is not None:
+                    found.add((*place, pid))
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from typing import Any
 
 from raystudy import __version__
 from raystudy.artifacts.endpoint import endpoint_of
+from raystudy.artifacts.node_room import CACHE
 from raystudy.artifacts.storage import SHARED
 from raystudy.distribute.cluster_probe import MARK
 from raystudy.distribute.jobs.parcel import Parcel
@@ -42,7 +43,7 @@ def examine_cluster(
     """
     found = _run_probe(server, storage, forwarded, python)
     nodes = found["nodes"]
-    findings = [*_seen_from_here(server), *_versions(nodes), _gpus(nodes, needs)]
+    findings = [*_seen_from_here(server), *_versions(nodes, needs), _gpus(nodes, needs)]
     for node in nodes:
         findings += _of_node(node, storage)
     return findings
@@ -116,20 +117,21 @@ def _name(node: Mapping[str, Any]) -> str:
     return f"{node.get('host', node['address'])} ({node['id'][:8]})"
 
 
-def _versions(nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def _versions(nodes: Sequence[Mapping[str, Any]], needs: Needs) -> Iterator[Finding]:
     """The nodes must agree with one another; this machine may differ, since jobs go over HTTP."""
     here = {"python": ".".join(map(str, sys.version_info[:3])), "raystudy": __version__}
     answering = [node for node in nodes if "packages" in node]
-    for name in ("python", "ray", "torch"):
+    for name in ("python", "ray", "torch", *(["deepspeed"] if needs.deepspeed else [])):
         there = {node["python"] if name == "python" else node["packages"][name] for node in answering}
         ours = here.get(name) or _installed(name)
-        found = f"{', '.join(sorted(there)) or 'unknown'} on the nodes, {ours or 'none'} here"
+        shown = ", ".join(each or "none" for each in sorted(there)) or "unknown"
+        found = f"{shown} on the nodes, {ours or 'none'} here"
         if len(there) > 1:
             yield Finding(name, "problem", f"{found}: the nodes must agree", "Use one image or environment on all")
         elif there == {""}:
-            yield Finding(
-                name, "problem", f"not installed on the nodes, {ours or 'none'} here", "Install raystudy[cluster]"
-            )
+            extra = "deepspeed" if name == "deepspeed" else "cluster"
+            found = f"not installed on the nodes, {ours or 'none'} here"
+            yield Finding(name, "problem", found, f"Install raystudy[{extra}]")
         elif name == "torch" and ours and there != {ours}:
             way_out = "Results of different versions agree only to rounding; a study's runs are best made with one"
             yield Finding(name, "warning", found, way_out)
@@ -170,8 +172,12 @@ def _of_node(node: Mapping[str, Any], storage: str | None) -> Iterator[Finding]:
         yield _storage_finding(name, node, storage)
     for place, free in node["disk"].items():
         few = free < _LEAST_FREE_DISK
-        way_out = "Free some: jobs' files, shards and logs lie there" if few else ""
-        yield Finding(f"{name} disk", "warning" if few else "ok", f"{gib(free)} free in {place}", way_out)
+        is_cache = place == node["cache"]
+        shown = f"{place}, where shards are fetched to" if is_cache else place
+        way_out = f"Free some, or set {CACHE} there" if is_cache else "Free some: jobs' files and logs lie there"
+        yield Finding(
+            f"{name} disk", "warning" if few else "ok", f"{gib(free)} free in {shown}", way_out if few else ""
+        )
     ahead, within = node["ahead_seconds"], node["ahead_within"]
     if abs(ahead) - within > _MOST_SKEW_SECONDS:
         yield Finding(f"{name} clock", "warning", f"{ahead:+.1f} s from the head's", "Let NTP set both")

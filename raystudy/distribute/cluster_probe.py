@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from raystudy.artifacts.files import broken_promise, is_remote, read_bytes, remove_file
+from raystudy.artifacts.node_room import cache_folder
 from raystudy.artifacts.remote_retries import patience
 from raystudy.artifacts.storage import open_storage
 from raystudy.distribute.connection import import_ray
 from raystudy.errors import RaystudyError
+from raystudy.execute.doctor import nearest_folder
 
 MARK = "raystudy-probe: "
 # Together less than what the laptop waits for the job (cluster_doctor.py), so that what is found is told.
@@ -83,10 +85,17 @@ def look_around(storage: str | None, token: str, name: str) -> dict[str, Any]:
         "python": ".".join(map(str, sys.version_info[:3])),
         "packages": {package: _version(package) for package in _PACKAGES},
         "gpus_listed": _gpus_listed(),
-        "disk": {place: shutil.disk_usage(place).free for place in dict.fromkeys((tempfile.gettempdir(), os.getcwd()))},
+        "disk": _disk(),
+        "cache": str(cache_folder()),
         "storage_trouble": trouble,
         "sees_driver": storage is None or trouble != "" or _reads(storage, token, "driver"),
     }
+
+
+def _disk() -> dict[str, int]:
+    """Bytes free where jobs' files and logs lie, and where shards are fetched to, made yet or not."""
+    places = map(str, (tempfile.gettempdir(), os.getcwd(), cache_folder()))
+    return {place: shutil.disk_usage(nearest_folder(Path(place))).free for place in dict.fromkeys(places)}
 
 
 def clock_there() -> float:

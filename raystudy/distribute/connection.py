@@ -9,11 +9,11 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from raystudy.distribute.own_ray import kept_to_this_machine, own_options
 from raystudy.errors import MissingPackageError, RaystudyError
-from raystudy.execute.local import num_cores
 
 _ANSWER_SECONDS = 10.0
 _DEATHS = (
@@ -22,7 +22,6 @@ _DEATHS = (
     "has been marked dead because",
     "An unexpected internal error occurred while the worker was executing a task",
 )
-_OWN_OBJECT_STORE_BYTES = 100_000_000  # tasks and reports are small; shards are memory-mapped files
 # Set before ray is imported: no phoning home, trials stay in our working folder, no per-trial log files.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -98,19 +97,20 @@ def connected(address: str | None) -> Iterator[Any]:
     wanted = address or os.environ.get("RAY_ADDRESS") or "local"
     _check_answers(wanted)
     options: dict[str, Any] = {"address": wanted, "log_to_driver": False, "logging_level": "ERROR"}
-    if wanted == "local":
-        options |= {"include_dashboard": False, "num_cpus": num_cores(), "object_store_memory": _OWN_OBJECT_STORE_BYTES}
+    if is_own := wanted == "local":
+        options |= own_options()
     _leave_deaths_to_us()
-    try:
-        with _own_signal_handlers():
-            ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise _no_answer(wanted, first) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with kept_to_this_machine() if is_own else nullcontext():
+        try:
+            with _own_signal_handlers():
+                ray.init(**options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise _no_answer(wanted, first) from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 @contextmanager

@@ -260,14 +260,14 @@ def _cache() -> Finding:
 
 
 def _free(folder: Path, shown: str, way_out: str) -> Finding:
-    free = shutil.disk_usage(_nearest(folder)).free
+    free = shutil.disk_usage(nearest_folder(folder)).free
     few = free < _LEAST_FREE_DISK
     return Finding("disk", "warning" if few else "ok", f"{gib(free)} free at {shown}", way_out if few else "")
 
 
 def _unwritable(folder: Path, trial: Callable[[Path], str]) -> str:
     """Why files cannot be made in `folder`, or where it would be made; empty where they can."""
-    place = _nearest(folder)
+    place = nearest_folder(folder)
     probe = place / f".raystudy-doctor-{os.getpid()}-{id(folder)}"
     try:
         if not place.is_dir():
@@ -286,7 +286,7 @@ def _not_written(probe: Path) -> str:
     return "" if write_bytes(probe, b"raystudy", durable=False) else "no file can be made"
 
 
-def _nearest(folder: Path) -> Path:
+def nearest_folder(folder: Path) -> Path:
     """The folder itself, or what is there of the path to it."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

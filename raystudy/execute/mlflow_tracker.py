@@ -7,7 +7,7 @@ from typing import Any
 
 from raystudy.errors import MissingPackageError, SpecError
 from raystudy.execute.trackers import TrackedRun
-from raystudy.specs.tracking import MlflowTracker
+from raystudy.specs.tracking import MlflowTracker, check_is_one_place
 
 _TAG, _STUDY, _STATUS = "raystudy.run_id", "raystudy.study", "raystudy.status"
 _MOST_METRICS, _MOST_CHARACTERS = 900, 500  # MLflow's limits: of a request, and of a parameter's value
@@ -22,12 +22,16 @@ class MlflowConnection:
     """An experiment on a tracking server."""
 
     def __init__(self, spec: MlflowTracker, study: str) -> None:
-        """Raises MissingPackageError without mlflow, SpecError where no server is named."""
+        """Raises MissingPackageError without mlflow, SpecError where no server is named, or a relative path."""
         uri = spec.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
             raise SpecError(
                 "MLflow must have an address. Set track.mlflow.tracking_uri in the study, or MLFLOW_TRACKING_URI"
             )
+        try:
+            check_is_one_place(uri)
+        except ValueError as error:
+            raise SpecError(f"MLFLOW_TRACKING_URI: {error}") from error
         for name, value in {**_PATIENCE, **_SILENT}.items():
             os.environ.setdefault(name, value)
         try:

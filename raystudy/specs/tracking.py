@@ -7,6 +7,8 @@ from pydantic import AfterValidator, Field
 
 from raystudy.specs.base import Name, Spec
 
+_KNOWN_TO_MLFLOW = ("databricks", "databricks-uc")  # addresses that are a word
+
 
 def _without_secrets(uri: str) -> str:
     """Refuse credentials in an address: they would lie on the storage."""
@@ -23,11 +25,33 @@ def _without_secrets(uri: str) -> str:
     return uri
 
 
+def check_is_one_place(uri: str) -> str:
+    """Refuse a path that leads elsewhere from another folder: a job's own is a copy that goes with it.
+
+    Raises:
+        ValueError: the address is a relative path, or a `file:` or `sqlite:` URI with one.
+    """
+    scheme, colon, rest = uri.partition(":")
+    if scheme == "sqlite" and colon:
+        is_one = rest.startswith("////")  # three slashes begin a relative path
+    elif scheme == "file" and colon:
+        is_one = rest.startswith("/") and (rest.startswith("///") or not rest.startswith("//"))
+    else:
+        is_one = bool(colon) or uri.startswith("/") or uri in _KNOWN_TO_MLFLOW
+    if not is_one:
+        raise ValueError(
+            f"an address must be a server's, or an absolute path, but {uri!r} is relative to the folder that it is "
+            f"read in, which for a job is a copy that goes with it. Write http://HOST:PORT, /ABSOLUTE/PATH or "
+            f"sqlite:////ABSOLUTE/PATH"
+        )
+    return uri
+
+
 class MlflowTracker(Spec):
     """An experiment of an MLflow server."""
 
     experiment: Name | None = Field(default=None, description="default: the study's name")
-    tracking_uri: Annotated[str, AfterValidator(_without_secrets)] | None = Field(
+    tracking_uri: Annotated[str, AfterValidator(_without_secrets), AfterValidator(check_is_one_place)] | None = Field(
         default=None, description="of the server; default: MLFLOW_TRACKING_URI where the study runs"
     )
 

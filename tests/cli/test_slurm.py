@@ -149,6 +149,28 @@ def test_all_arrays_are_submitted_whatever_becomes_of_one_and_a_refusal_has_a_st
     assert not list(script.parent.glob("[!s]*"))
 
 
+def test_the_loop_of_the_page_goes_on_while_checkpoints_do_and_stops_when_nothing_does(tmp_path):
+    """The very loop, with a raystudy that writes the same wave for ever and an array that comes on three times."""
+    loop = (ROOT / "docs" / "slurm.md").read_text().partition("```bash\nbefore=\n")[2].partition("```")[0]
+    run = tmp_path / "storage" / "runs" / "r"
+    run.mkdir(parents=True)
+    (tmp_path / "wave").mkdir()
+    (tmp_path / "wave.sh").write_text(f"""submit() {{ echo $((n + 1)) | tee {tmp_path}/n >{run}/spec.json; }}
+n=$(cat {tmp_path}/n)
+submit one
+if [ $n -lt 3 ]; then sleep 0.02; echo $n >{run}/checkpoint.safetensors; fi
+""")
+    (tmp_path / "n").write_text("0")
+    fake = tmp_path / "raystudy"
+    fake.write_text(f'#!/bin/bash\n[ "$(cat {tmp_path}/n)" -lt 9 ] && cp {tmp_path}/wave.sh wave/submit.sh\n')
+    fake.chmod(0o755)
+    text = "before=\n" + loop.replace("/shared/storage", str(tmp_path / "storage"))
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", text], cwd=tmp_path, env=path, capture_output=True, text=True, timeout=20)
+    assert (tmp_path / "n").read_text() == "4\n", "the fourth came on nowhere, so there is no fifth"
+    assert done.stderr.startswith("since the wave before no run has ended or failed, and no checkpoint is later")
+
+
 def test_what_fails_leaves_an_attempt_and_after_three_is_left_out_until_it_is_asked_for(verb, tmp_path, monkeypatch):
     storage, out = tmp_path / "s", tmp_path / "w"
     monkeypatch.setattr("raystudy.execute.feature_work._train", lambda *_: iter([1 / 0]))

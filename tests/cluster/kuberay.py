@@ -131,6 +131,7 @@ def _cluster_problems(spec: dict[str, Any]) -> list[str]:
         "the head must not be evicted": annotations.get("cluster-autoscaler.kubernetes.io/safe-to-evict") == "false",
         "the head must be on demand": not {"nodeSelector", "tolerations"} & set(head["template"]["spec"]),
         "autoscaling must be v2": not spec["enableInTreeAutoscaling"] or scaling.get("version") == "v2",
+        "there must be a group of spot workers": any(g.get("labels", {}).get(_SPOT) == "spot" for g in groups),
         "there must be a group with GPUs": any(
             "nvidia.com/gpu" in _container(group)["resources"]["limits"] for group in groups
         ),
@@ -143,10 +144,14 @@ def _cluster_problems(spec: dict[str, Any]) -> list[str]:
 
 def _group_problems(group: dict[str, Any], *, is_scaled: bool) -> list[str]:
     pod, resources = group["template"]["spec"], _container(group)["resources"]
+    market, tolerated = group.get("labels", {}).get(_SPOT), pod.get("tolerations", [])
+    chosen = [pod.get("nodeSelector"), tolerated]
     least, now, most = (group[f"{which}eplicas"] for which in ("minR", "r", "maxR"))
     rules = {
-        "workers must be labelled spot": group.get("labels", {}).get(_SPOT) == "spot",
-        "spot workers must be chosen and tolerated": "nodeSelector" in pod and len(pod.get("tolerations", [])) >= 2,
+        "workers must be labelled spot or on-demand": market in ("spot", "on-demand"),
+        "workers must be chosen": "nodeSelector" in pod,
+        "spot workers must be tolerated": market != "spot" or len(tolerated) >= 2,
+        "on-demand workers must not be chosen as spot": market != "on-demand" or "spot" not in str(chosen).lower(),
         "workers must not speak with Kubernetes": pod.get("automountServiceAccountToken") is False,
         "replicas must be in order": 0 <= least <= now <= most and most > 0,
         "without autoscaling all replicas are alike": is_scaled or least == now == most,

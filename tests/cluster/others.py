@@ -63,6 +63,9 @@ def vm_problems(text: str) -> list[str]:
                 for which in ("initialization_", "setup_", "head_setup_", "worker_setup_")
             ),
             f"the image must say ray{RAY}": f":ray{RAY}-" in data["docker"]["image"],
+            "the image's packages must have versions": all(
+                "==" in word or word in PINS for word in re.findall(r"PACKAGES=([\w.=-]+)", text)
+            ),
         }
     )
 
@@ -256,6 +259,7 @@ def docker_problems(text: str) -> list[str]:
             )
             and ignored[1] == "*",
             "torch must be pinned": "torch" in PINS,
+            "what s3:// and gs:// need must be in it": "'.[all,gs]'" in text,
         }
     )
 

@@ -25,6 +25,14 @@ KINDS: dict[str, tuple[Check, bool]] = {
     "ray-node.sh": (others.script_problems, False),
 }
 CHECKED_ELSEWHERE = {"README.md", "Dockerfile.dockerignore", "compose/token"}
+JOB, QUEUED, RAYCLUSTER = "kuberay/rayjob.yaml", "kuberay/rayjob-kueue.yaml", "kuberay/raycluster.yaml"
+AWS, GCP, COMPOSE, SKY, SLURM = (
+    "vm/aws.yaml",
+    "vm/gcp.yaml",
+    "compose/compose.yaml",
+    "skypilot/study.yaml",
+    "slurm/study.sbatch",
+)
 FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file() and name_of(path) not in CHECKED_ELSEWHERE)
 
 
@@ -39,6 +47,17 @@ def test_a_template_is_right_by_the_check_of_its_kind(path):
     assert problems(name_of(path), path.read_text()) == []
 
 
+@pytest.mark.parametrize("name", [JOB, QUEUED, RAYCLUSTER])
+def test_the_second_group_is_right_once_its_signs_are_taken_off(name):
+    above, sign, group = (CLUSTER / name).read_text().partition("# - groupName: gpu-on-demand")
+    text = above + sign[2:] + re.sub(r"(?m)^( +)# ", r"\1", group)
+    assert text.count("# CHANGE") > above.count("# CHANGE") + 3
+    assert problems(name, text) == []
+    assert "gpu-on-demand: spot workers must be tolerated" in str(
+        problems(name, text.replace("type: on-demand", "type: spot"))
+    )
+
+
 def test_every_kind_of_cluster_that_the_readme_offers_has_a_template():
     for pattern in KINDS:
         assert any(fnmatch(name_of(path), pattern) for path in FILES), pattern
@@ -47,14 +66,6 @@ def test_every_kind_of_cluster_that_the_readme_offers_has_a_template():
         assert f"({name_of(path)})" in page, f"cluster/README.md does not link {name_of(path)}"
 
 
-JOB, QUEUED, RAYCLUSTER = "kuberay/rayjob.yaml", "kuberay/rayjob-kueue.yaml", "kuberay/raycluster.yaml"
-AWS, GCP, COMPOSE, SKY, SLURM = (
-    "vm/aws.yaml",
-    "vm/gcp.yaml",
-    "compose/compose.yaml",
-    "skypilot/study.yaml",
-    "slurm/study.sbatch",
-)
 DOCKER, NODE = "Dockerfile", "ray-node.sh"
 TOKEN_ON = "export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0; ulimit -n 65536;\n    ray start --address"
 PLANTED = [
@@ -74,7 +85,9 @@ PLANTED = [
     (JOB, "serviceAccountName: raystudy\n          sec", "serviceAccountName: other\n          sec", "service account"),
     (JOB, "runAsNonRoot: true", "runAsNonRoot: false", "no container may run as root"),
     (JOB, "apiVersion: ray.io/v1", "apiVersion: ray.io/v1alpha1", "ray.io/v1"),
-    (JOB, "market-type: spot", "market-type: on-demand", "workers must be labelled spot"),
+    (JOB, "market-type: spot", "market-type: any", "must be labelled spot or on-demand"),
+    (JOB, "market-type: spot", "market-type: on-demand", "on-demand workers must not be chosen as spot"),
+    (JOB, "market-type: spot", "market-type: on-demand", "there must be a group of spot workers"),
     (QUEUED, "suspend: true", "suspend: false", "Kueue wants suspend"),
     (QUEUED, "enableInTreeAutoscaling: false", "enableInTreeAutoscaling: true", "Kueue wants in-tree autoscaling off"),
     (QUEUED, "minReplicas: 4", "minReplicas: 5", "replicas must be in order"),
@@ -121,6 +134,8 @@ PLANTED = [
     (DOCKER, "COPY --chown=ray:ray search_spaces", "ADD https://example.org/x", "ADD is not among"),
     (DOCKER, "-c constraints.txt ", "", "packages must be pinned"),
     (DOCKER, "COPY --chown=ray:ray search_spaces ./search_spaces", "COPY tests ./tests", "must be there and be sent"),
+    (DOCKER, ".[all,gs]", ".[all]", "s3:// and gs:// need must be in it"),
+    (GCP, "client==2.202.0", "client", "packages must have versions"),
     (DOCKER, "PYTHONUNBUFFERED=1", "HUB_AUTH_TOKEN=hf-1234567890", "no secret"),
     (DOCKER, "&& rm -rf", "&& wget https://example.org/x && rm -rf", "fetched by address"),
     (NODE, ":-127.0.0.1}", ":-0.0.0.0}", "listens on every address"),

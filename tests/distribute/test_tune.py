@@ -5,6 +5,7 @@ import os
 import queue
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from raystudy.execute.work import Task
 from raystudy.study.results import StudyResults
 from tests.conftest import TINY
 from tests.execute.test_local import copy_inputs, kill_in_the_middle, launch_driver, results_on, without_seconds
+from tests.ray_cluster import descendants, listening
 from tests.train.test_training import a_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -80,12 +82,45 @@ def test_gpus_that_the_cluster_has_not_are_refused_and_not_waited_for(tmp_path, 
 
 def test_a_killed_driver_and_its_own_cluster_lose_no_finished_run_and_repeat_none(tmp_path, tiny_storage, own_ray, cli):
     storage = copy_inputs(tiny_storage, tmp_path / "storage", lacking=3)
-    before = kill_in_the_middle(launch_driver(storage, **own_ray), storage, new=6)
+    driver = launch_driver(storage, **own_ray)
+    try:
+        see_that_it_is_for_this_machine_and_its_token_alone(driver, own_ray)
+        before = kill_in_the_middle(driver, storage, new=6)
+    finally:
+        driver.kill()
+        driver.wait()
     done = cli("run", TINY, "--storage", storage, timeout=200, **own_ray)
     assert done.returncode == 0, done.stderr
+    left = list(Path(own_ray["TMPDIR"]).glob("raystudy-token-*"))
+    assert len(left) == 1, "the token goes with its launch, but where that is killed"
     after = results_on(storage)
     assert {run: after[run] for run in before} == before
     assert losses_on(storage) == losses_on(tiny_storage)
+
+
+def see_that_it_is_for_this_machine_and_its_token_alone(
+    driver: "subprocess.Popen[bytes]", own_ray: dict[str, str]
+) -> None:
+    """Look at all sockets and tokens of a launch's own Ray, as soon as all its kinds of processes are there."""
+    kinds = ("gcs_server", "raylet/raylet", "runtime_env_agent", "ray::ImplicitFunc")
+    end, there = time.monotonic() + 90, {}
+    while not all(any(kind in command for command in there.values()) for kind in kinds):
+        assert driver.poll() is None, "the driver ended before it could be looked at"
+        assert time.monotonic() < end, there
+        time.sleep(0.2)
+        there = descendants(driver.pid)
+    found = listening(there)
+    assert len({pid for _, _, pid in found}) >= 4, found
+    elsewhere = {place for place in found if place[0] not in ("127.0.0.1", "::ffff:127.0.0.1", "::1")}
+    assert elsewhere == set(), [there[pid] for _, _, pid in elsewhere]
+    pid = next(pid for pid, command in there.items() if "gcs_server" in command)
+    head = dict(
+        word.split("=", 1) for word in Path(f"/proc/{pid}/environ").read_text().split("\0") if word.startswith("RAY_")
+    )
+    token = Path(head["RAY_AUTH_TOKEN_PATH"])
+    assert (head["RAY_AUTH_MODE"], len(token.read_text())) == ("token", 64)
+    assert (token.stat().st_mode & 0o777, token.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert token.is_relative_to(own_ray["TMPDIR"])
 
 
 def test_python_finds_a_finished_study_done_and_returns_its_results(tmp_path, tiny_storage, ray_cluster):

@@ -12,8 +12,9 @@ import pytest
 from raystudy.artifacts.processes import is_alive
 from raystudy.artifacts.storage import Storage
 from raystudy.cli import track
-from raystudy.errors import RaystudyError
+from raystudy.errors import RaystudyError, SpecError
 from raystudy.execute import tracking
+from raystudy.execute.mlflow_tracker import MlflowConnection
 from raystudy.execute.one_teller import hold_telling
 from raystudy.execute.trackers import TrackedRun, tell_new
 from raystudy.specs.tracking import MlflowTracker, Tracking
@@ -121,6 +122,18 @@ def test_a_launch_whose_tracker_is_not_there_says_so_once_and_ends_well(tiny_sto
     refused = cli("check", ROOT / "search_spaces" / "tiny.yaml", "--set", "track.mlflow.tracking_uri=http://me:it@host")
     assert refused.returncode == 2
     assert "MLFLOW_TRACKING_PASSWORD" in refused.stderr
+
+
+def test_an_address_that_depends_on_the_folder_is_refused_in_a_study_and_in_the_environment(monkeypatch):
+    """In a Ray job it would be in the job's own copy of the folder, gone with it, and the runs noted as told."""
+    for uri in ("./mlruns", "mlruns", "~/mlruns", "file:mlruns", "file://mlruns", "sqlite:///ml.db", "sqlite://"):
+        with pytest.raises(ValueError, match=r"relative to the folder .* copy that goes with it. Write http://HOST"):
+            MlflowTracker(tracking_uri=uri)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(SpecError, match="MLFLOW_TRACKING_URI: an address must be a server's, or an absolute path"):
+            MlflowConnection(MlflowTracker(), "study")
+    for uri in ("http://h:5000", "https://h", "/m", "file:/m", "file:///m", "sqlite:////m.db", "databricks", "uc:h"):
+        assert MlflowTracker(tracking_uri=uri).tracking_uri == uri
 
 
 def test_of_two_that_tell_at_once_one_waits_and_no_run_is_told_twice(results, monkeypatch, capsys):
