@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ending import end_with_this_process
+
 _NODES = ("head", "second")
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -120,7 +122,7 @@ def running_cluster() -> Iterator[dict[str, str]]:
 def _start(
     name: str, arguments: list[str], folder: Path, environment: dict[str, str], cpus: int = 1
 ) -> "subprocess.Popen[bytes]":
-    """`ray start` of one node on loopback, which ends with this process's signal."""
+    """`ray start` of one node on loopback, which ends with this process, even where that is killed."""
     # Jobs are started by the node's agent, whose fixed default port another cluster on this machine may hold.
     arguments = [*arguments, "--node-ip-address", "127.0.0.1", "--dashboard-agent-listen-port", str(free_port())]
     # A temporary folder of its own: in one for both each node would unpack a job's files over the other's.
@@ -136,13 +138,15 @@ def _start(
     ]
     without_address = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
     with (folder / f"{name}.log").open("w") as log:
-        return subprocess.Popen(
+        node = subprocess.Popen(
             [RAY, "start", *arguments],
             env={**os.environ, **without_address, "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"},
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
+    end_with_this_process(node.pid, folder)
+    return node
 
 
 def _listens(port: int) -> bool:
