@@ -1,4 +1,4 @@
-"""STUB work that trains nothing: it notes where Ray placed it, waits for others, or dies. As a program it is one launch.
+"""STUB work that trains nothing: it notes where Ray placed it, waits for others, or dies. A program: one launch.
 
     python -m tests.distribute.placed_work FOLDER
 
