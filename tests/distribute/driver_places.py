@@ -17,7 +17,8 @@ from raystudy.distribute.jobs.server import JobServer, open_job_server
 from raystudy.distribute.jobs.submission import Driver
 
 # Up from this shell to the raylet, whose command names its node's folder.
-_TELL = """p=$$; until grep -q raylet/rayle[t] /proc/$p/cmdline; do p=$(sed -n 's/^PPid:[^0-9]*//p' /proc/$p/status); done
+_TELL = """p=$$
+until grep -q raylet/rayle[t] /proc/$p/cmdline; do p=$(sed -n 's/^PPid:[^0-9]*//p' /proc/$p/status); done
 tr '\\0' '\\n' < /proc/$p/cmdline | sed -n 's/^--temp_dir=//p' > """
 _PATIENCE_SECONDS = 90.0
 

@@ -153,3 +153,26 @@ def test_with_an_autoscaler_the_nodes_that_it_may_start_count(monkeypatch):
 
 def test_an_autoscaler_that_may_start_no_more_than_is_there_changes_nothing(monkeypatch):
     assert cluster_nodes.possible_nodes(the_cluster(monkeypatch, ({"CPU": 1}, 2))) == ([Node(2.0)], False)
+
+
+def test_what_an_autoscaler_may_start_is_said_by_hand_where_ray_does_not_tell_it(monkeypatch):
+    ray = the_cluster(monkeypatch, ({"CPU": 4}, 3))
+    monkeypatch.setenv(cluster_nodes.GROWS_TO, "3x1, 8x16.5x2")
+    assert cluster_nodes.possible_nodes(ray) == ([Node(1.0, count=3), Node(16.5, 2.0, count=8)], True)
+    monkeypatch.setenv(cluster_nodes.GROWS_TO, "1x2")
+    assert cluster_nodes.possible_nodes(ray) == ([Node(2.0)], False), "no more than is there"
+    for wrong in ("8", "8x", "x8", "-1x8", "8x16x1x1", "8 16"):
+        monkeypatch.setenv(cluster_nodes.GROWS_TO, wrong)
+        with pytest.raises(SpecError, match=r"RAYSTUDY_GROWS_TO must say how many nodes .* but got"):
+            cluster_nodes.possible_nodes(ray)
+
+
+def test_a_ray_that_cannot_be_asked_what_its_autoscaler_may_start_is_said_once(monkeypatch, caplog):
+    ray = the_cluster(monkeypatch, ({"CPU": 4}, 3))
+    monkeypatch.setitem(sys.modules, "ray._private.state", SimpleNamespace(state=SimpleNamespace()))
+    cluster_nodes._say_once.cache_clear()
+    for _ in range(2):
+        assert cluster_nodes.possible_nodes(ray) == ([Node(2.0)], False)
+    (said,) = caplog.messages
+    assert "no attribute 'get_cluster_config'" in said
+    assert "say so by RAYSTUDY_GROWS_TO=COUNTxCPUSxGPUS" in said
