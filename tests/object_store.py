@@ -7,6 +7,7 @@ after another. Nothing here knows raystudy.
 import http.client
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -47,6 +48,7 @@ class Faults:
     refuses_writes: int = 0  # the HTTP status of every write: 403, 405, 507
     refuses_reads: int = 0  # the HTTP status of everything else
     ignores_conditions: bool = False
+    page_keys: int = 0  # most keys of one page of a listing; 0: the server's own 1,000
     gone_until: float = 0.0  # on the monotonic clock
     calls: Counter[str] = field(default_factory=Counter)
     written: list[str] = field(default_factory=list)  # paths of objects, in the order in which they were there
@@ -59,7 +61,7 @@ class Faults:
     def heal(self) -> None:
         """Nothing goes wrong from here on; calls are counted from nought."""
         self.failing = self.lost_answers = self.latency_seconds = self.gone_until = 0.0
-        self.refuses_writes, self.refuses_reads, self.ignores_conditions = 0, 0, False
+        self.refuses_writes, self.refuses_reads, self.ignores_conditions, self.page_keys = 0, 0, False, 0
         self.calls.clear()
 
 
@@ -116,6 +118,8 @@ class Handler(BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
         if self.server.faults.ignores_conditions:
             headers = {name: value for name, value in headers.items() if not name.lower().startswith("if-")}
+        if self.server.faults.page_keys and "list-type=2" in self.path:
+            self.path = f"{re.sub('&max-keys=[0-9]+', '', self.path)}&max-keys={self.server.faults.page_keys}"
         is_conditional = any(name.lower().startswith("if-") for name in headers)
         with self.server.conditional if is_conditional else suppress(OSError):
             answer, content = self._ask(self.command, self.path, body, headers)

@@ -84,8 +84,13 @@ class Ends:
 
 
 def _first_cause(error: str) -> str:
-    """In a line: what a worker's own exception says comes last, what Ray says of one that is gone comes first."""
-    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    """In a line: of what a worker itself raised, the exception; else what Ray says first of a worker that is gone.
+
+    Of a traceback Ray leaves frames, indented by two, and the exception below them; "Traceback" it replaces.
+    """
+    lines = [line for line in error.splitlines() if line.strip()]
     if not lines:
         return "the worker died"
-    return f"the worker died: {lines[-1 if 'Traceback' in error else 0][:_LONGEST]}"
+    below_frames = [place for place, line in enumerate(lines, start=1) if line.startswith("  ")]
+    place = below_frames[-1] if below_frames and below_frames[-1] < len(lines) else 0
+    return f"the worker died: {lines[place].strip()[:_LONGEST]}"

@@ -16,6 +16,9 @@ _LOOK_SECONDS = 0.5
 # How Ray names an actor in the text of an error: of one that died, and of one that does not answer.
 _DEAD = re.compile(r"^\s*actor_id: ([0-9a-f]+)$", re.MULTILINE)
 _SILENT = re.compile(r"\bThe actor ([0-9a-f]+) is unavailable")
+# How the text of an exception that a worker itself raised begins, and where Ray's own words begin in such a one.
+_RAISED = "ray::"
+_WORDS_OF_RAY = re.compile(r"^(?:\w+\.)*(?:RayActorError|ActorDiedError|ActorUnavailableError): ", re.MULTILINE)
 
 
 def died_with_node(ray: Any, error: BaseException | None, seconds: float) -> bool | None:
@@ -27,7 +30,13 @@ def died_with_node(ray: Any, error: BaseException | None, seconds: float) -> boo
 
 
 def text_tells_loss(ray: Any, text: str, seconds: float) -> bool | None:
-    """The same of what Tune leaves of an error: its text."""
+    """The same of what Tune leaves of an error: its text, without colours.
+
+    Of what a worker itself raised, whatever it says, only the loss of an actor that it had asked something counts.
+    """
+    if text.startswith(_RAISED):
+        words = [found.end() for found in _WORDS_OF_RAY.finditer(text)]
+        text = text[words[-1] :] if words else ""
     silent, dead = _SILENT.search(text), _DEAD.search(text)
     found = silent or dead
     return _of_actor(ray, found[1], text, seconds, is_silent=silent is not None) if found else False

@@ -23,7 +23,8 @@ from raystudy.distribute.lanes import Lane, Lanes
 from raystudy.execute.work import Task
 from raystudy.specs.run import ProbeRun
 
-_HEADER = re.compile(r"^Failure # \d+ \(occurred at .*\)$", re.MULTILINE)
+# In the text that Tune writes of an error: its own first line, and colours.
+_NOT_SAID = re.compile(r"^Failure # \d+ \(occurred at .*\)$|\x1b\[[0-9;]*m", re.MULTILINE)
 
 # What a trial reports.
 REPORTS, NODE, IS_PART = "raystudy_reports", "raystudy_node", "raystudy_is_part"
@@ -123,7 +124,7 @@ def _error_of(trial: Any) -> str:
     """
     with suppress(OSError, TypeError):
         text = Path(trial.error_file).read_text(errors="replace")
-        return _HEADER.sub("", text).strip()
+        return _NOT_SAID.sub("", text).strip()
     return ""
 
 

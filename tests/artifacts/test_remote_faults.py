@@ -46,6 +46,23 @@ def test_calls_that_fail_and_answers_that_are_lost_change_nothing(store, store_u
     assert names_in(root) == []
 
 
+def test_listings_are_read_to_their_last_page(s3, s3_uri):
+    """Of 7 keys here, where a server gives 1,000."""
+    root = open_storage(s3_uri).root
+    paths = [root / "runs" / f"{number:032x}" / name for number in range(15) for name in ("spec.json", "result.json")]
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda path: write_json(path, {}), paths))
+    s3.faults.heal()
+    s3.faults.page_keys = 7
+    assert len(names_in(root / "runs")) == 15
+    assert s3.faults.calls["LIST"] == 3, "folders come in pages too"
+    assert len(remote_files.below(root)) == 30
+    assert s3.faults.calls["LIST"] == 3 + 5
+    remove_folder(root / "runs")
+    assert names_in(root / "runs") == []
+    assert remote_files.below(root) == {}
+
+
 def test_an_outage_is_said_once_and_survived_by_reader_writer_and_driver(
     store, store_uri, store_kind, caplog, monkeypatch
 ):

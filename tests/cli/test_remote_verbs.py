@@ -5,7 +5,9 @@ Servers of S3 and Google Cloud Storage behind proxies that fail calls; see tests
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,8 +15,12 @@ from raystudy.artifacts.files import remove_file, write_bytes
 from raystudy.artifacts.kept_tables import kept_tables
 from raystudy.artifacts.remote_files import below, read
 from raystudy.artifacts.storage import open_storage
+from raystudy.cli import submit, track
 from raystudy.cli.main import main
 from raystudy.errors import StorageError
+from raystudy.execute import tracking
+from raystudy.specs.tracking import MlflowTracker, Tracking
+from tests.execute.test_trackers import FakeTracker
 from tests.faults.trials import without_seconds
 from tests.object_store import ENVIRONMENT, SECRET
 
@@ -46,6 +52,8 @@ def test_a_study_on_s3_or_gs_whose_calls_fail_is_run_read_and_carried_away_as_a_
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAYSTUDY_STORAGE", store_uri)
     monkeypatch.setenv("RAYSTUDY_CACHE", str(tmp_path / "cache"))
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     Path("afar.yaml").write_text(STUDY)
 
     def call(*arguments: object) -> str:
@@ -74,6 +82,7 @@ def test_a_study_on_s3_or_gs_whose_calls_fail_is_run_read_and_carried_away_as_a_
     assert used["storage"] == store_uri
     assert used["unused"]["num_runs"] == 0
     assert used["kinds"]["foreign"]["count"] == 1
+    seen += _of_the_other_verbs(call, monkeypatch)
     assert ": no problems" in call("storage", "verify")
     (open_storage(store_uri).root / "studies" / "afar" / "study.json").unlink()
     assert main(["storage", "prune", "--yes"]) == StorageError.exit_status
@@ -82,10 +91,48 @@ def test_a_study_on_s3_or_gs_whose_calls_fail_is_run_read_and_carried_away_as_a_
     assert not [said for said in seen if "Traceback" in said]
     left = below(open_storage(store_uri).root)
     assert not [name for name in left if ".writing-" in name], "nothing half-written lies there"
+    assert (tmp_path / "cache" / "submitted").is_dir()
     texts = [*seen, *(path.read_bytes().decode(errors="replace") for path in tmp_path.rglob("*") if path.is_file())]
     texts += [(read(open_storage(store_uri).root / name) or b"").decode(errors="replace") for name in left]
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
         assert not [text for text in texts if ENVIRONMENT[name] in text], name
+
+
+def _of_the_other_verbs(call: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Call those that carry runs elsewhere or tell of them; what a tracker and a job server were told.
+
+    Tracker and job server are fakes. The value that `--env` sends goes to the job server, as it must, and nowhere else.
+    """
+    more = ("--set", "name=wave", "--set", "protocols.reduced.seeds=[0, 1]")
+    call("lock", "afar.yaml", *more)
+    call("plan", "afar.yaml", *more, "--emit", "jsonl", "--out", "wave")
+    (tasks,) = Path("wave").glob("*.jsonl")
+    call("run-task", tasks, "--index", 0, "--here")
+    assert "0 are missing" in call("pull", "afar", "pulled")
+
+    tracker, opened = FakeTracker(), track.open_results
+
+    def tracked(options: object) -> object:
+        results = opened(options)
+        results.study = results.study.model_copy(update={"track": Tracking(mlflow=MlflowTracker())})
+        return results
+
+    monkeypatch.setattr(track, "open_results", tracked)
+    monkeypatch.setattr(tracking, "MlflowConnection", lambda *_: tracker)
+    call("track", "afar")
+    assert len(tracker.runs) > 5
+
+    sent: list[tuple[str, str, dict[str, object]]] = []
+    server = SimpleNamespace(
+        url="http://h:1", notes=(), jobs=list, submit=lambda *what, **more: sent.append((*what, more))
+    )
+    monkeypatch.setattr(submit, "open_job_server", lambda _: server)
+    more = ("--set", "name=later", "--set", "protocols.reduced.seeds=[0, 1, 2]")
+    call("submit", "afar.yaml", *more, "--env", "AWS_SECRET_ACCESS_KEY")
+    ((_, _, options),) = sent
+    environment = options["runtime_env"].pop("env_vars")
+    assert environment.pop("AWS_SECRET_ACCESS_KEY") == SECRET
+    return [repr(tracker.runs), repr(sent), repr(environment)]
 
 
 def test_a_location_with_a_secret_is_refused_without_repeating_it(capfd, tmp_path):

@@ -13,6 +13,7 @@ from tests.cluster.templates import CLUSTER, RAY, plain_yaml
 _CONTAINER = {
     "name": str,
     "image": str,
+    "env": [{"name": str, "value": str}],
     "securityContext": {"allowPrivilegeEscalation": bool, "capabilities": {"drop": [str]}},
     "resources": {"requests": dict, "limits": dict},
     "volumeMounts": [{"name": str, "mountPath": str, "readOnly": bool}],

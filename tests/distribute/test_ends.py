@@ -69,13 +69,16 @@ def test_the_text_that_tune_leaves_of_an_error_tells_the_same(ray):
     assert node_loss.text_tells_loss(ray, crash, 3.0) is False
     assert node_loss.text_tells_loss(ray, silent, 30.0) is None
     assert node_loss.text_tells_loss(ray, silent, 60.0) is False
-    assert node_loss.text_tells_loss(ray, "ray::f() (pid=7)\nValueError: x", 0.0) is False
+    own = f"ray::f() (pid=7)\n  File x\nValueError: {crash}\nThe actor died because its node has died."
+    assert node_loss.text_tells_loss(ray, own, 0.0) is False
+    asked = f"ray::f() (pid=7)\n  File x\nray.exceptions.ActorDiedError: {crash}"
+    assert node_loss.text_tells_loss(ray, asked, 0.0) is None
     assert node_loss.text_tells_loss(ray, "", 0.0) is False
     elsewhere = crash.replace(ACTOR, "c" * 32) + "\nThe actor died because its node has died."
     assert node_loss.text_tells_loss(ray, elsewhere, 0.0) is True
     ray.alive = False
-    assert node_loss.text_tells_loss(ray, crash, 0.0) is True
-    assert node_loss.text_tells_loss(ray, silent, 0.0) is True
+    assert all(node_loss.text_tells_loss(ray, text, 0.0) for text in (crash, silent, asked))
+    assert node_loss.text_tells_loss(ray, own, 0.0) is False
 
 
 def test_of_a_lost_task_the_run_that_was_made_is_preempted_and_those_after_it_are_not_begun(ray, tmp_path):

@@ -1,6 +1,7 @@
 """Where groups of workers fit: how many at once, what is refused with its sum. No Ray."""
 
 import itertools
+import re
 import sys
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from raystudy.distribute import cluster_nodes
 from raystudy.distribute.group_places import Cluster, Node, check_fits, num_at_once, num_groups, shares
 from raystudy.errors import SpecError
 from raystudy.execute.shapes import Shape
+from tests.conftest import ROOT
 
 TWO_CPUS = [Node(2.0)]
 
@@ -153,3 +155,40 @@ def test_with_an_autoscaler_the_nodes_that_it_may_start_count(monkeypatch):
 
 def test_an_autoscaler_that_may_start_no_more_than_is_there_changes_nothing(monkeypatch):
     assert cluster_nodes.possible_nodes(the_cluster(monkeypatch, ({"CPU": 1}, 2))) == ([Node(2.0)], False)
+
+
+def test_what_an_autoscaler_may_start_is_said_by_hand_where_ray_does_not_tell_it(monkeypatch):
+    ray = the_cluster(monkeypatch, ({"CPU": 4}, 3))
+    monkeypatch.setenv(cluster_nodes.GROWS_TO, "3x1, 8x16.5x2")
+    assert cluster_nodes.possible_nodes(ray) == ([Node(1.0, count=3), Node(16.5, 2.0, count=8)], True)
+    monkeypatch.setenv(cluster_nodes.GROWS_TO, "1x2")
+    assert cluster_nodes.possible_nodes(ray) == ([Node(2.0)], False), "no more than is there"
+    for wrong in ("8", "8x", "x8", "-1x8", "8x16x1x1", "8 16"):
+        monkeypatch.setenv(cluster_nodes.GROWS_TO, wrong)
+        with pytest.raises(SpecError, match=r"RAYSTUDY_GROWS_TO must say how many nodes .* but got"):
+            cluster_nodes.possible_nodes(ray)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "cluster").glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_a_template_with_an_autoscaler_says_what_that_may_start(path):
+    text = path.read_text()
+    if "enableInTreeAutoscaling: true" in text:
+        (count,), cpus = re.findall(r"maxReplicas: (\d+)", text), re.findall(r'requests: \{cpu: "(\d+)"', text)[-1]
+    elif "--autoscaling-config" in text:
+        count, cpus = re.findall(r"    max_workers: (\d+)", text)[-1], re.findall(r"CPU: (\d+)", text)[-1]
+    else:
+        assert cluster_nodes.GROWS_TO not in text
+        return
+    (said,) = re.findall(rf"{cluster_nodes.GROWS_TO}(?:, value: |=)([0-9x.]+)", text)
+    assert cluster_nodes._named_nodes(said) == [Node(float(cpus), 1.0, float(count))]
+
+
+def test_a_ray_that_cannot_be_asked_what_its_autoscaler_may_start_is_said_once(monkeypatch, caplog):
+    ray = the_cluster(monkeypatch, ({"CPU": 4}, 3))
+    monkeypatch.setitem(sys.modules, "ray._private.state", SimpleNamespace(state=SimpleNamespace()))
+    cluster_nodes._say_once.cache_clear()
+    for _ in range(2):
+        assert cluster_nodes.possible_nodes(ray) == ([Node(2.0)], False)
+    (said,) = caplog.messages
+    assert "no attribute 'get_cluster_config'" in said
+    assert "say so by RAYSTUDY_GROWS_TO=COUNTxCPUSxGPUS" in said

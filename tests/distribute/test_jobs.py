@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +81,18 @@ def test_what_a_job_uploads_is_small_and_holds_nothing_that_git_ignores(tmp_path
     assert "raystudy/__main__.py" in names
     assert sum(int(size) for size, _ in rows) < 5_000_000
     assert not {part for name in names for part in name.split("/")} & ignored()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_the_driver_is_on_the_head_off_it_or_where_there_is_room_as_it_is_asked_for(tmp_path, ray_cluster):
+    """Each of the two nodes has one CPU and a folder of its own; that of the head is called h."""
+    command = [sys.executable, "-m", "tests.distribute.driver_places", str(tmp_path)]
+    environment = {**os.environ, **ray_cluster}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    nodes = {path.name: Path(path.read_text().strip()).name for path in tmp_path.iterdir()}
+    assert nodes == {"head": "h", "default": "h", "any": "s", "workers": "s"}
 
 
 @pytest.mark.parametrize("where", [[], ["--storage", "relative"]])

@@ -61,8 +61,12 @@ def test_the_walk_through_works_exactly_as_it_stands(tmp_path, ray_cluster):
     assert pulled.runs.equals(results.runs)
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert not list((tmp_path / "pulled").rglob("*.safetensors"))
-    left = [path for folder in (storage, tmp_path / "pulled") for path in folder.rglob("*") if path.is_file()]
-    assert not [path for path in left if b"planted-secret" in path.read_bytes()]
+    assert "planted-secret" not in done.stdout + done.stderr
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".env"]
+    logs = [path for path in Path(ray_cluster["RAY_TMPDIR"]).glob("?/session_2*/logs/**/*") if path.is_file()]
+    assert not [path for path in (*left, *logs) if b"planted-secret" in path.read_bytes()]
+    assert any(path.name.startswith("job-driver-raystudy-my-cluster-study-") for path in logs)
+    assert {storage, tmp_path / "pulled", tmp_path / "cache"} <= {parent for path in left for parent in path.parents}
     assert not list(storage.glob(".raystudy-doctor-*"))
 
 

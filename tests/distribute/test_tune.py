@@ -58,7 +58,9 @@ def test_a_trial_that_dies_costs_the_time_since_it_was_started(tmp_path):
     run = a_run("0" * 32, steps=3)
     task, events = Task((run.model_dump_json(),), str(tmp_path), {}), queue.Queue()
     error = tmp_path / "error.txt"
-    error.write_text("Failure # 1 (occurred at 2026-11-26_00-00-00)\nThe actor died unexpectedly.\n\tpid: 7\n")
+    error.write_text(
+        "Failure # 1 (occurred at 2026-11-26_00-00-00)\n\x1b[36mThe\x1b[39m actor died unexpectedly.\n\tpid: 7\n"
+    )
     trial = SimpleNamespace(config={"task": {"task_id": task.task_id}}, error_file=str(error))
     telling = _Telling(Lane(shape_of(task), 0, [task]), events)
     telling.on_trial_start(iteration=1, trials=[trial], trial=trial)

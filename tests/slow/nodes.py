@@ -1,7 +1,8 @@
-"""Nodes that come and go in the middle of a wave: a late one is used, a killed one costs no try, a full one is left.
+"""Nodes that come and go in a wave: a late one is used, one that goes costs no try, a full one is left, more come.
 
-A cluster of its own: a head without CPUs, where the driver is, and nodes of two CPUs. The work is a STUB, named so: it
-notes its node and sleeps. Leaves docs/results/nodes-<date>.json and .md.
+A cluster of its own: a head without CPUs, where the driver is, and nodes of two CPUs; where it grows, an autoscaler
+with Ray's provider of fake nodes, of one CPU each, which are processes like the others. The work is a STUB, named so:
+it notes its node and sleeps. Leaves docs/results/nodes-<date>.json and .md.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from raystudy.distribute.cluster_nodes import GROWS_TO
 from raystudy.distribute.tune_executor import TuneExecutor
 from raystudy.errors import NodeFullError
 from raystudy.execute.work import RunReport, Task, failed_report
@@ -28,6 +30,8 @@ from tests.slow.results import table, today, write_result
 from tests.train.test_training import a_run
 
 NUM_TASKS, TASK_SECONDS = 16, 4.0
+_COMMANDS = ("setup", "initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+MOST_NODES = 3  # that the autoscaler may start
 FULL = "full-node"  # a file that names the node whose disk the stub finds full
 
 
@@ -71,7 +75,13 @@ def main(arguments: list[str]) -> int:
     if options.drive is not None:
         drive(options.drive)
         return 0
-    cases = {"a node joins in the middle": _joins, "a node is killed": _is_killed, "a node's disk is full": _is_full}
+    cases = {
+        "a node joins in the middle": _joins,
+        "a node is killed": _is_killed,
+        "a node is ended by SIGTERM": _is_ended,
+        "a node's disk is full": _is_full,
+        "the cluster grows": _grows,
+    }
     rows = [_case(name, happen) for name, happen in cases.items() if options.only in name]
     good = all(row["good"] for row in rows)
     if options.only:
@@ -82,13 +92,19 @@ def main(arguments: list[str]) -> int:
 
 
 class Cluster:
-    """A head without CPUs, and nodes of two."""
+    """A head without CPUs, and nodes of two; or those that its autoscaler starts."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, grows: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rs-"))
         self.port = free_port()
         self.environment = {**private_environment(self.folder), "RAY_ADDRESS": f"127.0.0.1:{self.port}"}
         head = ["--head", "--port", str(self.port), "--include-dashboard", "false", "--disable-usage-stats"]
+        if grows:
+            config = self.folder / "autoscaling.json"
+            config.write_text(json.dumps(_autoscaling(self.port)))
+            head += ["--autoscaling-config", str(config)]
+            self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+            self.environment |= {GROWS_TO: f"{MOST_NODES}x1"}
         self.nodes = {"head": _start("head", head, self.folder, self.environment, cpus=0)}
         _until(lambda: _listens(self.port), 90)
         self.work = self.folder / "work"
@@ -116,6 +132,27 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _autoscaling(port: int) -> dict[str, Any]:
+    """For Ray's provider of fake nodes: the format of its cluster launcher."""
+    types = {"ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}}
+    types["worker"] = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": MOST_NODES}
+    from ray.util import get_node_ip_address
+
+    return {
+        "cluster_name": "fake",
+        "max_workers": MOST_NODES,
+        "provider": {"type": "fake_multinode", "gcs_address": f"{get_node_ip_address()}:{port}"},
+        "available_node_types": types,
+        "head_node_type": "ray.head.default",
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 5,
+        "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        **{f"{name}_commands": [] for name in _COMMANDS},
+    }
+
+
 def _until(is_so: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
@@ -124,13 +161,14 @@ def _until(is_so: Callable[[], bool], seconds: float) -> None:
 
 
 def _case(name: str, happen: Callable[[Cluster], str]) -> dict[str, Any]:
-    """A launch on two nodes (one, to which another joins) in the middle of which something happens."""
-    cluster = Cluster()
+    """A launch on two nodes (one, to which another joins; none yet) in the middle of which something happens."""
+    cluster = Cluster(grows=happen is _grows)
     try:
-        cluster.add("a")
+        names = "" if happen is _grows else "a" if happen is _joins else "ab"
+        for node in names:
+            cluster.add(node)
         if happen is not _joins:
-            cluster.add("b")
-            _until(lambda: all("Ray runtime started" in _log(cluster.folder, name) for name in "ab"), 120)
+            _until(lambda: all("Ray runtime started" in _log(cluster.folder, name) for name in ("head", *names)), 120)
         command = [sys.executable, "-m", "tests.slow.nodes", "--drive", str(cluster.work)]
         environment, started = {**os.environ, **cluster.environment}, time.monotonic()
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -165,6 +203,8 @@ def _is_good(row: dict[str, Any], happen: Callable[[Cluster], str], status: int)
         and {
             _joins: row["nodes_used"] == 2 and not row["preempted"],
             _is_killed: 1 <= row["preempted"] <= 2 and row["nodes_used"] == 2,
+            _is_ended: row["preempted"] <= 2 and row["nodes_used"] == 2,
+            _grows: row["nodes_used"] == MOST_NODES and not row["preempted"],
             _is_full: 1 <= row["moved_on"] <= 4 and not row["preempted"],
         }[happen]
     )
@@ -178,6 +218,15 @@ def _joins(cluster: Cluster) -> str:
 def _is_killed(cluster: Cluster) -> str:
     cluster.kill("b")
     return "two nodes; SIGKILL for all of one after 2 of 16 runs"
+
+
+def _is_ended(cluster: Cluster) -> str:
+    cluster.nodes["b"].send_signal(signal.SIGTERM)
+    return "two nodes; SIGTERM to `ray start --block` of one after 2 of 16 runs"
+
+
+def _grows(_cluster: Cluster) -> str:
+    return f"no node but the head; an autoscaler that may start {MOST_NODES} nodes of 1 CPU"
 
 
 def _is_full(cluster: Cluster) -> str:
