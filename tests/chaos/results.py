@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from raystudy.execute.code_digest import code_digest
 from tests.chaos.trials import FIRST_RUN, STATUS, STOP, STUDY, Seen
 from tests.conftest import ROOT
 from tests.slow.results import table, today, write_result
@@ -42,7 +43,12 @@ def keep(fault: str, seen: Seen, faults: Sequence[str]) -> None:
 def _keep(fault: str, seen: Seen, faults: Sequence[str]) -> None:
     date = today()
     trials = [trial for trial in kept(date) if (trial["fault"], trial["seed"]) != (fault, seen.seed)]
-    about = {"fault": fault, "good": seen.is_good, "at": time.strftime("%H:%M UTC", time.gmtime())}
+    about = {
+        "fault": fault,
+        "good": seen.is_good,
+        "at": time.strftime("%H:%M UTC", time.gmtime()),
+        "code": code_digest(),
+    }
     trials.append({**about, **asdict(seen), "told": seen.told[:_MOST_TOLD]})
     trials.sort(key=lambda trial: (faults.index(trial["fault"]), trial["seed"]))
     write_result("cluster-chaos", {"date": date, "trials": trials}, page(date, trials, faults))
@@ -60,7 +66,7 @@ def page(date: str, trials: Sequence[dict[str, Any]], faults: Sequence[str]) -> 
         "no finished run lost, none started again, equal, an exit status that says what became of the job, one message",
         "where a launch does not succeed, no traceback. At work: it hit a job that had not ended. Ends: of the",
         "disturbed job, the follower's exit status and the job's. Lines: the most that a trial's job told beside its",
-        "progress. Moments and messages of every trial are in the JSON file.",
+        "progress. Moments and messages of every trial, and the digest of raystudy's source, are in the JSON file.",
         "",
         *table("fault", _COLUMNS, [_row(fault, those) for fault, those in by_fault.items() if those]),
         "",
