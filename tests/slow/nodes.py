@@ -31,7 +31,6 @@ from tests.train.test_training import a_run
 
 NUM_TASKS, TASK_SECONDS = 16, 4.0
 _COMMANDS = ("setup", "initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
-_HEAD_ID = "f" * 51 + "00000"  # as the provider of fake nodes has it
 MOST_NODES = 3  # that the autoscaler may start
 FULL = "full-node"  # a file that names the node whose disk the stub finds full
 
@@ -105,8 +104,6 @@ class Cluster:
             config.write_text(json.dumps(_autoscaling(self.port)))
             head += ["--autoscaling-config", str(config)]
             self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-            self.environment |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": _HEAD_ID}
-            self.environment["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = _HEAD_ID
             self.environment |= {GROWS_TO: f"{MOST_NODES}x1"}
         self.nodes = {"head": _start("head", head, self.folder, self.environment, cpus=0)}
         _until(lambda: _listens(self.port), 90)
@@ -147,7 +144,8 @@ def _autoscaling(port: int) -> dict[str, Any]:
         "provider": {
             "type": "fake_multinode",
             "gcs_address": f"{get_node_ip_address()}:{port}",
-            "head_node_id": _HEAD_ID,
+            "use_node_id_as_ip": True,
+            "worker_liveness_check": False,
             "launch_multiple": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
