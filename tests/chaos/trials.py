@@ -154,9 +154,7 @@ class Stage:
         seen.num_messages += len(messages)
         seen.num_lines += len(told)
         seen.message = seen.message or (messages or told or [""])[0][:300]
-        is_rays = (
-            not status and not self.by_raystudy
-        )  # the log is gone with the cluster, and Ray's own command told this
+        is_rays = not self.by_raystudy and log == job.followed()  # no log is left but what Ray's own command told
         seen.check(is_rays or not any("Traceback" in line for line in log), f"a traceback: {log[-12:]}")
         seen.check(not any("a defect of raystudy" in line for line in log), f"a defect: {messages}")
         if silent and follows and self.by_raystudy and status == "FAILED":
