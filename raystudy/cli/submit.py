@@ -120,7 +120,7 @@ def _open(options: argparse.Namespace) -> tuple[JobServer | None, list[Job]]:
     except (JobServerError, MissingPackageError) as error:
         if not options.dry_run:
             raise
-        print(f"note: whether a job runs already is not known, so that this is as for the first: {error}")
+        print(f"note: no cluster told whether a job runs already, so that this is as for a first attempt: {error}")
         return None, []
     for note in server.notes:
         print(f"note: {note}")

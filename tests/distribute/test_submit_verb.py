@@ -138,7 +138,7 @@ def test_a_dry_run_needs_no_cluster(said, tmp_path, monkeypatch):
         status, told = said("submit", FEATURES, *where, *address, "--driver-on", "workers")
         assert status == 0, told
         assert re.search(r"^to send: \d+ files, [\d,]+ bytes", told, re.MULTILINE)
-        assert "note: whether a job runs already is not known, so that this is as for the first" in told
+        assert "note: no cluster told whether a job runs already, so that this is as for a first attempt: " in told
         line = shlex.split(re.search(r"^the same by Ray's own command: (.*)$", told, re.MULTILINE)[1])
         assert line[:5] == ["ray", "job", "submit", "--address", url]
         assert line[line.index("--submission-id") + 1].endswith("-a1")
