@@ -99,7 +99,7 @@ def test_the_driver_is_on_the_head_off_it_or_where_there_is_room_as_it_is_asked_
 def test_in_a_ray_job_a_storage_that_goes_with_the_job_is_refused_with_the_way_out(tmp_path, cli, where):
     done = cli("run", ROOT / STUDY, *where, "--workers", 0, "--local", cwd=tmp_path, PYTHONPATH=str(ROOT), **IN_A_JOB)
     assert done.returncode == 3
-    assert "Give --storage /ABSOLUTE/PATH" in done.stderr
+    assert "--storage /ABSOLUTE/PATH or --storage s3://BUCKET/PREFIX" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -118,7 +118,7 @@ def test_a_storage_that_goes_with_the_job_is_refused_before_anything_is_sent_and
     environment = laptop(tmp_path, ray_cluster)
     refused = shell("raystudy submit study.yaml", tmp_path, environment)
     assert refused.returncode == 3
-    assert "Give --storage /ABSOLUTE/PATH" in refused.stderr
+    assert "--storage /ABSOLUTE/PATH or --storage s3://BUCKET/PREFIX" in refused.stderr
     with (tmp_path / "large.bin").open("wb") as large:
         large.truncate(101 * 1024 * 1024)
     too_large = shell("raystudy submit study.yaml --storage /s --include large.bin", tmp_path, environment)

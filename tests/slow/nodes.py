@@ -29,7 +29,7 @@ from tests.ray_cluster import _listens, _log, _start, _stop, free_port, private_
 from tests.slow.results import table, today, write_result
 from tests.train.test_training import a_run
 
-NUM_TASKS, TASK_SECONDS = 16, 4.0
+NUM_TASKS, TASK_SECONDS = 24, 4.0
 _COMMANDS = ("setup", "initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
 MOST_NODES = 3  # that the autoscaler may start
 FULL = "full-node"  # a file that names the node whose disk the stub finds full
@@ -221,17 +221,17 @@ def _is_good(row: dict[str, Any], happen: Callable[[Cluster], str], status: int)
 
 def _joins(cluster: Cluster) -> str:
     cluster.add("b")
-    return "one node of 2 CPUs; another starts after 2 of 16 runs"
+    return f"one node of 2 CPUs; another starts after 2 of {NUM_TASKS} runs"
 
 
 def _is_killed(cluster: Cluster) -> str:
     cluster.kill("b")
-    return "two nodes; SIGKILL for all of one after 2 of 16 runs"
+    return f"two nodes; SIGKILL for all of one after 2 of {NUM_TASKS} runs"
 
 
 def _is_ended(cluster: Cluster) -> str:
     cluster.nodes["b"].send_signal(signal.SIGTERM)
-    return "two nodes; SIGTERM to `ray start --block` of one after 2 of 16 runs"
+    return f"two nodes; SIGTERM to `ray start --block` of one after 2 of {NUM_TASKS} runs"
 
 
 def _grows(_cluster: Cluster) -> str:
