@@ -42,6 +42,12 @@ def text_tells_loss(ray: Any, text: str, seconds: float) -> bool | None:
     return _of_actor(ray, found[1], text, seconds, is_silent=silent is not None) if found else False
 
 
+def node_of_text(text: str) -> str:
+    """The id of the node on which the actor of such a text was; empty where that is not known, or it did not die."""
+    found = None if text.startswith(_RAISED) else _SILENT.search(text) or _DEAD.search(text)
+    return _node_of(found[1]) if found else ""
+
+
 def settled(ray: Any, error: BaseException | None) -> bool:
     """The same of an error just met, waiting until it is known."""
     met = time.monotonic()

@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from raystudy.distribute.cluster_nodes import cluster_of, devices_of
 from raystudy.distribute.connection import connected, import_ray, need_train, set_up_process
+from raystudy.distribute.doubtful_nodes import DoubtfulNodes
 from raystudy.distribute.ends import Ends
 from raystudy.distribute.group_places import TRIAL_CPUS, Cluster, check_fits, num_at_once, num_groups, shares
 from raystudy.distribute.lanes import Lane, Lanes
+from raystudy.distribute.node_loss import node_of_text
 from raystudy.distribute.shared_storage import NotSharedError
 from raystudy.errors import RaystudyError
 from raystudy.execute.first_cause import needs_mending
@@ -119,6 +121,7 @@ class TuneExecutor:
         self._is_storage_shared = is_storage_shared
         self._open = ExitStack()
         self._full_nodes: set[str] = set()
+        self._doubtful, self._avoided = DoubtfulNodes(), set[str]()
         self._had_room: set[Shape] = set()
         self._had_nodes: dict[Shape, float] = {}  # when there was last a node for a task of the shape
         self._num_waves, self._drawn = 0, secrets.token_hex(4)  # parts of names that Ray never sees twice
@@ -154,7 +157,8 @@ class TuneExecutor:
 
     def _look(self) -> None:
         """See what nodes there are."""
-        self._cluster: Cluster = cluster_of(self._ray, self._full_nodes)
+        self._avoided = self._full_nodes | self._doubtful.among(self._ray.nodes(), self._full_nodes)
+        self._cluster: Cluster = cluster_of(self._ray, self._avoided)
         self._looked = time.monotonic()
 
     @property
@@ -198,10 +202,12 @@ class TuneExecutor:
         with suppress(queue.Empty):
             event = events.get(timeout=_LOOK_SECONDS)
             if isinstance(event, Told):
+                self._doubtful.told(event.node)
                 for report in ends.told(event.task_id, event.reports, is_part=event.is_part):
                     yield self._moved_on(report, event, lanes)
             elif isinstance(event, Death):
                 ends.died(event.task_id, event.error, event.seconds)
+                self._doubt(event.task_id, event.error, lanes)
             elif isinstance(event, LaneEnd):
                 has_more = bool(event.lane.waiting)
                 taken = lanes.close(event.lane)
@@ -210,6 +216,14 @@ class TuneExecutor:
                     raise _of_ray(event.error) from event.error
                 yield from ends.vanished(taken)
         yield from ends.settled()
+
+    def _doubt(self, task_id: str, error: str, lanes: Lanes) -> None:
+        """A trial died, perhaps of its node; tasks that are left go to other nodes where that is likely."""
+        before = self._avoided
+        self._doubtful.died(task_id, node_of_text(error))
+        self._look()
+        if self._avoided - before:
+            lanes.turn_away()
 
     def _moved_on(self, report: RunReport, told: "Told", lanes: Lanes) -> RunReport:
         """The report; where a node's disk is full, tasks go to other nodes from now on, if there are any."""
@@ -248,7 +262,7 @@ class TuneExecutor:
         from raystudy.distribute.tune_lane import Doing, run_lane
 
         by_id = {task_id: json.dumps(asdict(task)) for task_id, task in lane.tasks.items()}
-        avoid = tuple(sorted(self._full_nodes))
+        avoid = tuple(sorted(self._avoided))
         work: Callable[..., Any] = run_trial
         given: dict[str, Any] = {"tasks": by_id, "work": self._work}
         asks, kept_from = {"CPU": lane.shape.cpus, "GPU": lane.shape.gpus}, avoid
