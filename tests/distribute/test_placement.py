@@ -56,7 +56,7 @@ def test_what_a_worker_that_died_was_to_its_run_is_told_by_the_words_that_ray_le
     notes, reports = launched
     assert notes["whole"]["is_found"], "Ray tells us the node of an actor"
     assert all((reports[name]["status"], reports[name]["loss"]) == ("failed", "") for name in (KILLED, RAISES))
-    assert reports[KILLED]["cause"] == "the worker died: The actor died unexpectedly before finishing this task."
+    assert reports[KILLED]["cause"] == "the worker died: The actor died unexpectedly before finishing this task"
     assert reports[RAISES]["cause"].startswith("the worker died: RuntimeError: The actor died because its node")
 
 

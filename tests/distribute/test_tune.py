@@ -70,7 +70,7 @@ def test_a_trial_that_dies_costs_the_time_since_it_was_started(tmp_path):
     ends.died(death.task_id, death.error, death.seconds)
     (report,) = ends.settled()
     assert (report.run_id, report.status, report.is_made) == (run.run_id, "failed", False)
-    assert report.cause == "the worker died: The actor died unexpectedly."
+    assert report.cause == "the worker died: The actor died unexpectedly"
     assert 50.0 <= report.seconds < 100.0
 
 
