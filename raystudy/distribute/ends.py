@@ -93,4 +93,5 @@ def _first_cause(error: str) -> str:
         return "the worker died"
     below_frames = [place for place, line in enumerate(lines, start=1) if line.startswith("  ")]
     place = below_frames[-1] if below_frames and below_frames[-1] < len(lines) else 0
-    return f"the worker died: {lines[place].strip()[:_LONGEST].rstrip(".")}"
+    told = lines[place].strip()[:_LONGEST].rstrip(".")
+    return f"the worker died: {told}"
