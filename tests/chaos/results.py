@@ -49,7 +49,9 @@ def _keep(fault: str, seen: Seen, faults: Sequence[str]) -> None:
         "at": time.strftime("%H:%M UTC", time.gmtime()),
         "code": code_digest(),
     }
-    trials.append({**about, **asdict(seen), "told": seen.told[:_MOST_TOLD]})
+    trials.append(
+        {**about, **asdict(seen), "told": [line.replace(str(ROOT), "PROJECT") for line in seen.told[:_MOST_TOLD]]}
+    )
     trials.sort(key=lambda trial: (faults.index(trial["fault"]), trial["seed"]))
     write_result("cluster-chaos", {"date": date, "trials": trials}, page(date, trials, faults))
 
