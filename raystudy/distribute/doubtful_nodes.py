@@ -42,19 +42,18 @@ class DoubtfulNodes:
 
         Only where another node that is left holds as much, so that nothing is kept from its only place.
         """
-        left = [node for node in nodes if node["Alive"] and node["NodeID"] not in avoided]
-        doubtful = [node for node in left if len(self._deaths.get(node["NodeID"], ())) >= _MOST_DEATHS]
-        sound = [node for node in left if node not in doubtful]
-        found = [node for node in doubtful if any(_holds_as_much(other, node) for other in sound)]
-        for node in found:
-            if node["NodeID"] not in self._said:
-                self._said.add(node["NodeID"])
-                _log.warning(
-                    "workers die one after another on the node %s, which lives: see its disk and its memory. Work goes "
-                    "to other nodes",
-                    node.get("NodeManagerAddress", node["NodeID"]),
-                )
-        return {node["NodeID"] for node in found}
+        left = {str(node.get("NodeID")): node for node in nodes if node["Alive"] and node.get("NodeID") not in avoided}
+        doubtful = {name for name in left if len(self._deaths.get(name, ())) >= _MOST_DEATHS}
+        sound = [node for name, node in left.items() if name not in doubtful]
+        found = {name for name in doubtful if any(_holds_as_much(other, left[name]) for other in sound)}
+        for name in found - self._said:
+            self._said.add(name)
+            _log.warning(
+                "workers die one after another on the node %s, which lives: see its disk and its memory. Work goes to "
+                "other nodes",
+                left[name].get("NodeManagerAddress", name),
+            )
+        return found
 
 
 def _holds_as_much(node: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
