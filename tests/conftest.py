@@ -14,7 +14,7 @@ from raystudy.artifacts.shard_writer import SourceDraft, write_tokens, write_vie
 from raystudy.artifacts.shards import Selected, open_tokens
 from tests.once import once_in_all_processes
 
-pytest_plugins = ["tests.object_store", "tests.google_store", "tests.parallel", "tests.ray_cluster", "tests.skips"]
+pytest_plugins = ["tests.ray_cluster", "tests.object_store", "tests.google_store", "tests.parallel", "tests.skips"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a script: what tests interrupt, and their processes, must hear of it all the same.
@@ -22,6 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "search_spaces" / "tiny.yaml"
+FEATURES = ROOT / "search_spaces" / "tiny-features.yaml"
 
 
 def pytest_collection_finish() -> None:
@@ -94,3 +95,14 @@ def tiny_storage(tmp_path_factory) -> Path:
         assert done.returncode == 0, done.stderr
 
     return once_in_all_processes(tmp_path_factory, "tiny", run) / "storage"
+
+
+@pytest.fixture(scope="session")
+def features_source(tmp_path_factory) -> Path:
+    """A storage on which tiny-features has run; not to be changed."""
+
+    def run(folder: Path) -> None:
+        done = run_cli("run", FEATURES, "--storage", folder / "storage", "--local", "--workers", "0")
+        assert done.returncode == 0, done.stderr
+
+    return once_in_all_processes(tmp_path_factory, "features", run) / "storage"

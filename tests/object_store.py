@@ -15,14 +15,17 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
 import pytest
+
+from tests.ray_cluster import free_port
 
 BUCKET = "studies"
 # Dummy credentials; the secret is one that a test can look for in everything that was written.
@@ -175,28 +178,46 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+AnyProxy = TypeVar("AnyProxy", bound=Proxy)
+
+
 @contextmanager
 def s3_server(folder: Path) -> Iterator[Proxy]:
     """Moto's server with an empty bucket BUCKET behind a proxy; its output goes to `folder`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **ENVIRONMENT}
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with (folder / "moto.log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+    with answering(Proxy(("127.0.0.1", port)), server, lambda: _make_bucket(port, server)) as proxy:
+        yield proxy
+
+
+@contextmanager
+def answering(
+    proxy: AnyProxy, server: "subprocess.Popen[bytes]", make_bucket: Callable[[], None]
+) -> Iterator[AnyProxy]:
+    """The proxy at work once `make_bucket` has found the server behind it at work; both end with the block."""
     try:
-        _make_bucket(port, server)
-        proxy = Proxy(("127.0.0.1", port))
+        make_bucket()
         proxy.server_pid = server.pid
         threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True).start()
         yield proxy
         proxy.shutdown()
-        proxy.server_close()
     finally:
+        proxy.server_close()
         server.terminate()
         server.wait(10)
+
+
+def reached(process: AnyProxy, monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> Iterator[AnyProxy]:
+    """The server without faults, and this process's environment so that it is reached: the body of a fixture."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    process.faults.heal()
+    yield process
+    process.faults.heal()
 
 
 def _make_bucket(port: int, server: "subprocess.Popen[bytes]") -> None:
@@ -225,11 +246,7 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 @pytest.fixture
 def s3(s3_process: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """The server without faults, and this process's environment so that it is reached."""
-    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": s3_process.url}.items():
-        monkeypatch.setenv(name, value)
-    s3_process.faults.heal()
-    yield s3_process
-    s3_process.faults.heal()
+    yield from reached(s3_process, monkeypatch, {**ENVIRONMENT, "AWS_ENDPOINT_URL": s3_process.url})
 
 
 @pytest.fixture

@@ -6,18 +6,6 @@ from pathlib import Path
 import pytest
 
 from raystudy.cli.main import main
-from tests.conftest import ROOT, run_cli
-
-FEATURES = ROOT / "search_spaces" / "tiny-features.yaml"
-
-
-@pytest.fixture(scope="session")
-def features_source(tmp_path_factory) -> Path:
-    """A storage on which tiny-features has run; not to be changed."""
-    storage = tmp_path_factory.mktemp("features") / "storage"
-    done = run_cli("run", FEATURES, "--storage", storage, "--local", "--workers", "0")
-    assert done.returncode == 0, done.stderr
-    return storage
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from tests.cli.conftest import FEATURES, contents
-from tests.conftest import TINY
+from tests.cli.conftest import contents
+from tests.conftest import FEATURES, TINY
 
 NAME = "tiny-features"
 

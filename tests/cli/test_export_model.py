@@ -9,8 +9,7 @@ from raystudy import load
 from raystudy.artifacts.files import read_json
 from raystudy.artifacts.shards import open_tokens
 from raystudy.recipes.tokenizer import open_tokenizer
-from tests.cli.conftest import FEATURES
-from tests.conftest import TINY
+from tests.conftest import FEATURES, TINY
 
 
 @pytest.fixture(scope="session")

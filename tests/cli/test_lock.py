@@ -3,7 +3,7 @@
 import json
 
 from raystudy.specs.run import read_run
-from tests.cli.conftest import FEATURES
+from tests.conftest import FEATURES
 
 NAME = "tiny-features"
 

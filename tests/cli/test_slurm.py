@@ -19,8 +19,7 @@ from raystudy.execute.sbatch import NOT_ACCEPTED, JobShape, sbatch_script, submi
 from raystudy.execute.walltime import read_walltime
 from raystudy.execute.work import Task, do_task
 from raystudy.study.results import StudyResults
-from tests.cli.conftest import FEATURES
-from tests.conftest import ROOT, make_shards
+from tests.conftest import FEATURES, ROOT, make_shards
 from tests.execute.test_local import without_seconds
 from tests.train.test_checkpoints import a_long_run
 

@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from raystudy.execute.driver_lock import hold_study
-from tests.cli.conftest import FEATURES, contents
-from tests.conftest import make_shards
+from tests.cli.conftest import contents
+from tests.conftest import FEATURES, make_shards
 
 NAME = "tiny-features"
 

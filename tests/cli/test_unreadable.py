@@ -12,8 +12,9 @@ from raystudy.artifacts.storage import Storage
 from raystudy.artifacts.verification import verify
 from raystudy.errors import UnreadableError
 from raystudy.execute.driver_lock import Timing, find_holder, hold_study
-from tests.cli.conftest import FEATURES, contents
+from tests.cli.conftest import contents
 from tests.cli.test_export import NAME
+from tests.conftest import FEATURES
 from tests.faults.test_driver_lock import Clock, foreign
 
 EVALUATION = {"validation": "v", "step": 3, "loss_sum": [1.0], "num_tokens": [1], "num_bytes": [1], "unigram_loss": 2.0}

@@ -16,9 +16,8 @@ from raystudy.distribute.jobs.server import _job
 from raystudy.distribute.jobs.submitting import is_complete_on
 from raystudy.errors import UnreadableError
 from raystudy.specs.load import load_study
-from tests.conftest import ROOT, TINY, run_cli
+from tests.conftest import FEATURES, TINY
 
-FEATURES = ROOT / "search_spaces" / "tiny-features.yaml"
 TIGHT = ("--set", "budget={device_hours: 1e-9}")
 
 
@@ -57,14 +56,6 @@ def said(capsys):
     return call
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    storage = tmp_path_factory.mktemp("finished") / "storage"
-    done = run_cli("run", FEATURES, "--storage", storage, "--local", "--workers", "0")
-    assert done.returncode == 0, done.stderr
-    return storage
-
-
 def test_a_budget_is_left_to_the_driver_where_the_storage_is_not_seen_and_checked_where_it_is(
     server, said, tmp_path, monkeypatch
 ):
@@ -85,7 +76,7 @@ def test_a_budget_is_left_to_the_driver_where_the_storage_is_not_seen_and_checke
         assert (status, f"{storage} is not a folder on this machine: this counts as if nothing" in told) == (0, is_told)
 
 
-def test_the_limits_of_a_launch_go_along_and_the_budget_is_asked_about_them(server, said, tmp_path, finished):
+def test_the_limits_of_a_launch_go_along_and_the_budget_is_asked_about_them(server, said, tmp_path, features_source):
     limits = ("--max-runs", 4, "--max-device-hours", 0.5, "--log-format", "json", "--resolve-again")
     status, told = said("submit", FEATURES, "--storage", tmp_path, *TIGHT, *limits)
     assert status == 0, told
@@ -98,7 +89,7 @@ def test_the_limits_of_a_launch_go_along_and_the_budget_is_asked_about_them(serv
     status, told = said("submit", FEATURES, "--storage", tmp_path, *TIGHT, *limits)
     assert (status, "it goes on as it was" in told) == (0, False)
     assert said("submit", FEATURES, "--storage", tmp_path, "--max-runs", 0)[0] == 2
-    spent = shutil.copytree(finished, tmp_path / "spent")
+    spent = shutil.copytree(features_source, tmp_path / "spent")
     shutil.rmtree(sorted(spent.glob("runs/*"))[0])
     status, told = said("submit", FEATURES, "--storage", spent, *TIGHT, "--max-runs", 1)
     assert (status, "but no run does. Raise the budget" in told) == (8, True), told
@@ -115,16 +106,18 @@ def test_the_limits_of_a_launch_go_along_and_the_budget_is_asked_about_them(serv
         assert ("what --max-device-hours" in told) is (expected == 8)
 
 
-def test_a_finished_study_is_told_by_the_storage_though_this_cluster_has_no_job_of_it(server, said, tmp_path, finished):
-    status, told = said("submit", FEATURES, "--storage", finished)
+def test_a_finished_study_is_told_by_the_storage_though_this_cluster_has_no_job_of_it(
+    server, said, tmp_path, features_source
+):
+    status, told = said("submit", FEATURES, "--storage", features_source)
     assert (status, server.there) == (0, []), told
     assert "tiny-features has finished: every wanted run is done, and nothing was sent" in told
-    assert f"read it: raystudy compare tiny-features --storage {finished}" in told
+    assert f"read it: raystudy compare tiny-features --storage {features_source}" in told
     assert not (tmp_path / "cache").exists()
-    assert said("submit", FEATURES, "--storage", finished, "--resolve-again")[0] == 0
-    assert said("submit", FEATURES, "--storage", finished, "--set", "comparison.seed=7")[0] == 0
+    assert said("submit", FEATURES, "--storage", features_source, "--resolve-again")[0] == 0
+    assert said("submit", FEATURES, "--storage", features_source, "--set", "comparison.seed=7")[0] == 0
     assert [job.id[-3:] for job in server.there] == ["-a1", "-a1"]
-    less = shutil.copytree(finished, tmp_path / "less")
+    less = shutil.copytree(features_source, tmp_path / "less")
     shutil.rmtree(next(less.glob("runs/*")))
     assert "submitted raystudy-" in said("submit", FEATURES, "--storage", less)[1]
 
@@ -161,17 +154,17 @@ def test_how_a_job_is_stopped_is_read_from_its_environment():
     assert _job(types.SimpleNamespace(**about, runtime_env=None)).stop_seconds == 3.0
 
 
-def test_verbs_on_a_storage_that_is_not_mounted_say_so_and_plan_takes_a_name(said, tmp_path, finished):
+def test_verbs_on_a_storage_that_is_not_mounted_say_so_and_plan_takes_a_name(said, tmp_path, features_source):
     gone = tmp_path / "not" / "mounted"
     for verb in ("status", "compare", "report", "plan"):
         status, told = said(verb, "tiny-features", "--storage", gone)
         assert (status, f"{gone} is not a folder on this machine: it is not mounted here" in told) == (3, True), verb
     status, told = said("pull", "tiny-features", tmp_path / "dest", "--storage", gone)
     assert (status, "it is not mounted here" in told) == (3, True)
-    by_name, by_file = (said("plan", study, "--storage", finished) for study in ("tiny-features", FEATURES))
+    by_name, by_file = (said("plan", study, "--storage", features_source) for study in ("tiny-features", FEATURES))
     assert by_name == by_file
     assert by_name[0] == 0
-    status, told = said("plan", "another", "--storage", finished)
+    status, told = said("plan", "another", "--storage", features_source)
     assert (status, "there must be a study in" in told) == (3, True)
 
 
